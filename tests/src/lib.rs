@@ -1,0 +1,1 @@
+//! Fixtures shared by the live, real-server and back-end tests.

@@ -1,0 +1,1 @@
+//! Records that cross the ring buffers, one file a family.

@@ -1,0 +1,41 @@
+//! The command line, one file a verb. Data goes to stdout, chatter to stderr.
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Code;
+
+pub mod attach;
+pub mod doctor;
+pub mod ls;
+pub mod output;
+pub mod replay;
+
+/// Attach to a running LLM server by PID and see where every request's time went.
+#[derive(Debug, Parser)]
+#[command(name = "inferspan", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List inference servers on this host: pid, engine and version, model, roles, traceable or why not
+    Ls(ls::Args),
+    /// Check what tracing needs, on this host and in one server: OK, WARN or FAIL, and the fix
+    Doctor(doctor::Args),
+    /// Trace a running server until Ctrl-C
+    Attach(attach::Args),
+    /// Run the same pipeline on a syscall log, unprivileged
+    Replay(replay::Args),
+}
+
+/// Runs the verb; the exit code is the caller's to use.
+pub fn run(cli: Cli) -> anyhow::Result<Code> {
+    match cli.verb {
+        Verb::Ls(args) => ls::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Attach(args) => attach::run(&args),
+        Verb::Replay(args) => replay::run(&args),
+    }
+}

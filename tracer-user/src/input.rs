@@ -1,0 +1,170 @@
+//! Everything that enters the pure side.
+//!
+//! A stream of [`Input`]s is the whole nondeterminism of a run: `attach` and `replay` differ only in who makes them, and
+//! the same stream gives the same output, byte for byte. Nothing here is written to; the pure rooms read it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A point on the event clock, ns. Live: `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`). Syscall log: the log's wall clock, unix ns.
+pub type EventNanos = u64;
+
+/// One thing the pure side is told, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A probe saw something.
+    Event(Event),
+    /// Something learned outside the event stream (`/proc`, ELF, clocks, a log's header).
+    Fact(Fact),
+    /// Time passed without an event; timers fire on it.
+    Tick(EventNanos),
+    /// Records were lost; what was open at `at` is no longer complete.
+    Lost(Lost),
+}
+
+/// What a probe saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// When: at the exit of the call for reads and receives; for writes at the exit live, at the entry in a syscall log.
+    pub at: EventNanos,
+    /// Thread-group id in the tracer's pid namespace; 0 when the source does not know it (a syscall log).
+    pub process: u32,
+    /// Thread id; 0 when unknown.
+    pub thread: u32,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum What {
+    /// Bytes crossed a socket: one successful data syscall.
+    Data {
+        end: End,
+        direction: Direction,
+        /// Bytes the call moved, ≥ 1.
+        len: u64,
+        /// The first bytes of them; shorter than `len` when the capture cap cut them.
+        bytes: Vec<u8>,
+    },
+    /// A socket was accepted: `end` starts a new lifetime.
+    Opened { end: End },
+    /// The peer closed its writing side (a read returned 0).
+    PeerClosed { end: End },
+    /// The descriptor was closed: `end`'s lifetime is over.
+    Closed { end: End },
+    /// A probed library function returned; it was entered at `entered`.
+    Call { function: Function, entered: EventNanos },
+    /// A thread group forked `child` (a new thread group).
+    Forked { child: u32 },
+    /// The thread group replaced its image.
+    Executed,
+    /// The thread group is gone; every end it held is closed.
+    Exited,
+}
+
+/// One end of a connection, unique among the ends that are alive. Live: `tgid << 32 | fd`. Syscall log: a hash of the `sock` text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct End(pub u64);
+
+impl End {
+    /// The end that `fd` names in the process `tgid`.
+    pub fn of_descriptor(tgid: u32, fd: u32) -> Self {
+        Self(u64::from(tgid) << 32 | u64::from(fd))
+    }
+}
+
+/// Seen from the process that made the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// read, readv, recvfrom, recvmsg
+    In,
+    /// write, writev, sendto, sendmsg
+    Out,
+}
+
+/// Library functions that the tokenizer probes time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Function {
+    /// `PyTokenizer.encode`, `encode_batch`, `encode_batch_fast`.
+    Encode,
+    /// `PyDecodeStream.step`: one token to text.
+    DecodeStep,
+}
+
+/// Something learned outside the event stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    /// Who is traced; first input of a run, and again when discovery learns more.
+    Server(Arc<Server>),
+    /// A process of the server, with its role.
+    Process { tgid: u32, role: Role },
+    /// What a connection end is joined to.
+    Connection { end: End, local: Option<SocketAddr>, peer: Option<SocketAddr> },
+    /// `event_ns` on the event clock was `unix_ns` on the wall clock. Repeated, so that drift is followed.
+    Clock { event_ns: EventNanos, unix_ns: u64 },
+    /// Add this to an engine timestamp (`time.monotonic()`, ns) to get event-clock ns. 0 live; estimated for a syscall log.
+    EngineClock { offset_ns: i64 },
+    /// Uprobes on the tokenizer are attached in this process, so a missing `Call` means that none happened.
+    TokenizerProbed { tgid: u32 },
+}
+
+/// The traced server, as far as discovery knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Server {
+    /// `service.name`; the engine's steps go to `<service>-engine`.
+    pub service: String,
+    /// Served model name; labels every metric. Empty: learned from the traffic.
+    pub model: String,
+    /// `vllm`, …
+    pub engine: String,
+    pub engine_version: Option<String>,
+    pub container_id: Option<String>,
+    /// The process named at attach, and its start time (clock ticks since boot): together the run's identity.
+    pub pid: u32,
+    pub start_ticks: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Speaks HTTP to clients.
+    Api,
+    /// Schedules and runs the model.
+    Engine,
+    /// Runs the model for an engine.
+    Worker,
+    /// Spreads work over data-parallel engines.
+    Coordinator,
+    /// Belongs to the server and carries nothing that is traced.
+    Other,
+}
+
+/// Records that did not make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    pub at: EventNanos,
+    pub count: u64,
+    pub stage: LossStage,
+}
+
+/// Where records were lost; the `stage` label of `inferspan_events_dropped_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LossStage {
+    /// The ring of request edges was full.
+    EdgeRing,
+    /// The ring of payloads was full.
+    DataRing,
+    /// The user-space queue was full.
+    Queue,
+    /// A record did not decode.
+    Decode,
+}
+
+impl LossStage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EdgeRing => "edge_ring",
+            Self::DataRing => "data_ring",
+            Self::Queue => "queue",
+            Self::Decode => "decode",
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The inside of the `inferspan` binary, one module a room; docs/architecture.md draws the doors between them.
+
+pub mod attach;
+pub mod cli;
+pub mod clock;
+pub mod core;
+pub mod decode;
+pub mod discover;
+pub mod engine;
+pub mod exit;
+pub mod export;
+pub mod input;
+pub mod model;
+pub mod order;
+pub mod output;
+pub mod source;
+pub mod telemetry;

@@ -1,0 +1,22 @@
+//! The `inferspan` binary: parses the command line, runs a verb, turns errors into exit codes.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use inferspan::cli::{self, Cli};
+use inferspan::exit::{Code, Failure};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match cli::run(cli) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => {
+            let code = error.downcast_ref::<Failure>().map_or(Code::Finding, |failure| failure.code);
+            eprintln!("inferspan: {error:#}");
+            ExitCode::from(code as u8)
+        }
+    }
+}

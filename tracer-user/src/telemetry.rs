@@ -1,0 +1,43 @@
+//! What the tracer says about itself: counters that any thread bumps and the Prometheus exporter reads at a scrape.
+//!
+//! Bounded and lock-free: a fixed set of atomics. The names are those of docs/signals.md.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::input::LossStage;
+
+/// Self-metrics of one run; shared by `Arc`.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    /// `inferspan_events_total{probe="syscall"}`
+    pub syscall_events: AtomicU64,
+    /// `inferspan_events_total{probe="tokenizer"}`
+    pub tokenizer_events: AtomicU64,
+    /// `inferspan_events_total{probe="process"}`
+    pub process_events: AtomicU64,
+    /// `inferspan_spans_exported_total`
+    pub spans_exported: AtomicU64,
+    /// `inferspan_spans_dropped_total{reason="queue_full"}`: the exporter's queue was full.
+    pub spans_dropped_queue: AtomicU64,
+    /// `inferspan_spans_dropped_total{reason="export_failed"}`: the back end refused or was not reached.
+    pub spans_dropped_export: AtomicU64,
+    /// `inferspan_spans_dropped_total{reason="trace_limit"}`: over the hard cap of a trace.
+    pub spans_dropped_limit: AtomicU64,
+    lost: [AtomicU64; 4],
+}
+
+impl Telemetry {
+    /// Counts `count` records lost at `stage` (`inferspan_events_dropped_total{stage}`).
+    pub fn add_lost(&self, stage: LossStage, count: u64) {
+        self.lost[stage as usize].fetch_add(count, Relaxed);
+    }
+
+    /// Records lost at `stage` so far.
+    pub fn lost(&self, stage: LossStage) -> u64 {
+        self.lost[stage as usize].load(Relaxed)
+    }
+}
+
+/// Every loss stage, in label order.
+pub const LOSS_STAGES: [LossStage; 4] =
+    [LossStage::EdgeRing, LossStage::DataRing, LossStage::Queue, LossStage::Decode];
