@@ -1,1 +1,14 @@
-//! (room under construction)
+//! What the messages mean: exchanges (HTTP requests), generations (engine requests), steps, and the span trees they give.
+//!
+//! Enters: decoded messages with event times. Leaves: plain data ([`crate::output`]). Pure: no clock, no I/O, no locks, no
+//! hash-map iteration order in what leaves.
+
+pub mod exchange;
+pub mod fold;
+pub mod generation;
+pub mod ids;
+pub mod keys;
+pub mod operation;
+pub mod record;
+pub mod step;
+pub mod tree;

@@ -1,1 +1,4 @@
-//! (room under construction)
+//! Where inputs come from: the kernel's rings, or a file. The only rooms that make [`crate::input::Input`]s.
+
+pub mod preroll;
+pub mod syscall_log;

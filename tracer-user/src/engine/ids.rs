@@ -1,0 +1,91 @@
+//! How a response's id and an engine request's id belong together (vLLM; the table is in docs/architecture.md).
+//!
+//! | response | external id | engine id |
+//! |---|---|---|
+//! | `chatcmpl-R` | `chatcmpl-R` | `chatcmpl-R-8hex` |
+//! | `cmpl-R` | `cmpl-R-<prompt>` | `cmpl-R-<prompt>-8hex` |
+//! | `resp_R` | `resp_R_<turn>` | `resp_R_<turn>-8hex` |
+//! | n = 2 | as above | `0_…`, `1_…` before it |
+//!
+//! Before vLLM 0.14 the engine id is the external one.
+
+/// The engine id without the child index of a parallel sample, and that index.
+pub fn split_child(id: &str) -> (Option<u32>, &str) {
+    match id.split_once('_') {
+        Some((index, rest)) if !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit()) => {
+            (index.parse().ok(), rest)
+        }
+        _ => (None, id),
+    }
+}
+
+/// The external id, derived from an engine id that came without one.
+pub fn external_of(id: &str) -> &str {
+    let (_, base) = split_child(id);
+    match base.rsplit_once('-') {
+        Some((head, tail))
+            if tail.len() == 8 && tail.bytes().all(|b| b.is_ascii_hexdigit()) && head.contains(['-', '_']) =>
+        {
+            head
+        }
+        _ => base,
+    }
+}
+
+/// The part of an external id that a response shows: the prompt or turn index cut off.
+pub fn without_index(external: &str) -> Option<&str> {
+    let cut = |separator| {
+        let (head, tail) = external.rsplit_once(separator)?;
+        (!tail.is_empty() && tail.bytes().all(|b| b.is_ascii_digit())).then_some(head)
+    };
+    // A chat has one engine request, so a number at its end is the client's own.
+    if external.starts_with("chatcmpl-") { cut('_') } else { cut('-').or_else(|| cut('_')) }
+}
+
+/// Whether the response id `response` belongs to the engine request with this external id.
+pub fn belongs(external: &str, response: &str) -> bool {
+    external == response || without_index(external) == Some(response)
+}
+
+/// The prompt (or turn) index at the end of an external id that is not the response's.
+pub fn index_of(external: &str, response: &str) -> Option<u32> {
+    external.strip_prefix(response)?.strip_prefix(['-', '_'])?.parse().ok()
+}
+
+/// The id that a client sees, when no response showed it.
+pub fn client_id(external: &str) -> &str {
+    without_index(external).unwrap_or(external)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_real_ids_joins() {
+        for (engine, external, response) in [
+            ("chatcmpl-my-rid-7-bd151e35", "chatcmpl-my-rid-7", "chatcmpl-my-rid-7"),
+            ("cmpl-nn-0-88e35977", "cmpl-nn-0", "cmpl-nn"),
+            ("1_cmpl-nn-0-88e35977", "cmpl-nn-0", "cmpl-nn"),
+            ("resp_b2453c9bbc3dddb1_0-8916c2ea", "resp_b2453c9bbc3dddb1_0", "resp_b2453c9bbc3dddb1"),
+            ("cmpl-cf19d919-762fdbd6", "cmpl-cf19d919", "cmpl-cf19d919"),
+        ] {
+            assert_eq!(external_of(engine), external);
+            assert!(belongs(external, response), "{external} {response}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_ends_a_chat_id_is_the_clients() {
+        assert!(!belongs("chatcmpl-job-7", "chatcmpl-job"));
+    }
+
+    #[test]
+    fn an_old_engine_id_is_its_own_external_id() {
+        assert_eq!(
+            external_of("chatcmpl-0123456789abcdef0123456789abcdef"),
+            "chatcmpl-0123456789abcdef0123456789abcdef"
+        );
+        assert_eq!(external_of("chatcmpl-my-rid-7"), "chatcmpl-my-rid-7");
+    }
+}

@@ -1,0 +1,62 @@
+//! vLLM V1, 0.8.5 to 0.33: messages told by their shape, never by version.
+//!
+//! A request is `[type byte][msgpack array]`; an output message is one msgpack array `[int, array, map|nil, float, …]`.
+//! Fields that moved between releases are found by what they are (docs/support-matrix.md); unknown ones are skipped, missing
+//! ones stay `None`, and a cut message gives what it holds.
+
+mod outputs;
+mod request;
+
+use super::{Engine, EngineMessage};
+use crate::decode::msgpack::{Cursor, Token};
+use crate::decode::zmtp::Message;
+
+/// `EngineCoreRequestType`, the one-byte first frame (vllm/v1/engine/__init__.py).
+const TYPE_ADD: u8 = 0;
+const TYPE_ABORT: u8 = 1;
+/// Sent raw when the engine process dies (`EngineCoreProc.ENGINE_CORE_DEAD`).
+const ENGINE_CORE_DEAD: &[u8] = b"ENGINE_CORE_DEAD";
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Vllm;
+
+impl Engine for Vllm {
+    fn decode(&self, message: &Message) -> EngineMessage {
+        match message.parts.as_slice() {
+            [kind, body, ..] if kind.bytes.len() == 1 && !kind.cut => match kind.bytes[0] {
+                TYPE_ADD => request::add(&body.bytes, body.cut).map_or(EngineMessage::Other, EngineMessage::Add),
+                TYPE_ABORT => EngineMessage::Abort(request::abort(&body.bytes)),
+                _ => EngineMessage::Other,
+            },
+            [body] if body.bytes == ENGINE_CORE_DEAD => EngineMessage::Dead,
+            [body, ..] => match Cursor::new(&body.bytes).peek() {
+                Ok(Token::Array(n)) if n >= 4 => outputs::outputs(&body.bytes, body.cut),
+                Ok(Token::Map(_)) => ready(&body.bytes),
+                _ => EngineMessage::Other,
+            },
+            [] => EngineMessage::Other,
+        }
+    }
+}
+
+/// `EngineCoreReadyResponse`: a map with `vllm_version` (≥ 0.32) among what the engine decided at start-up.
+fn ready(body: &[u8]) -> EngineMessage {
+    let mut cursor = Cursor::new(body);
+    let Ok(Token::Map(n)) = cursor.token() else { return EngineMessage::Other };
+    let (mut version, mut known) = (None, false);
+    for _ in 0..n {
+        let Ok(key) = cursor.token() else { break };
+        match key.as_str() {
+            Some("vllm_version") => {
+                known = true;
+                version = cursor.peek().ok().and_then(Token::as_str).map(str::to_owned);
+            }
+            Some("num_gpu_blocks") => known = true,
+            _ => {}
+        }
+        if cursor.skip().is_err() {
+            break;
+        }
+    }
+    if known { EngineMessage::Ready { version } } else { EngineMessage::Other }
+}

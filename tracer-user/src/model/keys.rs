@@ -1,0 +1,161 @@
+//! Every span name, event name and attribute key that leaves, in one place; docs/signals.md lists the same, and a test keeps
+//! them equal.
+
+/// Span names.
+pub mod span {
+    pub const REQUEST: &str = "inference_request";
+    pub const PARSE: &str = "parse_request";
+    pub const TOKENIZE: &str = "tokenize";
+    pub const GENERATION: &str = "generation";
+    pub const QUEUE: &str = "queue_wait";
+    pub const PREFILL: &str = "prefill";
+    pub const DECODE: &str = "decode";
+    pub const DECODE_STEP: &str = "decode_step";
+    pub const DECODE_STEPS: &str = "decode_steps";
+    pub const DETOKENIZE: &str = "detokenize";
+    pub const ENGINE_STEP: &str = "engine_step";
+
+    pub const ALL: [&str; 11] = [
+        REQUEST,
+        PARSE,
+        TOKENIZE,
+        GENERATION,
+        QUEUE,
+        PREFILL,
+        DECODE,
+        DECODE_STEP,
+        DECODE_STEPS,
+        DETOKENIZE,
+        ENGINE_STEP,
+    ];
+}
+
+/// Span event names.
+pub mod event {
+    pub const FIRST_TOKEN: &str = "first_token";
+    pub const PREEMPTED: &str = "preempted";
+    pub const RESUMED: &str = "resumed";
+    pub const CLIENT_DISCONNECTED: &str = "client_disconnected";
+    pub const PREFILL_CHUNK: &str = "prefill_chunk";
+
+    pub const ALL: [&str; 5] = [FIRST_TOKEN, PREEMPTED, RESUMED, CLIENT_DISCONNECTED, PREFILL_CHUNK];
+}
+
+/// Attribute keys.
+pub mod attribute {
+    // HTTP semantic conventions (stable).
+    pub const HTTP_METHOD: &str = "http.request.method";
+    pub const HTTP_STATUS: &str = "http.response.status_code";
+    pub const HTTP_ROUTE: &str = "http.route";
+    pub const URL_PATH: &str = "url.path";
+    pub const URL_SCHEME: &str = "url.scheme";
+    pub const ERROR_TYPE: &str = "error.type";
+    // GenAI semantic conventions (development).
+    pub const OPERATION: &str = "gen_ai.operation.name";
+    pub const PROVIDER: &str = "gen_ai.provider.name";
+    pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+    pub const REQUEST_STREAM: &str = "gen_ai.request.stream";
+    pub const REQUEST_MAX_TOKENS: &str = "gen_ai.request.max_tokens";
+    pub const REQUEST_TEMPERATURE: &str = "gen_ai.request.temperature";
+    pub const REQUEST_TOP_P: &str = "gen_ai.request.top_p";
+    pub const REQUEST_SEED: &str = "gen_ai.request.seed";
+    pub const REQUEST_CHOICES: &str = "gen_ai.request.choice.count";
+    pub const RESPONSE_ID: &str = "gen_ai.response.id";
+    pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
+    pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+    pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+    pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    pub const CACHED_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
+    // vLLM's and SGLang's own keys, seconds.
+    pub const LATENCY_QUEUE: &str = "gen_ai.latency.time_in_queue";
+    pub const LATENCY_TTFT: &str = "gen_ai.latency.time_to_first_token";
+    pub const LATENCY_E2E: &str = "gen_ai.latency.e2e";
+    pub const LATENCY_PREFILL: &str = "gen_ai.latency.time_in_model_prefill";
+    pub const LATENCY_DECODE: &str = "gen_ai.latency.time_in_model_decode";
+    pub const LATENCY_INFERENCE: &str = "gen_ai.latency.time_in_model_inference";
+    // Ours.
+    pub const OUTCOME: &str = "inferspan.outcome";
+    pub const INCOMPLETE: &str = "inferspan.incomplete";
+    pub const PROVENANCE: &str = "inferspan.provenance";
+    pub const SPANS_DROPPED: &str = "inferspan.spans_dropped";
+    pub const ENGINE_REQUEST_ID: &str = "inferspan.engine.request_id";
+    pub const ENGINE_INDEX: &str = "inferspan.engine.index";
+    pub const FINISH_REASON: &str = "inferspan.finish_reason";
+    pub const PREEMPTIONS: &str = "inferspan.preemptions";
+    pub const TOKENS: &str = "inferspan.tokens";
+    pub const PROMPT_TOKENS: &str = "inferspan.prompt_tokens";
+    pub const CACHED: &str = "inferspan.cached_tokens";
+    pub const DETOKENIZE_TOTAL: &str = "inferspan.detokenize.total_seconds";
+    pub const STEP: &str = "step";
+    pub const INDEX: &str = "index";
+    pub const FIRST_STEP: &str = "steps.first";
+    pub const LAST_STEP: &str = "steps.last";
+    pub const STEP_COUNT: &str = "steps.count";
+    pub const STEP_MIN: &str = "steps.min_seconds";
+    pub const STEP_P50: &str = "steps.p50_seconds";
+    pub const STEP_MAX: &str = "steps.max_seconds";
+    pub const REASON: &str = "reason";
+    pub const BATCH_REQUESTS: &str = "inferspan.batch.requests";
+    pub const BATCH_TOKENS: &str = "inferspan.batch.tokens";
+    pub const BATCH_PREFILLS: &str = "inferspan.batch.prefills";
+    pub const RUNNING: &str = "inferspan.scheduler.running";
+    pub const WAITING: &str = "inferspan.scheduler.waiting";
+    pub const KV_USAGE: &str = "inferspan.scheduler.kv_cache_usage";
+
+    pub const ALL: [&str; 54] = [
+        HTTP_METHOD,
+        HTTP_STATUS,
+        HTTP_ROUTE,
+        URL_PATH,
+        URL_SCHEME,
+        ERROR_TYPE,
+        OPERATION,
+        PROVIDER,
+        REQUEST_MODEL,
+        REQUEST_STREAM,
+        REQUEST_MAX_TOKENS,
+        REQUEST_TEMPERATURE,
+        REQUEST_TOP_P,
+        REQUEST_SEED,
+        REQUEST_CHOICES,
+        RESPONSE_ID,
+        RESPONSE_MODEL,
+        FINISH_REASONS,
+        INPUT_TOKENS,
+        OUTPUT_TOKENS,
+        CACHED_TOKENS,
+        LATENCY_QUEUE,
+        LATENCY_TTFT,
+        LATENCY_E2E,
+        LATENCY_PREFILL,
+        LATENCY_DECODE,
+        LATENCY_INFERENCE,
+        OUTCOME,
+        INCOMPLETE,
+        PROVENANCE,
+        SPANS_DROPPED,
+        ENGINE_REQUEST_ID,
+        ENGINE_INDEX,
+        FINISH_REASON,
+        PREEMPTIONS,
+        TOKENS,
+        PROMPT_TOKENS,
+        CACHED,
+        DETOKENIZE_TOTAL,
+        STEP,
+        INDEX,
+        FIRST_STEP,
+        LAST_STEP,
+        STEP_COUNT,
+        STEP_MIN,
+        STEP_P50,
+        STEP_MAX,
+        REASON,
+        BATCH_REQUESTS,
+        BATCH_TOKENS,
+        BATCH_PREFILLS,
+        RUNNING,
+        WAITING,
+        KV_USAGE,
+    ];
+}

@@ -1,0 +1,308 @@
+//! What a finished request amounts to: outcome, counts, seconds, and what is missing; and its access-log line.
+
+use std::sync::Arc;
+
+use super::exchange::{Ending, Exchange};
+use super::generation::{Generation, seconds};
+use crate::clock::Clock;
+use crate::input::EventNanos;
+use crate::output::{
+    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Outcome, RequestSeconds, SpanId, TraceId,
+};
+
+/// A finished request: its HTTP side, if seen, and its engine requests in order.
+#[derive(Debug)]
+pub struct Finished<'a> {
+    pub exchange: Option<&'a Exchange>,
+    pub generations: Vec<&'a Generation>,
+    /// The tokenizer of its process is probed, so no encode call means none.
+    pub tokenizer_probed: bool,
+    /// The stream ended before the request did.
+    pub cut_off: bool,
+}
+
+/// How a generation ended, with its HTTP side known.
+pub fn resolve(generation: &Generation, exchange: Option<&Exchange>) -> Option<FinishReason> {
+    if let Some(reason) = generation.finish() {
+        return Some(reason);
+    }
+    generation.aborted()?;
+    let complete = exchange.is_some_and(|e| {
+        matches!(e.ending, Some((_, Ending::Complete))) && e.status.is_some_and(|s| s < 400) && !e.error
+    });
+    // The front end cancels a generation whose stop string it found, and then ends the response as usual.
+    Some(if complete { FinishReason::Stop } else { FinishReason::Abort })
+}
+
+/// When tokenising began and ended, and whether a probe saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tokenizing {
+    pub from: EventNanos,
+    pub to: EventNanos,
+    pub observed: bool,
+}
+
+impl Finished<'_> {
+    /// `None` while it is not over.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let reasons: Vec<_> = self.generations.iter().filter_map(|g| resolve(g, self.exchange)).collect();
+        let has = |reason| reasons.contains(&reason);
+        if let Some(exchange) = self.exchange {
+            let (_, ending) = exchange.ending?;
+            match ending {
+                Ending::Complete => match exchange.status {
+                    Some(500..) => return Some(Outcome::Error),
+                    Some(400..) => return Some(Outcome::Rejected),
+                    _ if exchange.error => return Some(Outcome::Error),
+                    _ => {}
+                },
+                // The client left; whether the engine had finished by then changes nothing for it.
+                Ending::Disconnected | Ending::Cancelled => return Some(Outcome::Abort),
+            }
+            if reasons.is_empty() {
+                let length = exchange.finish_reasons.contains("length");
+                return Some(if length { Outcome::Length } else { Outcome::Stop });
+            }
+        } else if reasons.len() < self.generations.len() {
+            return None;
+        }
+        Some(if has(FinishReason::Error) {
+            Outcome::Error
+        } else if has(FinishReason::Abort) {
+            Outcome::Abort
+        } else if has(FinishReason::Length) {
+            Outcome::Length
+        } else {
+            Outcome::Stop
+        })
+    }
+
+    /// The generation that took longest in the engine.
+    pub fn longest(&self) -> Option<&Generation> {
+        let span = |g: &Generation| {
+            let from = g.queued.or(g.scheduled).or(g.first.map(|t| t.at));
+            g.last.zip(from).map_or(0, |(last, from)| last.at.saturating_sub(from))
+        };
+        // Among equals the first one.
+        self.generations.iter().rev().max_by_key(|g| span(g)).copied()
+    }
+
+    fn sum(&self, count: impl Fn(&Generation) -> Option<u64>) -> Option<u64> {
+        let counts: Vec<u64> = self.generations.iter().filter_map(|g| count(g)).collect();
+        (!counts.is_empty()).then(|| counts.iter().sum())
+    }
+
+    pub fn prompt_tokens(&self) -> Option<u64> {
+        self.sum(|g| g.prompt_tokens)
+    }
+
+    pub fn cached_tokens(&self) -> Option<u64> {
+        self.sum(|g| g.cached_tokens)
+    }
+
+    pub fn output_tokens(&self) -> Option<u64> {
+        self.sum(|g| Some(g.output_tokens))
+    }
+
+    pub fn preemptions(&self) -> Option<u64> {
+        self.sum(|g| Some(g.preemptions))
+    }
+
+    /// Tokenising: observed by the probes, or inferred from the front end's own stamp (arrival → sent to the engine).
+    pub fn tokenizing(&self) -> Option<Tokenizing> {
+        if self.exchange.is_some_and(|e| e.fields.prompt_is_tokens) {
+            return None;
+        }
+        let encodes: Vec<_> = self.generations.iter().filter_map(|g| g.encode).collect();
+        let from = encodes.iter().map(|e| e.0).min();
+        let to = encodes.iter().map(|e| e.1).max();
+        if let (Some(from), Some(to)) = (from, to) {
+            return Some(Tokenizing { from, to, observed: true });
+        }
+        if self.tokenizer_probed {
+            return None;
+        }
+        let stamped = self.generations.iter().filter(|g| g.arrival_before_tokenizing);
+        let (arrival, sent) = stamped.filter_map(|g| g.arrival.zip(g.added)).min()?;
+        (arrival <= sent).then_some(Tokenizing { from: arrival, to: sent, observed: false })
+    }
+
+    /// Request complete → tokenising starts (or, where nothing is tokenised, → sent to the engine).
+    pub fn parsing(&self) -> Option<Tokenizing> {
+        let from = self.exchange?.complete?;
+        let (to, observed) = match self.tokenizing() {
+            Some(tokenizing) => (tokenizing.from, tokenizing.observed),
+            None if self.exchange?.fields.prompt_is_tokens => {
+                (self.generations.iter().filter_map(|g| g.added).min()?, true)
+            }
+            None => return None,
+        };
+        (from <= to).then_some(Tokenizing { from, to, observed })
+    }
+
+    /// Last output received → last content written.
+    pub fn detokenizing(&self) -> Option<(EventNanos, EventNanos)> {
+        let exchange = self.exchange?;
+        if !matches!(exchange.ending, Some((_, Ending::Complete))) {
+            return None;
+        }
+        let received = self.generations.iter().filter_map(|g| g.last).map(|t| t.received).max()?;
+        let written = exchange.last_content?;
+        (received <= written).then_some((received, written))
+    }
+
+    /// The front end's stamp of the request's arrival, or the first request byte.
+    fn arrival(&self) -> Option<EventNanos> {
+        let arrival = self.generations.iter().filter_map(|g| g.arrival).min();
+        arrival.or(self.exchange.map(|e| e.started))
+    }
+
+    /// Arrival → first output received by the front end, seconds: what vLLM calls time to first token.
+    pub fn ttft(&self) -> Option<f64> {
+        let first = self.generations.iter().filter_map(|g| g.first).map(|t| t.received).min()?;
+        seconds(self.arrival()?, first)
+    }
+
+    pub fn seconds(&self) -> RequestSeconds {
+        let span = |t: Tokenizing| seconds(t.from, t.to);
+        let longest = self.longest();
+        RequestSeconds {
+            parse: self.parsing().and_then(span),
+            tokenize: self.tokenizing().and_then(span),
+            queue: longest.and_then(Generation::queue_seconds),
+            prefill: longest.and_then(Generation::prefill_seconds),
+            decode: longest.and_then(Generation::decode_seconds),
+            detokenize: self.detokenizing().and_then(|(from, to)| seconds(from, to)),
+            ttft: self.ttft(),
+            e2e: self.exchange.and_then(Exchange::e2e_seconds),
+        }
+    }
+
+    /// (e2e − ttft) / (output tokens − 1), seconds; only where the request succeeded.
+    pub fn time_per_output_token(&self) -> Option<f64> {
+        if !matches!(self.outcome(), Some(Outcome::Stop | Outcome::Length)) {
+            return None;
+        }
+        let tokens = self.generations.iter().map(|g| g.output_tokens).max().filter(|&n| n > 1)?;
+        let seconds = self.seconds();
+        Some((seconds.e2e? - seconds.ttft?) / (tokens - 1) as f64)
+    }
+
+    /// Why the tree is not whole, as words in a fixed order.
+    pub fn incomplete(&self) -> Option<String> {
+        let mut why = Vec::new();
+        let rejected = self.outcome() == Some(Outcome::Rejected);
+        let left_early = self.generations.is_empty() && self.outcome() == Some(Outcome::Abort);
+        if self.exchange.is_none() {
+            why.push("http_side_unseen");
+        }
+        if self.generations.iter().any(|g| g.added.is_none()) {
+            why.push("attached_late");
+        }
+        if self.generations.is_empty() && !rejected && !left_early && self.outcome() != Some(Outcome::Error) {
+            why.push("engine_side_unseen");
+        }
+        if self.generations.iter().any(|g| g.first.is_none() && g.settled()) {
+            why.push("cancelled_before_first_output");
+        }
+        if self.generations.iter().any(|g| g.first.is_some() && (g.queued.is_none() || g.scheduled.is_none())) {
+            why.push("engine_events_unseen");
+        }
+        let tokenizes = self.exchange.is_some_and(|e| !e.fields.prompt_is_tokens) && !self.generations.is_empty();
+        if tokenizes && self.tokenizing().is_none() {
+            why.push("tokenizing_unseen");
+        }
+        if self.exchange.is_some_and(|e| e.lost) || self.generations.iter().any(|g| g.lost) {
+            why.push("records_lost");
+        }
+        if self.cut_off {
+            why.push("unfinished");
+        }
+        (!why.is_empty()).then(|| why.join(","))
+    }
+
+    /// The model that answered, or that was asked for.
+    pub fn model(&self) -> Option<&str> {
+        let exchange = self.exchange?;
+        exchange.fields.model.as_deref().or(exchange.response_model.as_deref())
+    }
+
+    /// The id as the client sees it.
+    pub fn request_id(&self) -> Option<&str> {
+        let exchange = self.exchange;
+        exchange
+            .and_then(|e| e.response_id.as_deref())
+            .or_else(|| self.generations.first().map(|g| crate::engine::ids::client_id(&g.external_id)))
+            .or_else(|| exchange.and_then(|e| e.head.request_id.as_deref()))
+    }
+
+    /// Whether the response is streamed: as it was, or as it was asked for.
+    pub fn stream(&self) -> Option<bool> {
+        let exchange = self.exchange?;
+        let answered = exchange.stream.filter(|_| exchange.status.is_some_and(|s| s < 400));
+        answered.or(exchange.fields.stream).or_else(|| exchange.complete.map(|_| false))
+    }
+
+    /// The access-log line; `None` while the request is not over.
+    pub fn access(&self, trace_id: TraceId, span_id: SpanId, clock: &Clock) -> Option<AccessRecord> {
+        let outcome = self.outcome()?;
+        let ended = match self.exchange {
+            Some(exchange) => exchange.ending?.0,
+            None => self.generations.iter().map(|g| last_sign(g)).max()?,
+        };
+        Some(AccessRecord {
+            v: 1,
+            time: rfc3339(clock.unix(ended)),
+            trace_id: trace_id.to_string(),
+            span_id: span_id.to_string(),
+            request_id: self.request_id().map(str::to_owned),
+            method: self.exchange.map(|e| e.head.method.clone()),
+            path: self.exchange.map(|e| e.head.path.clone()),
+            status: self.exchange.and_then(|e| e.status),
+            model: self.model().map(str::to_owned),
+            stream: self.stream(),
+            outcome,
+            finish_reasons: self.generations.iter().filter_map(|g| resolve(g, self.exchange)).collect(),
+            prompt_tokens: self.prompt_tokens(),
+            cached_tokens: self.cached_tokens(),
+            output_tokens: self.output_tokens(),
+            preemptions: self.preemptions(),
+            incomplete: self.incomplete(),
+            seconds: self.seconds(),
+            generations: self.generations.iter().map(|g| self.generation(g)).collect(),
+        })
+    }
+
+    fn generation(&self, generation: &Generation) -> GenerationRecord {
+        GenerationRecord {
+            engine_request_id: generation.id.to_string(),
+            finish_reason: resolve(generation, self.exchange),
+            prompt_tokens: generation.prompt_tokens,
+            cached_tokens: generation.cached_tokens,
+            output_tokens: generation.output_tokens,
+            preemptions: generation.preemptions,
+            seconds: GenerationSeconds {
+                queue: generation.queue_seconds(),
+                prefill: generation.prefill_seconds(),
+                decode: generation.decode_seconds(),
+            },
+        }
+    }
+}
+
+/// The last time anything was heard of it.
+pub fn last_sign(generation: &Generation) -> EventNanos {
+    let last = generation.last.map_or(generation.seen, |t| t.received.max(t.at));
+    generation.aborted().map_or(last, |at| at.max(last))
+}
+
+/// RFC 3339 with nanoseconds, UTC.
+pub fn rfc3339(unix_ns: u64) -> String {
+    let timestamp = jiff::Timestamp::from_nanosecond(i128::from(unix_ns)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{timestamp:.9}")
+}
+
+/// A word list as shared strings.
+pub fn words(reasons: &[FinishReason]) -> Vec<Arc<str>> {
+    reasons.iter().map(|r| Arc::from(r.name())).collect()
+}

@@ -1,0 +1,90 @@
+//! A look ahead at the start of a syscall log, for what the log itself does not say: the offset between the engine's clock and
+//! the log's, and the model's name.
+//!
+//! Enters: the first events. Leaves: facts. The method is [`crate::clock::OffsetBounds`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::OffsetBounds;
+use crate::decode::http::{ResponseEvent, Responses, starts_response};
+use crate::decode::zmtp;
+use crate::engine::vllm::Vllm;
+use crate::engine::{Engine as _, EngineMessage, LifeEventKind};
+use crate::input::{Direction, End, Event, EventNanos, Fact, Server, What};
+
+/// Events that are looked at ahead; at 15,000 syscalls a second of a busy server, the first seconds.
+pub const EVENTS: usize = 20_000;
+
+/// What the first events tell.
+#[derive(Debug, Default)]
+pub struct Preroll {
+    streams: HashMap<(End, Direction), zmtp::Stream>,
+    responses: HashMap<End, Responses>,
+    added: HashMap<String, EventNanos>,
+    bounds: OffsetBounds,
+    model: Option<String>,
+}
+
+impl Preroll {
+    /// Looks at one event.
+    pub fn look(&mut self, event: &Event) {
+        let What::Data { end, direction, len, bytes } = &event.what else { return };
+        if *direction == Direction::Out && self.model.is_none() {
+            if let Some(responses) = self.responses.get_mut(end) {
+                self.model = model(responses, *len, bytes);
+            } else if starts_response(bytes) {
+                let mut responses = Responses::default();
+                self.model = model(&mut responses, *len, bytes);
+                self.responses.insert(*end, responses);
+            }
+        }
+        let mut messages = Vec::new();
+        self.streams.entry((*end, *direction)).or_default().push(*len, bytes, &mut |m| messages.push(m));
+        for message in messages {
+            match Vllm.decode(&message) {
+                EngineMessage::Add(add) => {
+                    // The later sighting (the engine's) is the tighter bound.
+                    self.added.insert(add.id, event.at);
+                }
+                EngineMessage::Outputs(outputs) => {
+                    if let Some(stamp) = outputs.timestamp {
+                        self.bounds.stamped_before((stamp * 1e9) as i64, event.at);
+                    }
+                    for output in &outputs.outputs {
+                        let queued = output.events.iter().find(|e| e.kind == LifeEventKind::Queued);
+                        if let (Some(queued), Some(added)) = (queued, self.added.remove(&output.id)) {
+                            self.bounds.stamped_after((queued.at * 1e9) as i64, added);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The facts, and how far off the clock offset may be, ns.
+    pub fn facts(self, service: &str) -> (Vec<Fact>, Option<u64>) {
+        let server = Server {
+            service: service.to_owned(),
+            model: self.model.unwrap_or_default(),
+            engine: "vllm".to_owned(),
+            ..Server::default()
+        };
+        let mut facts = vec![Fact::Server(Arc::new(server))];
+        facts.extend(self.bounds.estimate().map(|offset_ns| Fact::EngineClock { offset_ns }));
+        (facts, self.bounds.uncertainty())
+    }
+}
+
+fn model(responses: &mut Responses, len: u64, bytes: &[u8]) -> Option<String> {
+    let (mut model, mut failed) = (None, false);
+    responses.push(len, bytes, &mut |event| match event {
+        ResponseEvent::Head { status, .. } => failed = status >= 400,
+        ResponseEvent::Chunk(fields) | ResponseEvent::Complete(Some(fields)) if !failed && fields.id.is_some() => {
+            model = model.take().or(fields.model);
+        }
+        _ => {}
+    });
+    model
+}
