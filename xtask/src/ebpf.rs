@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Build elsewhere, and fail if the result differs from the committed object
     #[arg(long)]
     check: bool,
+    /// Build with the toolchain that the committed object is built with, even where a nightly would do; `--check` does
+    #[arg(long)]
+    pinned: bool,
     /// Extra cargo features of tracer-ebpf (`debug-log`); the object then goes to target/bpf only
     #[arg(long, value_name = "FEATURES", conflicts_with = "check")]
     features: Option<String>,
@@ -29,7 +32,9 @@ pub struct Arguments {
 
 pub fn main(arguments: &Arguments) -> Result<()> {
     let root = shell::root();
-    let toolchain = setup::ebpf::pinned()?;
+    let nightly = if arguments.check || arguments.pinned { None } else { setup::ebpf::nightly()? };
+    let other_compiler = nightly.is_some();
+    let toolchain = nightly.map_or_else(setup::ebpf::pinned, Ok)?;
     let committed = root.join(OBJECT);
     if arguments.check {
         let built = build(&toolchain, &root, &root.join("target/bpf-check"), None)?;
@@ -42,6 +47,14 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     install(&built, &committed)?;
+    if other_compiler {
+        eprintln!(
+            "xtask: {OBJECT} was built with {}, but CI compares it with what Debian's {} makes: run \
+             `cargo xtask ebpf --pinned` before you commit it",
+            toolchain.name,
+            setup::ebpf::RUSTC_VERSION
+        );
+    }
     println!("{}", committed.display());
     Ok(())
 }

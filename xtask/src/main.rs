@@ -21,6 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Install what is missing into the cache folder ($INFERSPAN_CACHE, else ~/.cache/inferspan)
+    Setup(setup::Arguments),
     /// Build the BPF object and put it beside its source (tracer-ebpf/object/inferspan.bpf.o)
     Ebpf(ebpf::Arguments),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
+        Verb::Setup(arguments) => setup::main(&arguments),
         Verb::Ebpf(arguments) => ebpf::main(&arguments),
     }
 }

@@ -48,6 +48,11 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
+/// Whether this process may do what only root may.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// The first file called `name` on `PATH`.
 pub fn find_on_path(name: impl AsRef<OsStr>) -> Option<PathBuf> {
     let name = name.as_ref();
