@@ -21,7 +21,9 @@ pub fn folder() -> Result<PathBuf> {
     } else if let Some(folder) = set("HOME") {
         folder.join(".cache/inferspan")
     } else {
-        bail!("no cache folder: INFERSPAN_CACHE, XDG_CACHE_HOME and HOME are all unset; set INFERSPAN_CACHE to a folder");
+        bail!(
+            "no cache folder: INFERSPAN_CACHE, XDG_CACHE_HOME and HOME are all unset; set INFERSPAN_CACHE to a folder"
+        );
     };
     // A relative path would mean another folder for every program that gets it through the environment.
     std::path::absolute(&folder).with_context(|| format!("cannot make {} absolute", folder.display()))
@@ -97,7 +99,9 @@ impl Part {
         let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => eprintln!("xtask: another run is installing {}; waiting for it …", self.name),
+            Err(TryLockError::WouldBlock) => {
+                eprintln!("xtask: another run is installing {}; waiting for it …", self.name);
+            }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }

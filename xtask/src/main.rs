@@ -3,10 +3,15 @@
 //! Enters: the working tree, the cache folder (`$INFERSPAN_CACHE`). Leaves: built or tested things, progress on stderr.
 //! Nothing here is part of the product, and nothing here depends on it: `cargo xtask` compiles in seconds.
 
+mod bench;
+mod build;
 mod cache;
+mod demo;
 mod ebpf;
+mod lint;
 mod setup;
 mod shell;
+mod test;
 
 use std::process::ExitCode;
 
@@ -25,6 +30,14 @@ enum Verb {
     Setup(setup::Arguments),
     /// Build the BPF object and put it beside its source (tracer-ebpf/object/inferspan.bpf.o)
     Ebpf(ebpf::Arguments),
+    /// Formatting, clippy with warnings as errors, licences and origins of the dependencies
+    Lint,
+    /// Run every test, with the real servers that they need
+    Test(test::Arguments),
+    /// Trace a server under mixed traffic, and show what was found
+    Demo(demo::Arguments),
+    /// Measure
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -32,7 +45,8 @@ fn main() -> ExitCode {
     if let Err(error) = &result {
         // Not the error's own report: with RUST_BACKTRACE set that is a page of frames of no use to a user.
         eprintln!("xtask: error: {error:#}");
-        return ExitCode::FAILURE;
+        // 128 + SIGINT, as a shell reports an interrupted program.
+        return if error.root_cause().is::<demo::Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE };
     }
     ExitCode::SUCCESS
 }
@@ -40,6 +54,10 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Setup(arguments) => setup::main(&arguments),
+        Verb::Lint => lint::main(),
+        Verb::Test(arguments) => test::main(&arguments),
+        Verb::Demo(arguments) => demo::main(&arguments),
+        Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Ebpf(arguments) => ebpf::main(&arguments),
     }
 }

@@ -17,10 +17,14 @@ pub fn install(packages: &[&str]) -> Result<()> {
     }
     let list = packages.join(" ");
     if shell::find_on_path("apt-get").is_none() {
-        bail!("{list} missing, and this machine has no apt-get to install Debian packages with; see docs/ for what each is for");
+        bail!(
+            "{list} missing, and this machine has no apt-get to install Debian packages with; see docs/ for what each is for"
+        );
     }
     if !shell::is_root() {
-        bail!("Debian packages are missing and only root can install them. Run:\n  sudo apt-get update && sudo apt-get install --no-install-recommends {list}");
+        bail!(
+            "Debian packages are missing and only root can install them. Run:\n  sudo apt-get update && sudo apt-get install --no-install-recommends {list}"
+        );
     }
     shell::step(&format!("apt-get install {list}"), || {
         if UPDATED.get().is_none() {

@@ -13,6 +13,7 @@ pub fn ensure() -> Result<PathBuf> {
     let recipe = format!("cargo install cargo-deny {VERSION} without default features\n");
     let part = cache::Part::new(&format!("cargo-deny-{VERSION}"), &recipe)?;
     // Default features are for fetching advisories over TLS, which `lint` does not do.
-    let folder = part.ensure(|folder| super::cargo_install("cargo-deny", VERSION, &["--no-default-features"], folder))?;
+    let folder =
+        part.ensure(|folder| super::cargo_install("cargo-deny", VERSION, &["--no-default-features"], folder))?;
     Ok(folder.join("bin/cargo-deny"))
 }

@@ -79,7 +79,8 @@ pub fn nightly() -> Result<Option<Toolchain>> {
         let toolchain =
             Toolchain { name: version.clone(), llvm: sysroot.join("lib"), linker: linker()?, sysroot: sysroot.clone() };
         // Its LLVM may be newer than the linker knows; only a build tells. What came out of it is remembered.
-        let slug: String = version.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        let slug: String =
+            version.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let recipe = format!("builds tracer-ebpf with bpf-linker {LINKER_VERSION}\n");
         let tried = cache::Part::new(&format!("nightly/{slug}"), &recipe)?;
         let refused = tried.path().with_extension("refused");
@@ -93,9 +94,12 @@ pub fn nightly() -> Result<Option<Toolchain>> {
         match result {
             Ok(_) => return Ok(Some(toolchain)),
             Err(error) => {
-                eprintln!("xtask: {version} has rust-src but does not build the programs, so Debian's is used: {error:#}");
+                eprintln!(
+                    "xtask: {version} has rust-src but does not build the programs, so Debian's is used: {error:#}"
+                );
                 eprintln!("xtask: to try it again, remove {}", refused.display());
-                fs::write(&refused, format!("{error:#}\n")).with_context(|| format!("cannot write {}", refused.display()))?;
+                fs::write(&refused, format!("{error:#}\n"))
+                    .with_context(|| format!("cannot write {}", refused.display()))?;
             }
         }
     }

