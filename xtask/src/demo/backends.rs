@@ -15,6 +15,9 @@ use crate::{setup, shell};
 /// Both start within a second or two; an image takes longer on a busy machine.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
+/// What they may take to stop; they keep nothing that is worth more. Jaeger waits half a minute for idle connections.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 pub struct Jaeger {
     pub process: Process,
     /// Where OTLP over gRPC goes.
@@ -22,6 +25,17 @@ pub struct Jaeger {
     /// The query API, and the UI where there is one.
     pub url: String,
     pub has_ui: bool,
+    /// The engine and the container's name, when it runs in one.
+    container: Option<(&'static str, String)>,
+}
+
+impl Drop for Jaeger {
+    fn drop(&mut self) {
+        // Killing the client of a container engine would leave the container behind.
+        if let Some((engine, name)) = &self.container {
+            let _ = shell::output(Command::new(engine).args(["kill", name]));
+        }
+    }
 }
 
 impl Jaeger {
@@ -48,9 +62,10 @@ impl Jaeger {
         });
         write(&config, &settings.to_string())?;
         let image = setup::jaeger::image();
-        let mut command = if let Some((engine, image)) = image {
+        let container = image.map(|(engine, _)| (engine, format!("inferspan-demo-jaeger-{}", std::process::id())));
+        let mut command = if let (Some((engine, image)), Some((_, name))) = (image, &container) {
             let mut command = Command::new(engine);
-            command.args(["run", "--rm", "--network", "host", "--volume"]);
+            command.args(["run", "--rm", "--network", "host", "--name", name, "--volume"]);
             command.arg(format!("{}:/etc/jaeger/config.yaml:ro", config.display()));
             command.args([image, "--config", "/etc/jaeger/config.yaml"]);
             command
@@ -59,11 +74,14 @@ impl Jaeger {
             command.arg("--config").arg(&config);
             command
         };
-        let mut process = Process::start("jaeger", &mut command, folder)?;
+        let process = Process::start("jaeger", &mut command, folder)?.with_patience(PATIENCE);
         let url = format!("http://127.0.0.1:{query}");
         let services = format!("{url}/api/services");
-        wait_for("Jaeger", START_LIMIT, interrupt, &mut [&mut process], || Ok(http::answers(&services).then_some(())))?;
-        Ok(Self { process, otlp: format!("http://127.0.0.1:{otlp}"), url, has_ui: image.is_some() })
+        let mut jaeger =
+            Self { process, otlp: format!("http://127.0.0.1:{otlp}"), url, has_ui: image.is_some(), container };
+        let answers = || Ok(http::answers(&services).then_some(()));
+        wait_for("Jaeger", START_LIMIT, interrupt, &mut [&mut jaeger.process], answers)?;
+        Ok(jaeger)
     }
 
     /// Every service that sent spans, with its number of traces and of spans, by name.
@@ -107,7 +125,7 @@ impl Prometheus {
             .arg(format!("--storage.tsdb.path={}", home.join("data").display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .args(["--enable-feature=exemplar-storage", "--log.level=warn"]);
-        let mut process = Process::start("prometheus", &mut command, folder)?;
+        let mut process = Process::start("prometheus", &mut command, folder)?.with_patience(PATIENCE);
         let url = format!("http://127.0.0.1:{port}");
         let ready = format!("{url}/-/ready");
         wait_for(

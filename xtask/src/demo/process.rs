@@ -71,6 +71,7 @@ pub struct Process {
     child: Child,
     group: Pid,
     stopped: bool,
+    patience: Duration,
     /// Holds what it prints to stdout and, in `errors`, to stderr.
     pub output: PathBuf,
     pub errors: PathBuf,
@@ -87,7 +88,13 @@ impl Process {
         command.process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start `{}`", shell::display(command)))?;
         let group = Pid::from_child(&child);
-        Ok(Self { name, child, group, stopped: false, output, errors })
+        Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, output, errors })
+    }
+
+    /// Kills it after `patience` when it does not stop at its drop.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     pub fn pid(&self) -> u32 {
@@ -177,7 +184,7 @@ impl Drop for Process {
             return;
         }
         let _ = kill_process_group(self.group, Signal::TERM);
-        let _ = self.wait(STOP_LIMIT);
+        let _ = self.wait(self.patience);
         let _ = kill_process_group(self.group, Signal::KILL);
     }
 }
