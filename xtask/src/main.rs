@@ -1,3 +1,63 @@
-//! The project's chores, one file a verb.
+//! The project's chores, one file a verb: `cargo xtask <verb>`.
+//!
+//! Enters: the working tree, the cache folder (`$INFERSPAN_CACHE`). Leaves: built or tested things, progress on stderr.
+//! Nothing here is part of the product, and nothing here depends on it: `cargo xtask` compiles in seconds.
 
-fn main() {}
+mod bench;
+mod build;
+mod cache;
+mod demo;
+mod ebpf;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Inferspan's chores", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing into the cache folder ($INFERSPAN_CACHE, else ~/.cache/inferspan)
+    Setup(setup::Arguments),
+    /// Build the BPF object and put it beside its source (tracer-ebpf/object/inferspan.bpf.o)
+    Ebpf(ebpf::Arguments),
+    /// Formatting, clippy with warnings as errors, licences and origins of the dependencies
+    Lint,
+    /// Run every test, with the real servers that they need
+    Test(test::Arguments),
+    /// Trace a server under mixed traffic, and show what was found
+    Demo(demo::Arguments),
+    /// Measure
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = run(Arguments::parse().verb);
+    if let Err(error) = &result {
+        // Not the error's own report: with RUST_BACKTRACE set that is a page of frames of no use to a user.
+        eprintln!("xtask: error: {error:#}");
+        // 128 + SIGINT, as a shell reports an interrupted program.
+        return if error.root_cause().is::<demo::Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE };
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Setup(arguments) => setup::main(&arguments),
+        Verb::Lint => lint::main(),
+        Verb::Test(arguments) => test::main(&arguments),
+        Verb::Demo(arguments) => demo::main(&arguments),
+        Verb::Bench(arguments) => bench::main(&arguments),
+        Verb::Ebpf(arguments) => ebpf::main(&arguments),
+    }
+}

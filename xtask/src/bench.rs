@@ -1,0 +1,283 @@
+//! `cargo xtask bench replay`: how many socket events a second the pipeline takes on one core.
+//!
+//! Enters: the recorded captures of a real vLLM. They are repeated with times, engine stamps and request ids shifted, so
+//! that every repetition is new requests at a later time. Leaves: events a second over several runs of
+//! `inferspan replay`; fails when the median is below [`FLOOR`].
+//!
+//! Judged by the CPU time that the process used (user and system) rather than by the clock, so that a neighbour on a shared
+//! machine does not fail the build; on an idle core the two are the same, and both are printed.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{build, shell};
+
+/// Socket events a second on one core that the product promises.
+const FLOOR: f64 = 200_000.0;
+/// Events in the log: enough that the start of the process is below a percent of the run.
+const EVENTS: usize = 400_000;
+const RUNS: usize = 5;
+/// Quiet time between two repetitions, seconds.
+const PAUSE: f64 = 1.0;
+/// Captures of one boot of one machine, so that one clock offset fits all: wall and monotonic times shift together.
+const CAPTURES: [&str; 4] = ["v0.32_chat_stream", "v0.32_logprobs_stop_abort", "v0.32_preempt", "v0.32_api2"];
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Socket events a second of `inferspan replay`, on one core
+    Replay,
+}
+
+pub fn main(arguments: &Arguments) -> Result<()> {
+    match arguments.what {
+        What::Replay => replay(),
+    }
+}
+
+fn replay() -> Result<()> {
+    let inferspan = build::inferspan()?;
+    let log = build::target_folder().join("bench/replay.jsonl");
+    let events = shell::step(&format!("writing a log of {EVENTS} events"), || write_log(&log))?;
+    let core = last_core()?;
+    let mut cpu_rates = Vec::new();
+    for run in 1..=RUNS {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", &core]).arg(&inferspan).arg("replay").arg(&log).args(["--access-log", "/dev/null"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let cpu_before = children_cpu_seconds()?;
+        let started = Instant::now();
+        shell::output(&mut command)?;
+        let wall = started.elapsed().as_secs_f64();
+        let cpu = children_cpu_seconds()? - cpu_before;
+        eprintln!(
+            "xtask: run {run}: {events} events, {wall:.2} s ({:.0}/s), {cpu:.2} s of CPU ({:.0}/s)",
+            events as f64 / wall,
+            events as f64 / cpu
+        );
+        cpu_rates.push(events as f64 / cpu);
+    }
+    fs::remove_file(&log).with_context(|| format!("cannot remove {}", log.display()))?;
+    cpu_rates.sort_by(f64::total_cmp);
+    let (min, median, max) = (cpu_rates[0], cpu_rates[RUNS / 2], cpu_rates[RUNS - 1]);
+    println!(
+        "replay: min {min:.0}, median {median:.0}, max {max:.0} socket events/s on one core ({RUNS} runs of {events} events)"
+    );
+    if median < FLOOR {
+        bail!("the replay takes {median:.0} socket events a second on one core, below the promised {FLOOR:.0}");
+    }
+    Ok(())
+}
+
+/// The last core this process may use, as `taskset` names it; the first ones serve most interrupts.
+fn last_core() -> Result<String> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let last =
+        allowed.context("/proc/self/status has no Cpus_allowed_list")?.trim().rsplit([',', '-']).next().unwrap_or("0");
+    Ok(last.to_owned())
+}
+
+/// User and system time of all children that were waited for, seconds.
+fn children_cpu_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
+    // The name in the second field may hold anything; fields are counted from its closing bracket (proc(5)).
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').context("/proc/self/stat has no name")?.1.split_whitespace().collect();
+    // cutime and cstime are fields 16 and 17; the first one here is field 3.
+    let ticks = |field: usize| {
+        fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).context("/proc/self/stat is short")
+    };
+    Ok((ticks(16)? + ticks(17)?) / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// One call of a capture.
+struct Call {
+    /// The JSON object without the fields below.
+    rest: serde_json::Map<String, Value>,
+    entered: f64,
+    left: f64,
+    bytes: Vec<u8>,
+    /// Where in `bytes` an eight-digit random end of a request id starts.
+    ids: Vec<usize>,
+    /// Where in `bytes` a msgpack float64 of a clock starts.
+    stamps: Vec<usize>,
+}
+
+/// Writes the log and returns its number of events.
+fn write_log(path: &Path) -> Result<usize> {
+    let calls = read_captures()?;
+    let first = calls.first().map_or(0.0, |call| call.entered);
+    let last = calls.last().map_or(0.0, |call| call.left);
+    let shift = last - first + PAUSE;
+    let folder = path.parent().context("the log has no folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let context = || format!("cannot write {}", path.display());
+    let mut out = BufWriter::new(File::create(path).with_context(context)?);
+    writeln!(out, "{{\"note\": \"captures of vLLM 0.32.0, repeated by cargo xtask bench replay\"}}")
+        .with_context(context)?;
+    let repetitions = EVENTS.div_ceil(calls.len());
+    for repetition in 0..repetitions {
+        for call in &calls {
+            let line = call.shifted(shift * repetition as f64, repetition);
+            writeln!(out, "{line}").with_context(context)?;
+        }
+    }
+    out.flush().with_context(context)?;
+    Ok(repetitions * calls.len())
+}
+
+fn read_captures() -> Result<Vec<Call>> {
+    let mut calls = Vec::new();
+    for name in CAPTURES {
+        let path: PathBuf = shell::root().join(format!("tests/fixtures/captures/{name}.jsonl.gz"));
+        let text = shell::output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(&path))?;
+        for line in text.lines() {
+            let value: Value =
+                serde_json::from_str(line).with_context(|| format!("{} holds no JSON", path.display()))?;
+            if value.get("note").is_none() {
+                calls.push(
+                    Call::parse(value)
+                        .with_context(|| format!("{} holds something else than calls", path.display()))?,
+                );
+            }
+        }
+    }
+    calls.sort_by(|a, b| a.entered.total_cmp(&b.entered));
+    let windows = clock_windows(&calls);
+    for call in &mut calls {
+        call.stamps
+            .retain(|&at| float_at(&call.bytes, at).is_some_and(|value| windows.iter().any(|w| w.contains(&value))));
+    }
+    if calls.is_empty() {
+        bail!("the captures hold no calls");
+    }
+    Ok(calls)
+}
+
+/// The ranges that a float must lie in to be a clock: the engine's monotonic one (from the stamps that have a name) and the
+/// wall's.
+fn clock_windows(calls: &[Call]) -> [std::ops::Range<f64>; 2] {
+    const NAME: &[u8] = b"timestamp";
+    let mut named = calls.iter().flat_map(|call| {
+        let after_name = |&at: &usize| call.bytes[..at].ends_with(NAME);
+        call.stamps.iter().copied().filter(after_name).filter_map(|at| float_at(&call.bytes, at))
+    });
+    let start = named.next().unwrap_or_default();
+    let (low, high) = named.fold((start, start), |(low, high), value| (low.min(value), high.max(value)));
+    let wall = (calls.first().map_or(0.0, |c| c.entered), calls.last().map_or(0.0, |c| c.left));
+    // A message can carry a stamp of some time before the first call.
+    [low - 30.0..high + 30.0, wall.0 - 30.0..wall.1 + 30.0]
+}
+
+/// The float64 of a msgpack value (marker 0xcb, then eight bytes, big end first) at `at`.
+fn float_at(bytes: &[u8], at: usize) -> Option<f64> {
+    let value = bytes.get(at + 1..at + 9)?;
+    Some(f64::from_be_bytes(value.try_into().ok()?))
+}
+
+impl Call {
+    fn parse(value: Value) -> Option<Self> {
+        let Value::Object(mut rest) = value else { return None };
+        let entered = rest.remove("t0")?.as_f64()?;
+        let left = rest.remove("t1")?.as_f64()?;
+        let hex = rest.remove("hex")?;
+        let bytes = from_hex(hex.as_str()?)?;
+        let stamps = (0..bytes.len()).filter(|&at| bytes[at] == 0xcb).collect();
+        let ids = random_ends(&bytes);
+        Some(Self { rest, entered, left, bytes, ids, stamps })
+    }
+
+    /// The call as a line of the log, `seconds` later, with its request ids made unique to `repetition`.
+    fn shifted(&self, seconds: f64, repetition: usize) -> String {
+        let mut bytes = self.bytes.clone();
+        for &at in &self.stamps {
+            if let Some(value) = float_at(&bytes, at) {
+                bytes[at + 1..at + 9].copy_from_slice(&(value + seconds).to_be_bytes());
+            }
+        }
+        for &at in &self.ids {
+            // The first four digits stay, so that ids of one repetition stay apart.
+            bytes[at + 4..at + 8].copy_from_slice(format!("{:04x}", repetition & 0xffff).as_bytes());
+        }
+        let mut object = self.rest.clone();
+        object.insert("t0".to_owned(), (self.entered + seconds).into());
+        object.insert("t1".to_owned(), (self.left + seconds).into());
+        object.insert("hex".to_owned(), to_hex(&bytes).into());
+        Value::Object(object).to_string()
+    }
+}
+
+/// Where the random ends of request ids (`cmpl-c0-0-9d73da47`) start.
+fn random_ends(bytes: &[u8]) -> Vec<usize> {
+    const NAME: &[u8] = b"cmpl-";
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(offset) = bytes.get(at..).and_then(|rest| rest.windows(NAME.len()).position(|window| window == NAME))
+    {
+        let start = at + offset;
+        let end = start + bytes[start..].iter().take_while(|&&byte| word(byte)).count();
+        if let Some(dash) = bytes[start..end].iter().rposition(|&byte| byte == b'-') {
+            // The byte after an id can be one of its alphabet by chance, so only the first eight digits are looked at.
+            let random = start + dash + 1;
+            let digits = bytes[random..end].iter().take(8).filter(|byte| byte.is_ascii_hexdigit()).count();
+            if digits == 8 {
+                found.push(random);
+            }
+        }
+        at = end.max(start + NAME.len());
+    }
+    found
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(bytes: &[u8]) -> Call {
+        let line = serde_json::json!({"t0": 10.0, "t1": 10.5, "tid": 7, "sc": "sendto", "n": bytes.len(), "hex": to_hex(bytes)});
+        Call::parse(line).unwrap()
+    }
+
+    #[test]
+    fn a_repetition_is_later_and_has_ids_of_its_own() {
+        let mut bytes = b"\xb2cmpl-c0-0-9d73da47\xa9timestamp\xcb".to_vec();
+        bytes.extend(1998.25_f64.to_be_bytes());
+        let call = call(&bytes);
+        let line: Value = serde_json::from_str(&call.shifted(100.0, 0x1f)).unwrap();
+        assert_eq!(
+            (line["t0"].as_f64(), line["t1"].as_f64(), line["tid"].as_u64()),
+            (Some(110.0), Some(110.5), Some(7))
+        );
+        let shifted = from_hex(line["hex"].as_str().unwrap()).unwrap();
+        assert_eq!(shifted.len(), bytes.len());
+        assert!(shifted.windows(18).any(|window| window == b"cmpl-c0-0-9d73001f"));
+        assert_eq!(float_at(&shifted, call.stamps[0]), Some(2098.25));
+    }
+
+    #[test]
+    fn ids_without_a_random_end_are_left_alone() {
+        assert!(random_ends(b"{\"id\":\"cmpl-c0-0\"} cmpl-").is_empty());
+    }
+}

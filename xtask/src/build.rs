@@ -1,0 +1,41 @@
+//! Builds of the workspace's own programs.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// The crate that holds the demo's engine and its traffic.
+pub const TESTS_CRATE: &str = "inferspan-tests";
+
+/// The release build of the `inferspan` binary.
+pub fn inferspan() -> Result<PathBuf> {
+    programs("inferspan", &["inferspan"]).map(|mut built| built.remove(0))
+}
+
+/// Release builds of `names`, binaries of `package`.
+pub fn programs(package: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut command = shell::cargo();
+    command.current_dir(shell::root()).args(["build", "--quiet", "--locked", "--release", "--package", package]);
+    for name in names {
+        command.args(["--bin", name]);
+    }
+    shell::step(&format!("building {} (release)", names.join(", ")), || shell::run(&mut command))?;
+    let folder = target_folder().join("release");
+    let built: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    for path in &built {
+        if !path.is_file() {
+            bail!("cargo built {package}, but {} does not exist", path.display());
+        }
+    }
+    Ok(built)
+}
+
+/// Where cargo builds to.
+pub fn target_folder() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => shell::root().join(folder),
+        None => shell::root().join("target"),
+    }
+}

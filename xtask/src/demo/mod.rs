@@ -1,0 +1,255 @@
+//! `cargo xtask demo`: the whole product in one command.
+//!
+//! Starts a server, Jaeger and Prometheus, attaches to the server by PID as a user would, sends it mixed traffic, and prints
+//! what was found as read back from Jaeger and Prometheus. Leaves: the files in `target/demo`. Everything that was started
+//! is stopped at the end, on failure and on Ctrl-C. Fails when traces or metrics are missing.
+
+mod backends;
+mod http;
+mod process;
+mod report;
+mod server;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+
+use self::backends::{Jaeger, Prometheus};
+pub use self::process::Interrupted;
+use self::process::{Interrupt, Process, wait_for};
+use self::server::Server;
+use crate::{build, shell};
+
+/// From the start of `attach` to an answer of its metrics page.
+const ATTACH_LIMIT: Duration = Duration::from_secs(30);
+/// From the last request to what it left being in Prometheus and Jaeger.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
+/// What `attach` may take to detach, flush its exporters and print its summary.
+const DETACH_LIMIT: Duration = Duration::from_secs(30);
+/// Added to the traffic's own length: vLLM compiles for twenty seconds when it first samples.
+const TRAFFIC_GRACE: Duration = Duration::from_mins(2);
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Trace the real vLLM on CPU (installs it if need be: 6 GB) instead of the demo's own small server
+    #[arg(long)]
+    vllm: bool,
+    /// Leave the server, attach, Jaeger and Prometheus running until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Without Jaeger and Prometheus: traces and metrics go to files only
+    #[arg(long)]
+    no_backends: bool,
+    /// How long traffic is sent, seconds
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+}
+
+pub fn main(arguments: &Arguments) -> Result<()> {
+    if !shell::is_root() {
+        bail!(
+            "the demo must run as root: attaching loads eBPF programs and reads the server's /proc files.\n  \
+             Run: sudo -E env \"PATH=$PATH\" cargo xtask demo\n  Without root, `inferspan replay FILE` runs the same pipeline on a recording."
+        );
+    }
+    let started = Instant::now();
+    let inferspan = build::inferspan()?;
+    let [engine, traffic]: [PathBuf; 2] = build::programs(build::TESTS_CRATE, &["demo-engine", "demo-traffic"])?
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("cargo built another number of programs"))?;
+    let interrupt = Interrupt::catch()?;
+    let folder = fresh_folder()?;
+
+    let mut server = shell::step(if arguments.vllm { "starting vLLM" } else { "starting the demo server" }, || {
+        if arguments.vllm {
+            Server::start_vllm(&folder, &interrupt)
+        } else {
+            Server::start_demo(&engine, &folder, &interrupt)
+        }
+    })?;
+    // The server has a past when a user attaches; vLLM also compiles now what would else be in the first traces.
+    let warm = || send(&traffic, &server, 2, "traffic before the attach", &folder, &interrupt);
+    shell::step("sending traffic before the attach", warm)?;
+
+    let [metrics_port] = http::free_ports()?;
+    let metrics = format!("127.0.0.1:{metrics_port}");
+    let (mut jaeger, mut prometheus) = if arguments.no_backends {
+        (None, None)
+    } else {
+        let jaeger = shell::step("starting Jaeger", || Jaeger::start(&folder, &interrupt))?;
+        let prometheus = shell::step("starting Prometheus", || Prometheus::start(&metrics, &folder, &interrupt))?;
+        (Some(jaeger), Some(prometheus))
+    };
+
+    let access_log = folder.join("access.jsonl");
+    let traces_out = folder.join("traces.jsonl");
+    let mut command = Command::new(&inferspan);
+    command.args(["attach", "-p", &server.pid.to_string(), "--metrics", &metrics]);
+    if let Some(jaeger) = &jaeger {
+        command.args(["--otlp", &jaeger.otlp]);
+    }
+    command.arg("--access-log").arg(&access_log).arg("--traces-out").arg(&traces_out);
+    eprintln!("xtask: {}", shell::display(&command));
+    let mut attach = shell::step("attaching", || {
+        let mut attach = Process::start("attach", &mut command, &folder)?;
+        let page = format!("http://{metrics}/metrics");
+        let ready = || Ok(http::answers(&page).then_some(()));
+        wait_for("attach", ATTACH_LIMIT, &interrupt, &mut [&mut attach, &mut server.process], ready)?;
+        Ok(attach)
+    })?;
+    shell::step(&format!("sending traffic for {} s", arguments.seconds), || {
+        send(&traffic, &server, arguments.seconds, "traffic", &folder, &interrupt)
+    })?;
+    attach.check_running()?;
+
+    if let Some(prometheus) = &prometheus {
+        wait_for("the metrics in Prometheus", ARRIVAL_LIMIT, &interrupt, &mut [&mut attach], || {
+            Ok((report::requests_total(prometheus)? > 0.0).then_some(()))
+        })?;
+        // Two more scrapes, so that the last requests are in.
+        interrupt.sleep(Duration::from_millis(2200));
+        interrupt.check()?;
+    }
+    let excerpt = match &prometheus {
+        Some(prometheus) => report::metrics(prometheus)?,
+        None => first_lines(&http::text(&format!("http://{metrics}/metrics"))?, "inferspan_requests_total"),
+    };
+    if excerpt.trim().is_empty() {
+        bail!("the metrics page has no inferspan_requests_total; see http://{metrics}/metrics with --keep");
+    }
+
+    if arguments.keep {
+        let found = found(jaeger.as_ref(), &attach, &access_log, &traces_out, &interrupt)?;
+        show(&server, &found, &excerpt);
+        place(jaeger.as_ref(), prometheus.as_ref(), &folder, true);
+        println!("Metrics page: http://{metrics}/metrics");
+        println!("Server:       {} (pid {}, model {})", server.url, server.pid, server.model);
+        println!("Everything keeps running. Ctrl-C stops it.");
+        while !interrupt.came() {
+            attach.check_running()?;
+            server.process.check_running()?;
+            if let (Some(jaeger), Some(prometheus)) = (&mut jaeger, &mut prometheus) {
+                jaeger.process.check_running()?;
+                prometheus.process.check_running()?;
+            }
+            interrupt.sleep(Duration::from_secs(1));
+        }
+        detach(&mut attach)?;
+        println!("\n{}", report::terminal(&attach.output)?);
+        return Ok(());
+    }
+
+    shell::step("detaching", || detach(&mut attach))?;
+    let found = found(jaeger.as_ref(), &attach, &access_log, &traces_out, &interrupt)?;
+    show(&server, &found, &excerpt);
+    place(jaeger.as_ref(), prometheus.as_ref(), &folder, false);
+    eprintln!("xtask: the demo took {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// `target/demo`, empty.
+fn fresh_folder() -> Result<PathBuf> {
+    let folder = build::target_folder().join("demo");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn send(
+    traffic: &Path,
+    server: &Server,
+    seconds: u64,
+    what: &'static str,
+    folder: &Path,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut command = Command::new(traffic);
+    command.args(["--url", &server.url, "--model", &server.model, "--seconds", &seconds.to_string()]);
+    Process::start(what, &mut command, folder)?.finish(Duration::from_secs(seconds) + TRAFFIC_GRACE, interrupt)
+}
+
+/// Stops `attach` as Ctrl-C does.
+fn detach(attach: &mut Process) -> Result<()> {
+    let status = attach.stop_with(Signal::INT, DETACH_LIMIT)?;
+    // 130 is what product conventions give an interrupted run; 0 is a clean end.
+    if !matches!(status.code(), Some(0 | 130)) {
+        bail!("attach ended with {status}\n{}", attach.tail(15));
+    }
+    Ok(())
+}
+
+struct Found {
+    terminal: String,
+    traces: String,
+    requests: usize,
+    exports: usize,
+}
+
+/// Reads everything back; fails when something is missing.
+fn found(
+    jaeger: Option<&Jaeger>,
+    attach: &Process,
+    access_log: &Path,
+    traces_out: &Path,
+    interrupt: &Interrupt,
+) -> Result<Found> {
+    let requests = report::lines(access_log, "the access log")?;
+    let exports = report::lines(traces_out, "the trace file")?;
+    let traces = match jaeger {
+        None => "  (not sent anywhere)\n".to_owned(),
+        Some(jaeger) => {
+            let mut last = None;
+            let waited =
+                wait_for("the traces in Jaeger", ARRIVAL_LIMIT, interrupt, &mut [], || match report::traces(jaeger) {
+                    Ok(traces) => Ok(Some(traces)),
+                    Err(error) => {
+                        last = Some(error);
+                        Ok(None)
+                    }
+                });
+            match (waited, last) {
+                (Ok(traces), _) => traces,
+                (Err(_), Some(error)) if !interrupt.came() => return Err(error),
+                (Err(error), _) => return Err(error),
+            }
+        }
+    };
+    Ok(Found { terminal: report::terminal(&attach.output)?, traces, requests, exports })
+}
+
+fn show(server: &Server, found: &Found, excerpt: &str) {
+    println!("\n── what attach printed ({}, pid {}) ──\n{}", server.name, server.pid, found.terminal);
+    println!("── metrics ──\n{excerpt}");
+    println!("── traces ──\n{}", found.traces);
+    println!(
+        "── files ──\n  {} requests in the access log, {} export requests in the trace file",
+        found.requests, found.exports
+    );
+}
+
+fn place(jaeger: Option<&Jaeger>, prometheus: Option<&Prometheus>, folder: &Path, running: bool) {
+    println!("  access log:  {}", folder.join("access.jsonl").display());
+    println!("  trace file:  {} (OTLP/JSON; Jaeger's UI can load it)", folder.join("traces.jsonl").display());
+    println!("  logs:        {}/*.err", folder.display());
+    let state = if running { "" } else { " (stopped now; --keep leaves it running)" };
+    if let Some(jaeger) = jaeger {
+        let ui = if jaeger.has_ui { "" } else { ", query API only: this Jaeger was built without its UI" };
+        println!("Jaeger:       {}{ui}{state}", jaeger.url);
+    }
+    if let Some(prometheus) = prometheus {
+        println!("Prometheus:   {}{state}", prometheus.url);
+    }
+}
+
+/// The first ten lines of `page` that begin with `prefix`.
+fn first_lines(page: &str, prefix: &str) -> String {
+    let lines: Vec<String> =
+        page.lines().filter(|line| line.starts_with(prefix)).take(10).map(|line| format!("  {line}\n")).collect();
+    lines.concat()
+}

@@ -1,0 +1,273 @@
+//! Processes that the demo starts: each in a group of its own, and gone when its owner is.
+
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::shell;
+
+/// How long a process may take to stop before it is killed. vLLM takes a few seconds.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How often something that is waited for is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Set when the user pressed Ctrl-C, or something told us to go.
+#[derive(Clone)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Catches SIGINT, SIGTERM and SIGHUP from now on.
+    pub fn catch() -> Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&flag)).context("cannot catch signals")?;
+        }
+        Ok(Self(flag))
+    }
+
+    pub fn came(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Fails when it came.
+    pub fn check(&self) -> Result<()> {
+        if self.came() {
+            return Err(Interrupted.into());
+        }
+        Ok(())
+    }
+
+    /// Sleeps for `time`, less if it comes.
+    pub fn sleep(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.came() && Instant::now() < end {
+            std::thread::sleep(POLL.min(end.saturating_duration_since(Instant::now())));
+        }
+    }
+}
+
+/// The user, or a signal, ended the demo early.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// A process and everything it starts. Dropping it stops them all.
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    group: Pid,
+    stopped: bool,
+    patience: Duration,
+    /// Holds what it prints to stdout and, in `errors`, to stderr.
+    pub output: PathBuf,
+    pub errors: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; what it prints goes to `<folder>/<name>.out` and `.err`.
+    pub fn start(name: &'static str, command: &mut Command, folder: &Path) -> Result<Self> {
+        let output = folder.join(format!("{name}.out"));
+        let errors = folder.join(format!("{name}.err"));
+        let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
+        command.stdin(Stdio::null()).stdout(create(&output)?).stderr(create(&errors)?);
+        // A group of its own: Ctrl-C at the terminal reaches only us, and we stop things in order.
+        command.process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start `{}`", shell::display(command)))?;
+        let group = Pid::from_child(&child);
+        Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, output, errors })
+    }
+
+    /// Kills it after `patience` when it does not stop at its drop.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails when it has ended, with the end of what it printed.
+    pub fn check_running(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait().with_context(|| format!("cannot watch {}", self.name))? {
+            self.stopped = true;
+            bail!("{} ended by itself: {}\n{}", self.name, describe(status), self.tail(15));
+        }
+        Ok(())
+    }
+
+    /// Sends `signal` to the process itself and waits until it ended; kills it after `limit`.
+    pub fn stop_with(&mut self, signal: Signal, limit: Duration) -> Result<ExitStatus> {
+        // It may be gone already; then waiting below says so.
+        let _ = kill_process(self.group, signal);
+        let status = self.wait(limit)?;
+        self.stopped = true;
+        // What it started and left behind.
+        let _ = kill_process_group(self.group, Signal::KILL);
+        status.with_context(|| {
+            format!(
+                "{} did not stop within {} s of a signal and was killed\n{}",
+                self.name,
+                limit.as_secs(),
+                self.tail(15)
+            )
+        })
+    }
+
+    /// Waits until it ends by itself; `None` after `limit`.
+    fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().with_context(|| format!("cannot watch {}", self.name))? {
+                return Ok(Some(status));
+            }
+            if Instant::now() >= end {
+                let _ = kill_process_group(self.group, Signal::KILL);
+                self.child.wait().with_context(|| format!("cannot wait for {}", self.name))?;
+                return Ok(None);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until it ends by itself, and fails unless it exits 0 within `limit`.
+    pub fn finish(&mut self, limit: Duration, interrupt: &Interrupt) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            interrupt.check()?;
+            if let Some(status) = self.child.try_wait().with_context(|| format!("cannot watch {}", self.name))? {
+                self.stopped = true;
+                if !status.success() {
+                    bail!("{} failed: {}\n{}", self.name, describe(status), self.tail(15));
+                }
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                bail!("{} did not finish within {} s\n{}", self.name, limit.as_secs(), self.tail(15));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The last `lines` lines of what it printed to stderr, or to stdout when there is none.
+    pub fn tail(&self, lines: usize) -> String {
+        let read =
+            |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let mut text = read(&self.errors);
+        if text.trim().is_empty() {
+            text = read(&self.output);
+        }
+        let all: Vec<&str> = text.lines().collect();
+        let shown: Vec<String> =
+            all.iter().skip(all.len().saturating_sub(lines)).map(|line| format!("  | {line}")).collect();
+        shown.join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        let _ = kill_process_group(self.group, Signal::TERM);
+        let _ = self.wait(self.patience);
+        let _ = kill_process_group(self.group, Signal::KILL);
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// Asks `probe` until it has an answer; fails after `limit`, when one of `processes` ends, or on Ctrl-C. Shows that it waits.
+pub fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    interrupt: &Interrupt,
+    processes: &mut [&mut Process],
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let started = Instant::now();
+    let mut shown = 0;
+    loop {
+        interrupt.check()?;
+        if let Some(answer) = probe()? {
+            return Ok(answer);
+        }
+        for process in processes.iter_mut() {
+            process.check_running()?;
+        }
+        let waited = started.elapsed();
+        if waited > limit {
+            let tails: Vec<String> = processes.iter().map(|process| process.tail(15)).collect();
+            bail!("{what}: not within {} s\n{}", limit.as_secs(), tails.join("\n"));
+        }
+        // A line every ten seconds.
+        if waited.as_secs() / 10 > shown {
+            shown = waited.as_secs() / 10;
+            eprintln!("xtask: waiting for {what}: {} s …", waited.as_secs());
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("xtask-process-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn dropping_a_process_ends_what_it_started() {
+        let folder = folder("drop");
+        let process =
+            Process::start("sh", Command::new("sh").args(["-c", "sleep 600 & echo $!; wait"]), &folder).unwrap();
+        let read = || Ok(fs::read_to_string(&process.output)?.trim().parse::<i32>().ok());
+        let interrupt = Interrupt(Arc::default());
+        let child = wait_for("the child", Duration::from_secs(10), &interrupt, &mut [], read).unwrap();
+        drop(process);
+        let gone = || Ok(!running(child)).map(|gone| gone.then_some(()));
+        wait_for("its end", Duration::from_secs(10), &interrupt, &mut [], gone).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// Neither gone nor a zombie that nobody has collected yet.
+    fn running(pid: i32) -> bool {
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[test]
+    fn a_process_that_ends_early_is_named_with_what_it_printed() {
+        let folder = folder("early");
+        let mut process =
+            Process::start("sh", Command::new("sh").args(["-c", "echo broken >&2; exit 3"]), &folder).unwrap();
+        let interrupt = Interrupt(Arc::default());
+        let never = || Ok(None::<()>);
+        let error = wait_for("an answer", Duration::from_secs(10), &interrupt, &mut [&mut process], never).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("exit code 3") && text.contains("broken"), "{text}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,109 @@
+//! What the demo shows at its end, read back from where a user would read it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::backends::{Jaeger, Prometheus};
+
+/// What the terminal is shown of what `attach` printed, lines.
+const TERMINAL_LINES: usize = 100;
+
+/// The questions that the metrics excerpt asks, with what each is.
+const QUESTIONS: [(&str, &str); 12] = [
+    ("requests by outcome", "sum by (outcome) (inferspan_requests_total)"),
+    ("generations by finish reason", "sum by (finish_reason) (inferspan_generations_total)"),
+    ("prompt tokens", "sum(inferspan_prompt_tokens_total)"),
+    ("generated tokens", "sum(inferspan_generation_tokens_total)"),
+    ("preemptions", "sum(inferspan_preemptions_total)"),
+    (
+        "time to first token, p50, s",
+        "histogram_quantile(0.5, sum by (le) (gen_ai_server_time_to_first_token_seconds_bucket))",
+    ),
+    (
+        "time to first token, p99, s",
+        "histogram_quantile(0.99, sum by (le) (gen_ai_server_time_to_first_token_seconds_bucket))",
+    ),
+    (
+        "request duration, p50, s",
+        "histogram_quantile(0.5, sum by (le) (gen_ai_server_request_duration_seconds_bucket))",
+    ),
+    (
+        "request duration, p99, s",
+        "histogram_quantile(0.99, sum by (le) (gen_ai_server_request_duration_seconds_bucket))",
+    ),
+    ("queue, mean, s", "sum(inferspan_request_queue_seconds_sum) / sum(inferspan_request_queue_seconds_count)"),
+    ("events seen by the probes", "sum(inferspan_events_total)"),
+    ("events dropped", "sum by (stage) (inferspan_events_dropped_total)"),
+];
+
+/// The request total as Prometheus has it; 0 as long as it has none.
+pub fn requests_total(prometheus: &Prometheus) -> Result<f64> {
+    Ok(prometheus.query("sum(inferspan_requests_total)")?.first().map_or(0.0, |(_, value)| *value))
+}
+
+/// The metrics excerpt.
+pub fn metrics(prometheus: &Prometheus) -> Result<String> {
+    let mut text = String::new();
+    for (what, expression) in QUESTIONS {
+        let values = prometheus.query(expression)?;
+        let values: Vec<String> = values
+            .iter()
+            .map(
+                |(labels, value)| {
+                    if labels.is_empty() { number(*value) } else { format!("{labels}: {}", number(*value)) }
+                },
+            )
+            .collect();
+        let _ = writeln!(text, "  {what:<29} {}", if values.is_empty() { "-".to_owned() } else { values.join(" · ") });
+    }
+    Ok(text)
+}
+
+/// A count without decimals, anything else with four.
+fn number(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.4}") }
+}
+
+/// The traces by service, from Jaeger.
+pub fn traces(jaeger: &Jaeger) -> Result<String> {
+    let services = jaeger.traces_by_service()?;
+    let mut text = String::new();
+    for (service, traces, spans) in &services {
+        let _ = writeln!(text, "  {service:<29} {traces} traces, {spans} spans");
+    }
+    // The server's own service and the one of its engine's steps.
+    if services.len() < 2 || services.iter().any(|(_, traces, _)| *traces == 0) {
+        bail!("Jaeger lacks traces: the server's service and its engine's should both have some, but it has\n{text}");
+    }
+    Ok(text)
+}
+
+/// What `attach` printed, its last lines.
+pub fn terminal(path: &Path) -> Result<String> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let skipped = lines.len().saturating_sub(TERMINAL_LINES);
+    let mut shown = String::new();
+    if skipped > 0 {
+        let _ = writeln!(shown, "  … {skipped} lines before these are in {}", path.display());
+    }
+    for line in &lines[skipped..] {
+        let _ = writeln!(shown, "  {line}");
+    }
+    Ok(shown)
+}
+
+/// The number of lines of a file that must have some.
+pub fn lines(path: &Path, what: &str) -> Result<usize> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("{what} is missing: cannot read {}", path.display()))?;
+    let lines = text.lines().count();
+    if lines == 0 {
+        bail!("{what} is empty: {}", path.display());
+    }
+    Ok(lines)
+}
