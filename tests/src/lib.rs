@@ -1,1 +1,6 @@
 //! Fixtures shared by the live, real-server and back-end tests.
+
+pub mod backend;
+pub mod jaeger;
+pub mod outputs;
+pub mod prometheus;

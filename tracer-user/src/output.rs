@@ -235,6 +235,8 @@ pub enum Metric {
         outcome: Outcome,
         /// `gen_ai.operation.name`.
         operation: &'static str,
+        /// `gen_ai.provider.name`: [`Server::engine`].
+        provider: Arc<str>,
         /// `error.type` when the outcome is no success: a status code, or a word.
         error_type: Option<Arc<str>>,
         /// For the exemplars.

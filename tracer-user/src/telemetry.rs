@@ -23,6 +23,10 @@ pub struct Telemetry {
     pub spans_dropped_export: AtomicU64,
     /// `inferspan_spans_dropped_total{reason="trace_limit"}`: over the hard cap of a trace.
     pub spans_dropped_limit: AtomicU64,
+    /// `inferspan_access_records_dropped_total{reason="queue_full"}`: the access log's writer did not keep up.
+    pub access_dropped_queue: AtomicU64,
+    /// `inferspan_access_records_dropped_total{reason="write_failed"}`: the access log could not be written.
+    pub access_dropped_write: AtomicU64,
     lost: [AtomicU64; 4],
 }
 
@@ -37,6 +41,9 @@ impl Telemetry {
         self.lost[stage as usize].load(Relaxed)
     }
 }
+
+/// `inferspan_level{level}`: how much is observed; there is one level so far.
+pub const LEVEL: &str = "requests";
 
 /// Every loss stage, in label order.
 pub const LOSS_STAGES: [LossStage; 4] = [LossStage::EdgeRing, LossStage::DataRing, LossStage::Queue, LossStage::Decode];

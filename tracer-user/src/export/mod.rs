@@ -1,11 +1,35 @@
 //! Takes outputs to their destinations. An exporter never slows the core down: each has a bounded queue; what does not fit is
 //! dropped and counted (live), or waited for (replay, where nothing is lost by waiting).
 
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
+use self::lines::{Fate, Lines};
+use self::otlp::Otlp;
+use self::otlp::spans::Origin;
+use self::prometheus::Exposition;
+use self::prometheus::families::Families;
+use self::prometheus::server::MetricsServer;
+use self::terminal::Style;
+use self::terminal::summary::Digest;
 use crate::cli::output::OutputArgs;
-use crate::output::Output;
+use crate::exit::{Code, Failure};
+use crate::output::{AccessRecord, Output, Trace};
 use crate::telemetry::Telemetry;
+
+pub mod access_log;
+pub mod complaint;
+pub mod lines;
+pub mod otlp;
+pub mod otlp_file;
+pub mod prometheus;
+pub mod queue;
+pub mod sanitise;
+pub mod terminal;
 
 /// What to do when an exporter's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,23 +50,202 @@ pub struct Summary {
     pub failures: Vec<String>,
 }
 
+/// Spans that wait for the trace file at most.
+const FILE_QUEUE_SPANS: u64 = 65_536;
+
 /// Every destination that the output flags ask for.
 #[derive(Debug)]
-pub struct Sinks {}
+pub struct Sinks {
+    telemetry: Arc<Telemetry>,
+    otlp: Option<Otlp>,
+    trace_file: Option<Lines<Trace>>,
+    metrics: Option<Metrics>,
+    access_log: Option<Lines<AccessRecord>>,
+    terminal: Option<Lines<AccessRecord>>,
+    digest: Digest,
+}
+
+#[derive(Debug)]
+struct Metrics {
+    families: Families,
+    exposition: Exposition,
+    server: Option<MetricsServer>,
+    file: Option<PathBuf>,
+}
 
 impl Sinks {
     /// Opens files, binds the metrics address, prepares the OTLP exporter.
-    pub fn open(_args: &OutputArgs, _telemetry: Arc<Telemetry>, _pressure: Pressure) -> anyhow::Result<Self> {
-        Ok(Self {})
+    pub fn open(args: &OutputArgs, telemetry: Arc<Telemetry>, pressure: Pressure) -> anyhow::Result<Self> {
+        let OutputArgs { otlp, traces_out, metrics, metrics_out, access_log } = args;
+        let origin = Origin::of_this_process(pressure == Pressure::Drop);
+
+        let endpoint = otlp::endpoint::resolve(otlp.as_deref(), |name| std::env::var(name).ok())?;
+        let has_otlp = endpoint.is_some();
+        let otlp = endpoint
+            .map(|endpoint| Otlp::start(endpoint, origin.clone(), Arc::clone(&telemetry), pressure))
+            .transpose()?;
+        let trace_file = traces_out
+            .as_deref()
+            .map(|path| open_trace_file(path, origin, Arc::clone(&telemetry), pressure))
+            .transpose()?;
+
+        let has_metrics = metrics.is_some() || metrics_out.is_some();
+        let metrics = has_metrics
+            .then(|| {
+                let (families, exposition) = prometheus::metrics(Arc::clone(&telemetry));
+                if let Some(path) = metrics_out {
+                    prometheus::check_writable(path)?;
+                }
+                let server =
+                    metrics.as_deref().map(|address| MetricsServer::start(address, exposition.clone())).transpose()?;
+                anyhow::Ok(Metrics { families, exposition, server, file: metrics_out.clone() })
+            })
+            .transpose()?;
+
+        let is_stdout_taken = access_log.as_deref() == Some(Path::new("-"));
+        let has_destination = has_otlp || traces_out.is_some() || has_metrics || access_log.is_some();
+        let is_terminal_wanted = !is_stdout_taken && (std::io::stdout().is_terminal() || !has_destination);
+        let access_log =
+            access_log.as_deref().map(|path| open_access_log(path, Arc::clone(&telemetry), pressure)).transpose()?;
+        let terminal = is_terminal_wanted.then(|| open_terminal(pressure)).transpose()?;
+        Ok(Self { telemetry, otlp, trace_file, metrics, access_log, terminal, digest: Digest::default() })
+    }
+
+    /// Where metrics are served; tells the port when 0 was asked for.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        Some(self.metrics.as_ref()?.server.as_ref()?.address())
     }
 
     /// Hands outputs over, in order; drains `outputs`.
     pub fn push(&mut self, outputs: &mut Vec<Output>) {
-        outputs.clear();
+        for output in outputs.drain(..) {
+            match output {
+                Output::Trace(trace) => self.trace(&Arc::new(trace)),
+                Output::Access(record) => self.access(&Arc::new(*record)),
+                Output::Metric(metric) => {
+                    if let Some(metrics) = &mut self.metrics {
+                        metrics.families.apply(&metric);
+                    }
+                }
+            }
+        }
+    }
+
+    fn trace(&mut self, trace: &Arc<Trace>) {
+        self.digest.trace(trace);
+        if let Some(otlp) = &self.otlp {
+            otlp.push(trace);
+        }
+        if let Some(file) = &self.trace_file {
+            file.push(trace, trace.spans.len() as u64);
+        }
+    }
+
+    fn access(&mut self, record: &Arc<AccessRecord>) {
+        self.digest.record(record);
+        if let Some(log) = &self.access_log {
+            log.push(record, 1);
+        }
+        if let Some(terminal) = &self.terminal {
+            terminal.push(record, 1);
+        }
     }
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        Summary::default()
+        let Self { telemetry, otlp, trace_file, metrics, access_log, terminal, digest } = self;
+        let mut failures: Vec<String> = Vec::new();
+        failures.extend(access_log.and_then(Lines::finish));
+        let has_terminal = terminal.is_some();
+        failures.extend(terminal.and_then(Lines::finish));
+        failures.extend(trace_file.and_then(Lines::finish));
+        failures.extend(otlp.and_then(Otlp::finish));
+        failures.extend(metrics.and_then(|metrics| write_metrics(&metrics)));
+        print_summary(&digest, has_terminal);
+        let dropped = [&telemetry.spans_dropped_queue, &telemetry.spans_dropped_export, &telemetry.spans_dropped_limit];
+        Summary {
+            requests: digest.requests(),
+            spans_exported: telemetry.spans_exported.load(Relaxed),
+            spans_dropped: dropped.iter().map(|counter| counter.load(Relaxed)).sum(),
+            failures,
+        }
+    }
+}
+
+fn open_trace_file(
+    path: &Path,
+    origin: Origin,
+    telemetry: Arc<Telemetry>,
+    pressure: Pressure,
+) -> anyhow::Result<Lines<Trace>> {
+    let file = create(path, "traces")?;
+    let scope = otlp::spans::scope();
+    let count = move |fate, spans| {
+        let counter = match fate {
+            Fate::Written => &telemetry.spans_exported,
+            Fate::QueueFull => &telemetry.spans_dropped_queue,
+            Fate::WriteFailed => &telemetry.spans_dropped_export,
+        };
+        counter.fetch_add(spans, Relaxed);
+    };
+    let render = move |trace: &Trace, line: &mut Vec<u8>| Ok(otlp_file::write(trace, &scope, &origin, line)?);
+    let about = format!("trace file {}", path.display());
+    Ok(Lines::start(about, Box::new(file), FILE_QUEUE_SPANS, pressure, count, render)?)
+}
+
+fn open_access_log(path: &Path, telemetry: Arc<Telemetry>, pressure: Pressure) -> anyhow::Result<Lines<AccessRecord>> {
+    let out: Box<dyn std::io::Write + Send> =
+        if path == Path::new("-") { Box::new(std::io::stdout()) } else { Box::new(create(path, "the access log")?) };
+    let count = move |fate, records| {
+        let counter = match fate {
+            Fate::Written => return,
+            Fate::QueueFull => &telemetry.access_dropped_queue,
+            Fate::WriteFailed => &telemetry.access_dropped_write,
+        };
+        counter.fetch_add(records, Relaxed);
+    };
+    let about = format!("access log {}", path.display());
+    Ok(Lines::start(about, out, access_log::QUEUE_RECORDS, pressure, count, access_log::write)?)
+}
+
+fn open_terminal(pressure: Pressure) -> anyhow::Result<Lines<AccessRecord>> {
+    let style = Style::of(&std::io::stdout());
+    let render = move |record: &AccessRecord, line: &mut Vec<u8>| terminal::write_line(record, style, line);
+    // A line that the terminal had no time for is no loss worth a counter: the summary and the log have the request.
+    let out = Box::new(std::io::stdout());
+    Ok(Lines::start("terminal".into(), out, terminal::QUEUE_LINES, pressure, |_, _| (), render)?)
+}
+
+/// Refuses at once what cannot be written, when the user can still do something.
+fn create(path: &Path, what: &str) -> Result<File, Failure> {
+    File::create(path).map_err(|error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Code::Permission,
+            _ => Code::Usage,
+        };
+        let said = format!("cannot write {what} to {}: {error}", path.display());
+        Failure::new(code, said, "name a file in a folder that exists and can be written")
+    })
+}
+
+fn write_metrics(metrics: &Metrics) -> Option<String> {
+    let path = metrics.file.as_deref()?;
+    let written = metrics
+        .exposition
+        .openmetrics()
+        .map_err(std::io::Error::other)
+        .and_then(|text| prometheus::write_atomically(path, &text));
+    written.err().map(|error| format!("metrics file {}: {error}", path.display()))
+}
+
+/// To stdout below the request lines; else to a person who watches stderr.
+fn print_summary(digest: &Digest, has_terminal: bool) {
+    // A closed pipe at the very end is nobody's concern.
+    if has_terminal {
+        let mut stdout = std::io::stdout();
+        let _ = stdout.write_all(digest.render(Style::of(&stdout)).as_bytes()).and_then(|()| stdout.flush());
+    } else if std::io::stderr().is_terminal() {
+        let mut stderr = std::io::stderr();
+        let _ = stderr.write_all(digest.render(Style::of(&stderr)).as_bytes());
     }
 }

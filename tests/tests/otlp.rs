@@ -1,0 +1,306 @@
+//! Export over OTLP to receivers in this process: what arrives, and what happens when nothing does.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use inferspan::cli::output::OutputArgs;
+use inferspan::exit::Failure;
+use inferspan::export::{Pressure, Sinks};
+use inferspan::output::{Output, Trace};
+use inferspan::telemetry::Telemetry;
+use inferspan_tests::outputs;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+
+/// What the receiver does with a request.
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Takes,
+    Refuses,
+    Hangs,
+}
+
+#[derive(Clone)]
+struct Receiver {
+    requests: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    mood: Mood,
+}
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        match self.mood {
+            Mood::Takes => {
+                self.requests.lock().unwrap().push(request.into_inner());
+                Ok(Response::new(ExportTraceServiceResponse::default()))
+            }
+            Mood::Refuses => Err(Status::permission_denied("who are you")),
+            Mood::Hangs => {
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                Err(Status::deadline_exceeded("never"))
+            }
+        }
+    }
+}
+
+/// Starts a gRPC receiver; the runtime ends it when dropped.
+fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let receiver = Receiver { requests: Arc::default(), mood };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let service = TraceServiceServer::new(receiver.clone());
+    runtime.spawn(async move {
+        let incoming =
+            tonic::transport::server::TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+        tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+    });
+    (runtime, url, receiver)
+}
+
+/// Starts an HTTP receiver that answers `status`; returns its URL and (path, content type, body) of what came.
+fn http(status: u16) -> (String, Arc<Mutex<Vec<(String, String, Vec<u8>)>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&requests);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut path, mut kind, mut length) = (String::new(), String::new(), 0);
+            for line in stream.by_ref().lines() {
+                let line = line.unwrap();
+                if line.is_empty() {
+                    break;
+                }
+                if let Some(rest) = line.strip_prefix("POST ") {
+                    path = rest.split(' ').next().unwrap().to_owned();
+                } else if let Some((key, value)) = line.split_once(": ") {
+                    match &*key.to_ascii_lowercase() {
+                        "content-type" => kind = value.to_owned(),
+                        "content-length" => length = value.parse().unwrap(),
+                        _ => {}
+                    }
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            seen.lock().unwrap().push((path, kind, body));
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.get_mut().write_all(head.as_bytes()).unwrap();
+        }
+    });
+    (url, requests)
+}
+
+fn open(url: &str, pressure: Pressure) -> (Sinks, Arc<Telemetry>) {
+    let telemetry = Arc::new(Telemetry::default());
+    // The access log keeps the lines off the test's own output.
+    let args = OutputArgs { otlp: Some(url.into()), access_log: Some("/dev/null".into()), ..OutputArgs::default() };
+    (Sinks::open(&args, Arc::clone(&telemetry), pressure).unwrap(), telemetry)
+}
+
+/// Spans of all requests, each with the service name of its resource.
+fn received(requests: &[ExportTraceServiceRequest]) -> Vec<(String, Span)> {
+    let resources = requests.iter().flat_map(|request| &request.resource_spans);
+    resources
+        .flat_map(|resource| {
+            let Some(Value::StringValue(service)) =
+                value(&resource.resource.as_ref().unwrap().attributes, "service.name")
+            else {
+                panic!("no service.name");
+            };
+            resource.scope_spans.iter().flat_map(|scope| &scope.spans).map(move |span| (service.clone(), span.clone()))
+        })
+        .collect()
+}
+
+fn value(attributes: &[KeyValue], key: &str) -> Option<Value> {
+    attributes.iter().find(|pair| pair.key == key)?.value.clone()?.value
+}
+
+fn string(text: &str) -> Option<Value> {
+    Some(Value::StringValue(text.into()))
+}
+
+/// Every field of the hand-made request and step must have arrived.
+fn assert_everything_arrived(requests: &[ExportTraceServiceRequest]) {
+    let spans = received(requests);
+    assert_eq!(spans.len(), 8);
+    let find = |name: &str| spans.iter().find(|(_, span)| span.name == name).unwrap();
+
+    let sent = outputs::request(1);
+    let (service, root) = find("inference_request");
+    assert_eq!(service, "vllm");
+    assert_eq!(root.trace_id, sent.spans[0].trace_id.0);
+    assert_eq!(root.span_id, sent.spans[0].span_id.0);
+    assert_eq!(root.parent_span_id, outputs::remote_parent(1).0);
+    assert_eq!(root.flags, 0x301, "sampled, and its parent known to be remote");
+    assert_eq!(root.trace_state, "vendor=value");
+    assert_eq!(root.kind, SpanKind::Server as i32);
+    assert_eq!((root.start_time_unix_nano, root.end_time_unix_nano), (sent.spans[0].start_ns, sent.spans[0].end_ns));
+    assert_eq!(root.status.as_ref().unwrap().code, StatusCode::Unset as i32);
+    assert_eq!(root.attributes.len(), sent.spans[0].attributes.len());
+    assert_eq!(value(&root.attributes, "url.path"), string("/v1/completions"));
+    assert_eq!(value(&root.attributes, "http.response.status_code"), Some(Value::IntValue(200)));
+    assert_eq!(value(&root.attributes, "gen_ai.request.stream"), Some(Value::BoolValue(true)));
+    assert_eq!(value(&root.attributes, "gen_ai.latency.e2e"), Some(Value::DoubleValue(0.2)));
+    let Some(Value::ArrayValue(reasons)) = value(&root.attributes, "gen_ai.response.finish_reasons") else {
+        panic!("no list");
+    };
+    assert_eq!(reasons.values, ["length", "stop"].map(|text| AnyValue { value: string(text) }));
+    assert_eq!(root.events.len(), 1);
+    assert_eq!(root.events[0].name, "first_token");
+    assert_eq!(root.events[0].time_unix_nano, sent.spans[0].events[0].at_ns);
+    assert_eq!(value(&root.events[0].attributes, "tokens"), Some(Value::IntValue(1)));
+
+    let (_, step) = find("decode_step");
+    assert_eq!(step.parent_span_id, outputs::span_id(1, 4).0);
+    assert_eq!(step.flags, 0x101, "sampled, and its parent known to be local");
+    assert_eq!(step.kind, SpanKind::Internal as i32);
+    assert_eq!(step.links.len(), 1);
+    assert_eq!(step.links[0].trace_id, outputs::step_trace_id(1).0);
+    assert_eq!(step.links[0].span_id, outputs::span_id(1, 100).0);
+    assert_eq!(value(&step.links[0].attributes, "inferspan.link"), string("engine_step"));
+
+    let (service, step) = find("engine_step");
+    assert_eq!(service, "vllm-engine");
+    assert_eq!(step.parent_span_id, Vec::<u8>::new());
+    let status = step.status.as_ref().unwrap();
+    assert_eq!((status.code, &*status.message), (StatusCode::Error as i32, "engine_error"));
+
+    let resource = requests[0].resource_spans[0].resource.as_ref().unwrap();
+    assert_eq!(value(&resource.attributes, "service.version"), string("0.32.0"));
+    assert_eq!(value(&resource.attributes, "process.pid"), Some(Value::IntValue(4242)));
+    assert_eq!(value(&resource.attributes, "container.id"), string(&"3f4a".repeat(16)));
+    assert_eq!(value(&resource.attributes, "telemetry.distro.name"), string("inferspan"));
+    let scope = requests[0].resource_spans[0].scope_spans[0].scope.as_ref().unwrap();
+    assert_eq!(scope.name, "inferspan");
+}
+
+#[test]
+fn every_field_arrives_over_grpc() {
+    let (_runtime, url, receiver) = grpc(Mood::Takes);
+    let (mut sinks, _) = open(&url, Pressure::Drop);
+    sinks.push(&mut outputs::all(1));
+    let summary = sinks.finish();
+    assert_eq!((summary.requests, summary.spans_exported, summary.spans_dropped), (1, 8, 0));
+    assert_eq!(summary.failures, Vec::<String>::new());
+    assert_everything_arrived(&receiver.requests.lock().unwrap());
+}
+
+#[test]
+fn every_field_arrives_over_http_protobuf() {
+    let (url, requests) = http(200);
+    let (mut sinks, _) = open(&url, Pressure::Drop);
+    sinks.push(&mut outputs::all(1));
+    let summary = sinks.finish();
+    assert_eq!((summary.spans_exported, summary.spans_dropped, summary.failures), (8, 0, vec![]));
+    let requests = requests.lock().unwrap();
+    let decoded: Vec<_> = requests
+        .iter()
+        .map(|(path, kind, body)| {
+            assert_eq!((&**path, &**kind), ("/v1/traces", "application/x-protobuf"));
+            ExportTraceServiceRequest::decode(&body[..]).unwrap()
+        })
+        .collect();
+    assert_everything_arrived(&decoded);
+}
+
+#[test]
+fn spans_leave_while_the_run_goes_on() {
+    let (_runtime, url, receiver) = grpc(Mood::Takes);
+    let (mut sinks, telemetry) = open(&url, Pressure::Drop);
+    sinks.push(&mut outputs::all(1));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while telemetry.spans_exported.load(Relaxed) < 8 {
+        assert!(Instant::now() < deadline, "nothing was sent before the end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(received(&receiver.requests.lock().unwrap()).len(), 8);
+    sinks.finish();
+}
+
+#[test]
+fn a_replay_waits_and_loses_nothing() {
+    let (_runtime, url, receiver) = grpc(Mood::Takes);
+    let (mut sinks, _) = open(&url, Pressure::Wait);
+    // More spans than the queue holds.
+    let traces = 70_000 / 7 + 1;
+    for _ in 0..traces {
+        sinks.push(&mut vec![Output::Trace(outputs::request(1))]);
+    }
+    let summary = sinks.finish();
+    assert_eq!((summary.spans_exported, summary.spans_dropped), (traces * 7, 0));
+    let requests = receiver.requests.lock().unwrap();
+    assert_eq!(received(&requests).len() as u64, traces * 7);
+    assert!(requests.iter().all(|request| received(std::slice::from_ref(request)).len() <= 512));
+}
+
+#[test]
+fn a_back_end_that_hangs_blocks_nobody_and_every_span_is_counted() {
+    let (_runtime, url, _receiver) = grpc(Mood::Hangs);
+    let (mut sinks, telemetry) = open(&url, Pressure::Drop);
+    let big = Trace { spans: vec![outputs::request(1).spans[1].clone(); 1000], ..outputs::request(1) };
+    let started = Instant::now();
+    for _ in 0..100 {
+        sinks.push(&mut vec![Output::Trace(big.clone())]);
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "pushing took {:?}", started.elapsed());
+    assert!(telemetry.spans_dropped_queue.load(Relaxed) >= 100_000 - 65_536 - 2_000);
+    let summary = sinks.finish();
+    assert!(started.elapsed() < Duration::from_secs(20), "finish took {:?}", started.elapsed());
+    assert_eq!((summary.spans_exported, summary.spans_dropped), (0, 100_000));
+    assert!(summary.failures[0].starts_with("OTLP export to http://127.0.0.1:"), "{:?}", summary.failures);
+}
+
+#[test]
+fn a_back_end_that_refuses_is_named_with_its_reason() {
+    let (_runtime, url, _receiver) = grpc(Mood::Refuses);
+    let (mut sinks, telemetry) = open(&url, Pressure::Drop);
+    sinks.push(&mut outputs::all(1));
+    let summary = sinks.finish();
+    assert_eq!((summary.spans_exported, summary.spans_dropped), (0, 8));
+    assert_eq!(telemetry.spans_dropped_export.load(Relaxed), 8);
+    assert!(summary.failures[0].contains("PermissionDenied"), "{:?}", summary.failures);
+
+    let (url, _) = http(403);
+    let (mut sinks, _) = open(&url, Pressure::Drop);
+    sinks.push(&mut outputs::all(1));
+    let summary = sinks.finish();
+    assert_eq!(summary.spans_dropped, 8);
+    assert!(summary.failures[0].contains("403"), "{:?}", summary.failures);
+}
+
+#[test]
+fn a_back_end_that_is_not_there_ends_in_time_and_is_counted() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (mut sinks, _) = open(&format!("http://{free}"), Pressure::Drop);
+    sinks.push(&mut outputs::all(1));
+    let started = Instant::now();
+    let summary = sinks.finish();
+    assert!(started.elapsed() < Duration::from_secs(15));
+    assert_eq!(summary.spans_dropped, 8);
+    assert_eq!(summary.failures.len(), 1);
+}
+
+#[test]
+fn a_bad_url_is_refused_before_the_run() {
+    let args = OutputArgs { otlp: Some("ftp://h".into()), ..OutputArgs::default() };
+    let error = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap_err();
+    assert!(error.downcast_ref::<Failure>().unwrap().fix.contains("4317"));
+}

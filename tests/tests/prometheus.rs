@@ -1,0 +1,203 @@
+//! Metrics in a real Prometheus: scraped, queried, exemplars followed, and `promtool` content.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use inferspan::cli::output::OutputArgs;
+use inferspan::export::{Pressure, Sinks};
+use inferspan::input::LossStage;
+use inferspan::output::{Labels, Metric, Outcome, Output};
+use inferspan::telemetry::Telemetry;
+use inferspan_tests::backend::{Folder, get};
+use inferspan_tests::outputs;
+use inferspan_tests::prometheus::{Prometheus, check_metrics};
+
+fn open() -> (Sinks, Arc<Telemetry>, SocketAddr) {
+    let telemetry = Arc::new(Telemetry::default());
+    let args = OutputArgs {
+        metrics: Some("127.0.0.1:0".into()),
+        access_log: Some("/dev/null".into()),
+        ..OutputArgs::default()
+    };
+    let sinks = Sinks::open(&args, Arc::clone(&telemetry), Pressure::Drop).unwrap();
+    let address = sinks.metrics_address().unwrap();
+    (sinks, telemetry, address)
+}
+
+/// Status line, headers and body of a GET.
+fn fetch(address: SocketAddr, path: &str, accept: &str) -> (String, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_lowercase(), body.to_owned())
+}
+
+const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0";
+
+#[test]
+fn prometheus_scrapes_and_its_query_api_returns_the_values() {
+    let (mut sinks, telemetry, address) = open();
+    let Some(prometheus) = Prometheus::start(address) else { return };
+    telemetry.syscall_events.fetch_add(1234, Relaxed);
+    telemetry.add_lost(LossStage::DataRing, 5);
+    telemetry.spans_exported.fetch_add(17, Relaxed);
+    telemetry.spans_dropped_limit.fetch_add(2, Relaxed);
+    for n in 1..=2 {
+        sinks.push(&mut outputs::all(n));
+    }
+    let pair = r#"model="Qwen/Qwen3-8B",engine="0""#;
+    for (expression, value) in [
+        (format!(r#"inferspan_requests_total{{{pair},outcome="length"}}"#), 2.0),
+        (format!(r#"inferspan_requests_total{{{pair},outcome="error"}}"#), 0.0),
+        (format!(r#"inferspan_generations_total{{{pair},finish_reason="length"}}"#), 2.0),
+        (format!(r#"inferspan_generations_total{{{pair},finish_reason="repetition"}}"#), 0.0),
+        (format!("inferspan_requests_running{{{pair}}}"), 3.0),
+        (format!("inferspan_requests_waiting{{{pair}}}"), 1.0),
+        (format!("inferspan_kv_cache_usage_ratio{{{pair}}}"), 0.25),
+        (format!("inferspan_preemptions_total{{{pair}}}"), 2.0),
+        (format!("inferspan_prompt_tokens_total{{{pair}}}"), 24.0),
+        (format!("inferspan_prompt_cached_tokens_total{{{pair}}}"), 16.0),
+        (format!("inferspan_generation_tokens_total{{{pair}}}"), 6.0),
+        (format!("inferspan_prefix_cache_queries_total{{{pair}}}"), 24.0),
+        (format!("inferspan_prefix_cache_hits_total{{{pair}}}"), 16.0),
+        (format!("inferspan_request_parse_seconds_sum{{{pair}}}"), 0.002),
+        (format!("inferspan_request_tokenize_seconds_sum{{{pair}}}"), 0.006),
+        (format!("inferspan_request_queue_seconds_sum{{{pair}}}"), 0.03),
+        (format!("inferspan_request_prefill_seconds_sum{{{pair}}}"), 0.08),
+        (format!("inferspan_request_decode_seconds_sum{{{pair}}}"), 0.26),
+        (format!("inferspan_request_inference_seconds_sum{{{pair}}}"), 0.34),
+        (format!("inferspan_request_detokenize_seconds_sum{{{pair}}}"), 0.004),
+        (format!("inferspan_inter_token_seconds_count{{{pair}}}"), 2.0),
+        (format!("inferspan_engine_step_seconds_count{{{pair}}}"), 2.0),
+        (r#"gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="text_completion",gen_ai_provider_name="vllm",gen_ai_request_model="Qwen/Qwen3-8B",error_type=""}"#.into(), 2.0),
+        ("gen_ai_server_time_to_first_token_seconds_sum".into(), 0.12),
+        ("gen_ai_server_time_per_output_token_seconds_sum".into(), 0.14),
+        // 15 ms in the queue: told apart below 300 ms, where vLLM's own histogram starts.
+        (format!(r#"inferspan_request_queue_seconds_bucket{{{pair},le="0.01"}}"#), 0.0),
+        (format!(r#"inferspan_request_queue_seconds_bucket{{{pair},le="0.025"}}"#), 2.0),
+        (r#"inferspan_events_total{probe="syscall"}"#.into(), 1234.0),
+        (r#"inferspan_events_dropped_total{stage="data_ring"}"#.into(), 5.0),
+        ("inferspan_spans_exported_total".into(), 17.0),
+        (r#"inferspan_spans_dropped_total{reason="trace_limit"}"#.into(), 2.0),
+        (r#"inferspan_level{level="requests"}"#.into(), 1.0),
+        ("count(inferspan_build_info)".into(), 1.0),
+    ] {
+        prometheus.wait_for_value(&format!("round({expression}, 0.0001)"), value).unwrap();
+    }
+    assert!(prometheus.value("inferspan_self_memory_bytes").unwrap() > 1e6);
+    assert!(prometheus.value("inferspan_self_cpu_seconds_total").unwrap() > 0.0);
+
+    let exemplars = prometheus.exemplars("gen_ai_server_time_to_first_token_seconds_bucket").unwrap();
+    let latest = exemplars.last().expect("an exemplar");
+    assert_eq!(latest.labels["trace_id"], outputs::request_trace_id(2).to_string());
+    assert_eq!(latest.labels["span_id"], outputs::span_id(2, 0).to_string());
+    assert!((latest.value - 0.06).abs() < 1e-9);
+    sinks.finish();
+}
+
+#[test]
+fn promtool_has_nothing_to_say() {
+    let (mut sinks, _, address) = open();
+    sinks.push(&mut outputs::all(1));
+    let (head, text) = fetch(address, "/metrics", "text/plain");
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(!text.contains("# EOF") && !text.contains(" # {"));
+    if let Some(said) = check_metrics(&text) {
+        assert_eq!(said, "");
+    }
+}
+
+#[test]
+fn openmetrics_carries_exemplars_and_its_end() {
+    let (mut sinks, _, address) = open();
+    sinks.push(&mut outputs::all(1));
+    let (head, text) = fetch(address, "/metrics", OPENMETRICS);
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    assert!(text.ends_with("# EOF\n"));
+    let exemplar =
+        format!(r#" # {{trace_id="{}",span_id="{}"}} 0.06"#, outputs::request_trace_id(1), outputs::span_id(1, 0));
+    let bucket = text.lines().find(|line| line.starts_with("gen_ai_server_time_to_first_token") && line.contains('#'));
+    assert!(bucket.unwrap().ends_with(&exemplar), "{bucket:?}");
+}
+
+#[test]
+fn other_paths_are_answered_and_the_health_check_is_ok() {
+    let (_sinks, _, address) = open();
+    assert_eq!(get(&format!("http://{address}/healthz")).unwrap(), "ok\n");
+    assert!(fetch(address, "/", "*/*").0.starts_with("http/1.1 404"));
+}
+
+#[test]
+fn a_client_that_invents_models_does_not_grow_us() {
+    let (mut sinks, _, address) = open();
+    let request = |n: u32| {
+        Output::Metric(Metric::Request {
+            labels: Labels { model: format!("model-{n}\n{}", "x".repeat(500)).into(), engine: 0 },
+            outcome: Outcome::Rejected,
+            operation: "chat",
+            provider: "vllm".into(),
+            error_type: Some(format!("code {n}").into()),
+            trace_id: outputs::request_trace_id(1),
+            span_id: outputs::span_id(1, 0),
+            seconds: outputs::access(1).seconds,
+            time_per_output_token: None,
+        })
+    };
+    sinks.push(&mut (0..5000).map(request).collect());
+    let (_, text) = fetch(address, "/metrics", "text/plain");
+    let rejected: Vec<f64> = text
+        .lines()
+        .filter(|line| line.starts_with("inferspan_requests_total{") && line.contains(r#"outcome="rejected""#))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(rejected.len(), 129, "128 models and the rest");
+    assert!((rejected.iter().sum::<f64>() - 5000.0).abs() < f64::EPSILON, "every request is counted");
+    assert!(text.contains(r#"inferspan_requests_total{model="other",engine="other",outcome="rejected"} 4872"#));
+    assert!(text.contains(r#"error_type="other""#));
+    assert!(text.lines().all(|line| line.len() < 600));
+    if let Some(said) = check_metrics(&text) {
+        assert_eq!(said, "");
+    }
+}
+
+#[test]
+fn the_metrics_file_is_whole_openmetrics_and_the_same_every_time() {
+    let folder = Folder::new("metrics").unwrap();
+    let texts = [0, 1].map(|n| {
+        let file = folder.path().join(format!("metrics-{n}"));
+        let args = OutputArgs {
+            metrics_out: Some(file.clone()),
+            access_log: Some("/dev/null".into()),
+            ..OutputArgs::default()
+        };
+        let mut sinks = Sinks::open(&args, Arc::default(), Pressure::Wait).unwrap();
+        sinks.push(&mut outputs::all(1));
+        assert_eq!(sinks.finish().failures, Vec::<String>::new());
+        std::fs::read_to_string(&file).unwrap()
+    });
+    assert!(texts[0].ends_with("# EOF\n"));
+    let of_the_target = |text: &str| {
+        let lines = text.lines().filter(|line| !line.contains("inferspan_self_"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of_the_target(&texts[0]), of_the_target(&texts[1]));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");
+}
+
+#[test]
+fn a_device_is_written_to_not_replaced() {
+    let args = OutputArgs {
+        metrics_out: Some("/dev/null".into()),
+        access_log: Some("/dev/null".into()),
+        ..OutputArgs::default()
+    };
+    assert_eq!(Sinks::open(&args, Arc::default(), Pressure::Wait).unwrap().finish().failures, Vec::<String>::new());
+    use std::os::unix::fs::FileTypeExt as _;
+    assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+}

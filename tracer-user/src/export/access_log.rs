@@ -1,0 +1,104 @@
+//! The access log: one JSON object a line for every request that is over. The fields are those of docs/signals.md.
+//!
+//! JSON escapes control characters by itself; what else a terminal could be fooled with (bidi overrides in a path) is
+//! escaped as `\uXXXX` too, which a JSON reader turns back into the same text.
+
+use std::io;
+
+use super::sanitise::is_unsafe;
+use crate::output::AccessRecord;
+
+/// Records that wait for the file at most; about 1 kB each.
+pub const QUEUE_RECORDS: u64 = 16_384;
+
+/// Appends `record` to `line` as JSON.
+pub fn write(record: &AccessRecord, line: &mut Vec<u8>) -> io::Result<()> {
+    let text = serde_json::to_string(record)?;
+    if !text.chars().any(is_unsafe) {
+        line.extend_from_slice(text.as_bytes());
+        return Ok(());
+    }
+    // Such a character can only stand inside a string: JSON's own syntax is ASCII.
+    for c in text.chars() {
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                line.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+            }
+        } else {
+            line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::output::{FinishReason, GenerationRecord, GenerationSeconds, Outcome, RequestSeconds};
+
+    pub(crate) fn record() -> AccessRecord {
+        AccessRecord {
+            v: 1,
+            time: "2026-11-24T03:52:11.123456789Z".into(),
+            trace_id: "0123456789abcdef0123456789abcdef".into(),
+            span_id: "0123456789abcdef".into(),
+            request_id: Some("cmpl-1".into()),
+            method: Some("POST".into()),
+            path: Some("/v1/completions".into()),
+            status: Some(200),
+            model: Some("m".into()),
+            stream: Some(true),
+            outcome: Outcome::Length,
+            finish_reasons: vec![FinishReason::Length],
+            prompt_tokens: Some(12),
+            cached_tokens: Some(0),
+            output_tokens: Some(34),
+            preemptions: Some(0),
+            incomplete: None,
+            seconds: RequestSeconds {
+                queue: Some(0.0001),
+                prefill: Some(0.01),
+                decode: Some(1.1),
+                ttft: Some(0.0123),
+                e2e: Some(1.234),
+                ..RequestSeconds::default()
+            },
+            generations: vec![GenerationRecord {
+                engine_request_id: "cmpl-1-0".into(),
+                finish_reason: Some(FinishReason::Length),
+                prompt_tokens: Some(12),
+                cached_tokens: Some(0),
+                output_tokens: 34,
+                preemptions: 0,
+                seconds: GenerationSeconds { queue: Some(0.0001), prefill: Some(0.01), decode: Some(1.1) },
+            }],
+        }
+    }
+
+    fn written(record: &AccessRecord) -> String {
+        let mut line = Vec::new();
+        write(record, &mut line).unwrap();
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_one_json_object_with_null_for_what_is_unknown() {
+        let line = written(&record());
+        assert!(!line.contains('\n'));
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(json["outcome"], "length");
+        assert_eq!(json["seconds"]["ttft"], 0.0123);
+        assert_eq!(json["seconds"]["parse"], serde_json::Value::Null);
+        assert_eq!(json["incomplete"], serde_json::Value::Null);
+        assert_eq!(json["generations"][0]["engine_request_id"], "cmpl-1-0");
+    }
+
+    #[test]
+    fn what_could_fool_a_terminal_is_escaped_and_reads_back_the_same() {
+        let path = "/v1/\x1b[2J\u{202e}\u{e0041}\u{9b}é";
+        let line = written(&AccessRecord { path: Some(path.into()), ..record() });
+        assert!(!line.chars().any(is_unsafe), "{line:?}");
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(json["path"], path);
+    }
+}

@@ -1,0 +1,160 @@
+//! A thread that writes one line an item: the access log, the trace file, the terminal.
+//!
+//! Enters: items, through a bounded queue. Leaves: whole lines, each in one write, so that a reader never sees half of one. A
+//! slow disk or a stopped pager fills the queue and nothing else. After a write failed the rest of the items is counted as
+//! lost and the file left alone; the failure is said once.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use super::Pressure;
+use super::complaint::Complaint;
+use super::queue::{self, Writer};
+
+/// How long the end of a run waits for a destination that takes no more (a stopped pager).
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// What happened to items; called on the writing thread, or on the core's when the queue was full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Written,
+    QueueFull,
+    WriteFailed,
+}
+
+/// A running line writer.
+pub struct Lines<T> {
+    writer: Writer<(Arc<T>, u64)>,
+    count: Arc<dyn Fn(Fate, u64) + Send + Sync>,
+    complaint: Arc<Complaint>,
+    done: Receiver<()>,
+    pressure: Pressure,
+}
+
+impl<T> std::fmt::Debug for Lines<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lines").field("complaint", &self.complaint).finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + Sync + 'static> Lines<T> {
+    /// Starts a thread that renders items with `render` (without the line end) and writes them to `out`. `capacity` is the
+    /// weight that may wait; `count` is told the fate of every weight.
+    pub fn start(
+        about: String,
+        mut out: Box<dyn Write + Send>,
+        capacity: u64,
+        pressure: Pressure,
+        count: impl Fn(Fate, u64) + Send + Sync + 'static,
+        mut render: impl FnMut(&T, &mut Vec<u8>) -> std::io::Result<()> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (writer, reader) = queue::bounded::<(Arc<T>, u64)>(capacity);
+        let count: Arc<dyn Fn(Fate, u64) + Send + Sync> = Arc::new(count);
+        let complaint = Arc::new(Complaint::new(about));
+        let (finished, done) = mpsc::channel();
+        let (thread_count, thread_complaint) = (Arc::clone(&count), Arc::clone(&complaint));
+        std::thread::Builder::new().name("inferspan-lines".into()).spawn(move || {
+            let mut line = Vec::new();
+            let mut is_broken = false;
+            while let Some((item, weight)) = reader.pop() {
+                if !is_broken {
+                    line.clear();
+                    let written = render(&item, &mut line).and_then(|()| {
+                        line.push(b'\n');
+                        out.write_all(&line).and_then(|()| out.flush())
+                    });
+                    if let Err(error) = written {
+                        is_broken = true;
+                        thread_complaint.raise(&error.to_string(), 0, "lines");
+                    }
+                }
+                if is_broken {
+                    thread_complaint.add(weight);
+                }
+                thread_count(if is_broken { Fate::WriteFailed } else { Fate::Written }, weight);
+            }
+            // The receiver is gone when the run did not wait that long.
+            let _ = finished.send(());
+        })?;
+        Ok(Self { writer, count, complaint, done, pressure })
+    }
+
+    /// Queues `item`.
+    pub fn push(&self, item: &Arc<T>, weight: u64) {
+        if self.writer.push((Arc::clone(item), weight), weight, self.pressure).is_err() {
+            (self.count)(Fate::QueueFull, weight);
+        }
+    }
+
+    /// Waits, for a bounded time, until all is written; the failure, if there was one.
+    pub fn finish(self) -> Option<String> {
+        drop(self.writer);
+        if self.done.recv_timeout(FLUSH).is_err() {
+            self.complaint.raise("takes no more; what was still queued is lost", 0, "lines");
+        }
+        self.complaint.last()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>, usize);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.1 == 0 {
+                return Err(io::Error::other("disk full"));
+            }
+            self.1 -= 1;
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn start(sink: &Sink) -> (Lines<String>, Arc<Mutex<Vec<(Fate, u64)>>>) {
+        let fates = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&fates);
+        let count = move |fate, weight| seen.lock().unwrap().push((fate, weight));
+        let render = |item: &String, line: &mut Vec<u8>| {
+            line.extend_from_slice(item.as_bytes());
+            Ok(())
+        };
+        let out = Box::new(sink.clone());
+        (Lines::start("test file".into(), out, 100, Pressure::Wait, count, render).unwrap(), fates)
+    }
+
+    #[test]
+    fn every_item_is_a_line_in_order() {
+        let sink = Sink(Arc::default(), usize::MAX);
+        let (lines, fates) = start(&sink);
+        for n in 0..3 {
+            lines.push(&Arc::new(format!("item {n}")), 1);
+        }
+        assert_eq!(lines.finish(), None);
+        assert_eq!(*sink.0.lock().unwrap(), b"item 0\nitem 1\nitem 2\n");
+        assert_eq!(*fates.lock().unwrap(), [(Fate::Written, 1); 3]);
+    }
+
+    #[test]
+    fn a_failed_write_is_reported_once_and_the_rest_counted() {
+        let sink = Sink(Arc::default(), 1);
+        let (lines, fates) = start(&sink);
+        for n in 0..3 {
+            lines.push(&Arc::new(format!("item {n}")), 2);
+        }
+        assert_eq!(lines.finish().unwrap(), "test file: disk full (4 lines lost)");
+        let expected = [(Fate::Written, 2), (Fate::WriteFailed, 2), (Fate::WriteFailed, 2)];
+        assert_eq!(*fates.lock().unwrap(), expected);
+    }
+}

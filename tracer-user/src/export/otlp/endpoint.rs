@@ -1,0 +1,180 @@
+//! Where traces go and how: the `--otlp` flag and the standard `OTEL_*` variables, resolved once, as pure data.
+//!
+//! The flag wins over the variables. What is refused: https (this build has no TLS: spans go to a collector near by, which
+//! forwards them), other schemes, `http/json`, a URL without a host.
+
+use crate::exit::{Code, Failure};
+
+/// Wire protocol of the export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Grpc,
+    HttpProtobuf,
+}
+
+/// A resolved destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// With the path to post to when the protocol is HTTP.
+    pub url: String,
+    pub protocol: Protocol,
+    /// What the user wrote it in, for messages.
+    pub source: &'static str,
+}
+
+const FLAG: &str = "--otlp";
+const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
+const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+const TRACES_PATH: &str = "/v1/traces";
+
+/// The destination that `flag` and the variables (looked up by `env`) ask for; `None` when they ask for none.
+pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Result<Option<Endpoint>, Failure> {
+    let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    let (url, source) = if let Some(url) = flag {
+        (url.trim().to_owned(), FLAG)
+    } else {
+        let is_off = env("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            || env("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
+        if is_off {
+            return Ok(None);
+        }
+        if let Some(url) = env(TRACES_ENDPOINT) {
+            (url, TRACES_ENDPOINT)
+        } else if let Some(url) = env(ENDPOINT) {
+            (url, ENDPOINT)
+        } else {
+            return Ok(None);
+        }
+    };
+    let url = if url.contains("://") { url } else { format!("http://{url}") };
+    let bad = |why: &str| {
+        Failure::new(
+            Code::Usage,
+            format!("{source} {url:?} is no OTLP endpoint: {why}"),
+            "give a URL such as http://127.0.0.1:4317 (gRPC) or http://127.0.0.1:4318/v1/traces (HTTP)",
+        )
+    };
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    match scheme {
+        "http" => {}
+        "https" => {
+            return Err(Failure::new(
+                Code::Unsupported,
+                format!("{source} {url}: TLS is not supported yet"),
+                "export to an OpenTelemetry Collector on this host over http, and let it forward over TLS",
+            ));
+        }
+        _ => return Err(bad("the scheme must be http")),
+    }
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, port) = split_port(authority).ok_or_else(|| bad("the port is not a number"))?;
+    if host.is_empty() {
+        return Err(bad("there is no host"));
+    }
+    if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(bad("there is white space in it"));
+    }
+    let has_path = !matches!(path, "" | "/");
+    let protocol = match env(TRACES_PROTOCOL).or_else(|| env(PROTOCOL)).as_deref() {
+        // A path says HTTP louder than a variable that was set for something else.
+        _ if source == FLAG && path.ends_with(TRACES_PATH) => Protocol::HttpProtobuf,
+        Some("grpc") => Protocol::Grpc,
+        Some("http/protobuf") => Protocol::HttpProtobuf,
+        Some(other) => {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("the OTLP protocol {other:?} is not supported"),
+                format!("set {PROTOCOL} to grpc or http/protobuf, or unset it"),
+            ));
+        }
+        None if has_path || port == Some(4318) => Protocol::HttpProtobuf,
+        None => Protocol::Grpc,
+    };
+    let url = match protocol {
+        Protocol::Grpc => url,
+        // The signal's own variable is taken as it is; the others are a base (specification, "Endpoint URLs for OTLP/HTTP").
+        Protocol::HttpProtobuf if source == TRACES_ENDPOINT || path.ends_with(TRACES_PATH) => url,
+        Protocol::HttpProtobuf => format!("{}{TRACES_PATH}", url.trim_end_matches('/')),
+    };
+    Ok(Some(Endpoint { url, protocol, source }))
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port`, each perhaps behind `user@`; `None` when the port is no number.
+fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let authority = authority.rsplit('@').next().unwrap_or(authority);
+    let after_v6 = authority.rfind(']').map_or(0, |at| at + 1);
+    match authority[after_v6..].split_once(':') {
+        Some((rest, port)) => Some((&authority[..after_v6 + rest.len()], Some(port.parse().ok()?))),
+        None => Some((authority, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(flag: Option<&str>, vars: &[(&str, &str)]) -> Result<Option<(String, Protocol)>, String> {
+        let env = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        resolve(flag, env)
+            .map(|endpoint| endpoint.map(|endpoint| (endpoint.url, endpoint.protocol)))
+            .map_err(|failure| failure.what)
+    }
+
+    fn ok(flag: Option<&str>, vars: &[(&str, &str)]) -> (String, Protocol) {
+        resolved(flag, vars).unwrap().unwrap()
+    }
+
+    #[test]
+    fn nothing_asked_for_is_nothing() {
+        assert_eq!(resolved(None, &[]), Ok(None));
+        assert_eq!(resolved(None, &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), Ok(None));
+        assert_eq!(resolved(None, &[(ENDPOINT, "http://c:4317"), ("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
+        assert_eq!(resolved(None, &[(ENDPOINT, "http://c:4317"), ("OTEL_SDK_DISABLED", "true")]), Ok(None));
+    }
+
+    #[test]
+    fn the_flag_is_grpc_unless_path_port_or_variable_say_http() {
+        assert_eq!(ok(Some("http://h:4317"), &[]), ("http://h:4317".into(), Protocol::Grpc));
+        assert_eq!(ok(Some("h:4317"), &[]), ("http://h:4317".into(), Protocol::Grpc));
+        assert_eq!(ok(Some("http://h:4318"), &[]), ("http://h:4318/v1/traces".into(), Protocol::HttpProtobuf));
+        assert_eq!(ok(Some("http://[::1]:4318/"), &[]), ("http://[::1]:4318/v1/traces".into(), Protocol::HttpProtobuf));
+        assert_eq!(ok(Some("http://h:80/v1/traces"), &[]), ("http://h:80/v1/traces".into(), Protocol::HttpProtobuf));
+        assert_eq!(ok(Some("http://h/otlp"), &[]), ("http://h/otlp/v1/traces".into(), Protocol::HttpProtobuf));
+        assert_eq!(
+            ok(Some("http://h:4317"), &[(PROTOCOL, "http/protobuf")]),
+            ("http://h:4317/v1/traces".into(), Protocol::HttpProtobuf)
+        );
+        assert_eq!(ok(Some("http://h:4318"), &[(PROTOCOL, "grpc")]).1, Protocol::Grpc);
+        assert_eq!(ok(Some("http://h/v1/traces"), &[(PROTOCOL, "grpc")]).1, Protocol::HttpProtobuf);
+    }
+
+    #[test]
+    fn the_variables_turn_export_on_without_the_flag() {
+        assert_eq!(ok(None, &[(ENDPOINT, "http://c:4317")]), ("http://c:4317".into(), Protocol::Grpc));
+        assert_eq!(
+            ok(None, &[(ENDPOINT, "http://c:9/base"), (PROTOCOL, "http/protobuf")]),
+            ("http://c:9/base/v1/traces".into(), Protocol::HttpProtobuf)
+        );
+        let signal = [(ENDPOINT, "http://c:1"), (TRACES_ENDPOINT, "http://d:2/in"), (TRACES_PROTOCOL, "http/protobuf")];
+        assert_eq!(ok(None, &signal), ("http://d:2/in".into(), Protocol::HttpProtobuf));
+        assert_eq!(ok(Some("http://e:4317"), &[(ENDPOINT, "http://c:1")]).0, "http://e:4317");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        for (url, why) in [
+            ("ftp://h", "scheme"),
+            ("https://h:4317", "TLS"),
+            ("http://", "no host"),
+            ("http://:4317", "no host"),
+            ("http://h:port", "port"),
+            ("http://a b", "white space"),
+        ] {
+            let what = resolved(Some(url), &[]).unwrap_err();
+            assert!(what.contains(why), "{url}: {what}");
+        }
+        assert!(resolved(Some("http://h"), &[(PROTOCOL, "http/json")]).unwrap_err().contains("http/json"));
+    }
+}

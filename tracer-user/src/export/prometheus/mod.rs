@@ -1,0 +1,80 @@
+//! Metrics for Prometheus: updates are applied on the core's thread (a map look-up and an atomic each), and read at a scrape
+//! or at the end of the run.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+use self::families::Families;
+use self::own::Own;
+use crate::exit::{Code, Failure};
+use crate::telemetry::Telemetry;
+
+pub mod buckets;
+pub mod families;
+pub mod family;
+pub mod own;
+pub mod server;
+pub mod text;
+
+/// Reads the metrics as text; clones share them.
+#[derive(Debug, Clone)]
+pub struct Exposition(Arc<Registry>);
+
+impl Exposition {
+    /// Every metric as OpenMetrics 1.0.0 text. Fails only when a metric cannot be encoded as text, which none of ours does.
+    pub fn openmetrics(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+/// A fresh set of metrics: the families to move, and the exposition to read.
+pub fn metrics(telemetry: Arc<Telemetry>) -> (Families, Exposition) {
+    let mut registry = Registry::default();
+    let families = Families::register(&mut registry);
+    registry.register_collector(Box::new(Own(telemetry)));
+    (families, Exposition(Arc::new(registry)))
+}
+
+/// Refuses a file that could not be written at the end, now, when the user can still do something.
+pub fn check_writable(path: &Path) -> Result<(), Failure> {
+    let parent = folder(path);
+    let why = match std::fs::metadata(parent) {
+        Ok(data) if data.is_dir() && !path.is_dir() => return Ok(()),
+        Ok(_) => "that is a folder, or its folder is none".to_owned(),
+        Err(error) => format!("{}: {error}", parent.display()),
+    };
+    let what = format!("cannot write metrics to {}: {why}", path.display());
+    Err(Failure::new(Code::Usage, what, "name a file in a folder that exists"))
+}
+
+/// Writes `text` to `path` at once: a reader sees the old file or the whole new one.
+///
+/// What is no regular file (`/dev/stdout`, a named pipe) is written to instead: a rename would replace the device itself.
+pub fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
+    if std::fs::metadata(path).is_ok_and(|data| !data.is_file()) {
+        return std::fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes());
+    }
+    // A link stays a link.
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = target.as_path();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder(path).join(format!(".{name}.{}", std::process::id()));
+    let written = std::fs::File::create(&temporary)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // Best effort: the error that matters is the first one.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

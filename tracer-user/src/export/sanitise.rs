@@ -1,0 +1,79 @@
+//! Makes a string that the target controls safe to show.
+//!
+//! Enters: anything that came over a socket (model names, paths, request ids). Leaves: one line without control characters,
+//! escape sequences, bidirectional overrides or invisible formatting, and no longer than asked. A terminal, a log line and a
+//! label all go through here; the JSON of the access log and of OTLP escapes by itself and keeps the bytes.
+
+use std::borrow::Cow;
+
+/// What stands where a character was taken out.
+const REPLACEMENT: char = '\u{fffd}';
+
+/// `text` with every character that can move the cursor, reorder or hide text replaced by U+FFFD, cut to `max` characters
+/// (the last one is then `…`). Borrows when nothing has to change.
+pub fn sanitise(text: &str, max: usize) -> Cow<'_, str> {
+    let plain = |c: char| (' '..='~').contains(&c);
+    if text.len() <= max && text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::new();
+    for (taken, c) in text.chars().enumerate() {
+        if taken + 1 >= max && text.chars().nth(max).is_some() {
+            out.push('…');
+            break;
+        }
+        out.push(if is_unsafe(c) { REPLACEMENT } else { c });
+    }
+    Cow::Owned(out)
+}
+
+/// Characters that change how the rest of a line is shown: C0 and C1 controls (escape sequences start with one), line and
+/// paragraph separators, bidi controls (Trojan Source, CVE-2021-42574), zero-width and other invisible format characters, tags.
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_is_borrowed_unchanged() {
+        assert!(matches!(sanitise("Qwen/Qwen3-8B", 128), Cow::Borrowed("Qwen/Qwen3-8B")));
+        assert_eq!(sanitise("模型-é", 128), "模型-é");
+    }
+
+    #[test]
+    fn escape_sequences_and_controls_are_replaced() {
+        assert_eq!(sanitise("a\x1b[2Jb", 128), "a\u{fffd}[2Jb");
+        assert_eq!(sanitise("a\r\nb\tc\0", 128), "a\u{fffd}\u{fffd}b\u{fffd}c\u{fffd}");
+        assert_eq!(sanitise("csi\u{9b}31m", 128), "csi\u{fffd}31m");
+        assert_eq!(sanitise("\x7f", 128), "\u{fffd}");
+    }
+
+    #[test]
+    fn bidi_and_invisible_characters_are_replaced() {
+        for c in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{2028}', '\u{e0041}', '\u{061c}'] {
+            assert_eq!(sanitise(&format!("a{c}b"), 128), "a\u{fffd}b", "{:x}", c as u32);
+        }
+    }
+
+    #[test]
+    fn long_text_is_cut_at_a_character() {
+        assert_eq!(sanitise("abcdef", 4), "abc…");
+        assert_eq!(sanitise("abcd", 4), "abcd");
+        assert_eq!(sanitise("éééééé", 4), "ééé…");
+        assert_eq!(sanitise("éééé", 4), "éééé");
+    }
+}

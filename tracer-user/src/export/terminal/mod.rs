@@ -1,0 +1,186 @@
+//! What a person at the terminal sees: one line a finished request, and at the end a summary with the slowest ones drawn.
+//!
+//! Enters: access records and request traces. Leaves: text. Every string of the target's is sanitised; colour only on a
+//! terminal and without `NO_COLOR`; box characters only in a UTF-8 locale.
+
+use std::io::{self, IsTerminal, Write as _};
+
+use super::sanitise::sanitise;
+use crate::output::{AccessRecord, Outcome};
+
+pub mod summary;
+pub mod waterfall;
+
+/// Lines that wait for the terminal at most.
+pub const QUEUE_LINES: u64 = 4096;
+
+/// How text may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    pub color: bool,
+    pub unicode: bool,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Columns when the output is no terminal and `COLUMNS` says nothing.
+const DEFAULT_WIDTH: usize = 100;
+
+impl Style {
+    /// The style that fits `stream`.
+    pub fn of(stream: &(impl IsTerminal + std::os::fd::AsFd)) -> Self {
+        let is_terminal = stream.is_terminal();
+        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        // In POSIX order; the first that is set decides.
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(env).unwrap_or_default().to_lowercase();
+        let columns = || env("COLUMNS").and_then(|columns| columns.parse().ok());
+        let is_dumb = env("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            color: is_terminal && !is_dumb && env("NO_COLOR").is_none(),
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+            width: is_terminal
+                .then(|| window_width(stream))
+                .flatten()
+                .or_else(columns)
+                .unwrap_or(DEFAULT_WIDTH)
+                .clamp(60, 400),
+        }
+    }
+
+    /// `text` in an SGR colour (`31` red, `32` green, `33` yellow, `2` dim, `1` bold), or as it is.
+    pub fn paint(self, code: u8, text: &str) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+fn window_width(stream: &impl std::os::fd::AsFd) -> Option<usize> {
+    use std::os::fd::AsRawFd as _;
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is borrowed and so open, and TIOCGWINSZ writes one `winsize`, which `size` is.
+    let result = unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(size.ws_col.into())
+}
+
+/// Appends the line of `record` (without the line end).
+pub fn write_line(record: &AccessRecord, style: Style, line: &mut Vec<u8>) -> io::Result<()> {
+    let time = record.time.get(11..23).unwrap_or(&record.time);
+    write!(line, "{} ", style.paint(2, &sanitise(time, 12)))?;
+    match record.status {
+        Some(status) => write!(line, "{status} ")?,
+        None => write!(line, "--- ")?,
+    }
+    let outcome = format!("{:<8}", record.outcome.name());
+    write!(line, "{} ", style.paint(outcome_color(record.outcome), &outcome))?;
+    let path = record.path.as_deref().map_or("(HTTP not seen)".into(), |path| sanitise(path, 40));
+    write!(line, "{path:<22}")?;
+    if let Some(model) = &record.model {
+        write!(line, " {}", sanitise(model, 40))?;
+    }
+    let arrow = if style.unicode { "→" } else { "->" };
+    write!(line, "  {}{arrow}{} tok", count(record.prompt_tokens), count(record.output_tokens))?;
+    if let Some(cached @ 1..) = record.cached_tokens {
+        write!(line, " ({cached} cached)")?;
+    }
+    let seconds = &record.seconds;
+    for (name, value) in [
+        ("ttft", seconds.ttft),
+        ("e2e", seconds.e2e),
+        ("queue", seconds.queue),
+        ("prefill", seconds.prefill),
+        ("decode", seconds.decode),
+    ] {
+        if let Some(value) = value {
+            write!(line, "  {name} {}", duration(value))?;
+        }
+    }
+    if let Some(preemptions @ 1..) = record.preemptions {
+        write!(line, "  preempted {preemptions}x")?;
+    }
+    if let Some(why) = &record.incomplete {
+        write!(line, "  {}", style.paint(33, &format!("incomplete: {}", sanitise(why, 80))))?;
+    }
+    Ok(())
+}
+
+fn outcome_color(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Stop | Outcome::Length => 32,
+        Outcome::Abort => 33,
+        Outcome::Error | Outcome::Rejected => 31,
+    }
+}
+
+fn count(value: Option<u64>) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+}
+
+/// Three significant digits with a unit: `431us`, `12.3ms`, `1.23s`, `2m05s`.
+pub fn duration(seconds: f64) -> String {
+    let three = |value: f64, unit: &str| match value {
+        v if v < 9.995 => format!("{v:.2}{unit}"),
+        v if v < 99.95 => format!("{v:.1}{unit}"),
+        v => format!("{v:.0}{unit}"),
+    };
+    match seconds {
+        s if s.is_nan() || s < 0.0 => "?".to_owned(),
+        s if s < 999.5e-6 => format!("{:.0}us", s * 1e6),
+        s if s < 0.9995 => three(s * 1e3, "ms"),
+        s if s < 59.95 => three(s, "s"),
+        s => format!("{}m{:02}s", (s.round() as u64) / 60, (s.round() as u64) % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::access_log::tests::record;
+
+    pub(super) const PLAIN: Style = Style { color: false, unicode: true, width: 100 };
+
+    fn line(record: &AccessRecord, style: Style) -> String {
+        let mut line = Vec::new();
+        write_line(record, style, &mut line).unwrap();
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_one_line_with_its_times() {
+        assert_eq!(
+            line(&record(), PLAIN),
+            "03:52:11.123 200 length   /v1/completions        m  12→34 tok  ttft 12.3ms  e2e 1.23s  queue 100us  \
+             prefill 10.0ms  decode 1.10s"
+        );
+    }
+
+    #[test]
+    fn what_the_target_controls_cannot_reach_the_terminal_raw() {
+        let hostile = "\x1b]0;owned\x07\u{202e}\n";
+        let record = AccessRecord {
+            path: Some(hostile.into()),
+            model: Some(hostile.into()),
+            incomplete: Some(hostile.into()),
+            time: hostile.into(),
+            ..record()
+        };
+        let line = line(&record, PLAIN);
+        assert!(!line.chars().any(crate::export::sanitise::is_unsafe), "{line:?}");
+    }
+
+    #[test]
+    fn colour_is_only_there_when_asked_for() {
+        assert!(!line(&record(), PLAIN).contains('\x1b'));
+        assert!(line(&record(), Style { color: true, ..PLAIN }).contains("\x1b[32mlength  \x1b[0m"));
+    }
+
+    #[test]
+    fn durations_have_three_digits_and_a_unit() {
+        let shown = [0.0, 0.000_431, 0.000_999_9, 0.0123, 0.9999, 1.234, 12.34, 59.99, 125.0, f64::NAN].map(duration);
+        assert_eq!(shown, ["0us", "431us", "1.00ms", "12.3ms", "1.00s", "1.23s", "12.3s", "1m00s", "2m05s", "?"]);
+    }
+
+    #[test]
+    fn a_pipe_gets_no_colour() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!Style::of(&file).color);
+    }
+}
