@@ -8,6 +8,15 @@
 //! Command lines are read for what `argv` takes out of them and go no further; of the environment only
 //! `OTEL_SERVICE_NAME` is looked at.
 
+mod argv;
+mod container;
+pub mod failure;
+mod host;
+mod package;
+mod text;
+mod title;
+mod tree;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +33,8 @@ pub struct ServerProcesses {
     pub processes: Vec<ServerProcess>,
     /// GPU devices that any of the processes holds open (`nvidia0`), sorted.
     pub gpus: Vec<String>,
+    /// It was started with a TLS certificate, so its HTTP is not readable on its sockets.
+    pub tls: bool,
 }
 
 /// One process of a server.
@@ -141,22 +152,5 @@ impl Host {
     /// Whatever lies in a directory of the shape of `/proc`: another mount of it, or a recorded snapshot.
     pub fn at(proc: impl Into<PathBuf>) -> Self {
         Self { proc: proc.into() }
-    }
-
-    /// As [`server`].
-    pub fn server(&self, pid: u32) -> Result<ServerProcesses, Failure> {
-        let _ = pid;
-        Err(Failure::new(crate::exit::Code::Unsupported, "discovery is being built", "wait for the next commit"))
-    }
-
-    /// As [`servers`].
-    pub fn servers(&self) -> Vec<ServerProcesses> {
-        Vec::new()
-    }
-
-    /// As [`same_process`].
-    pub fn same_process(&self, pid: u32, start_ticks: u64) -> bool {
-        let _ = (pid, start_ticks, &self.proc);
-        false
     }
 }
