@@ -13,6 +13,7 @@ mod container;
 pub mod failure;
 mod host;
 mod package;
+pub mod privilege;
 mod text;
 mod title;
 mod tree;
@@ -62,6 +63,17 @@ pub struct ServerProcess {
     pub tokenizers: Vec<MappedFile>,
     /// False when `/proc/PID/{fd,maps}` may not be read: the sockets and libraries above are then unknown, not absent.
     pub readable: bool,
+}
+
+/// The name of a role in tables and JSON.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Api => "api",
+        Role::Engine => "engine",
+        Role::Worker => "worker",
+        Role::Coordinator => "coordinator",
+        Role::Other => "other",
+    }
 }
 
 /// A TCP socket held by a process.
@@ -153,4 +165,9 @@ impl Host {
     pub fn at(proc: impl Into<PathBuf>) -> Self {
         Self { proc: proc.into() }
     }
+}
+
+/// A target's path made safe to print.
+pub fn printable_path(path: &std::path::Path) -> String {
+    text::printable(path.as_os_str().as_encoded_bytes())
 }
