@@ -2,7 +2,8 @@
 //!
 //! A table on stdout, or `--json` (`inferspan.ls/1`). Nothing found is no error: an empty list, and a hint on stderr.
 
-use std::io::Write as _;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
@@ -26,11 +27,10 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Code> {
     let privileges = Privileges::own();
     let servers = discover::servers();
-    let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{:#}", document(&servers, privileges))?;
+        print(&format!("{:#}\n", document(&servers, privileges)))?;
     } else if !servers.is_empty() {
-        out.write_all(table(&servers, privileges).as_bytes())?;
+        print(&table(&servers, privileges))?;
     }
     if servers.is_empty() {
         eprintln!(
@@ -38,6 +38,14 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         );
     }
     Ok(Code::Ok)
+}
+
+/// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 fn document(servers: &[ServerProcesses], privileges: Privileges) -> Value {
@@ -102,7 +110,7 @@ fn table(servers: &[ServerProcesses], privileges: Privileges) -> String {
     let mut text = String::new();
     for row in &rows {
         for (cell, width) in row.iter().zip(&widths) {
-            text.push_str(&format!("{cell:width$}  "));
+            let _ = write!(text, "{cell:width$}  ");
         }
         text.push_str(&row[HEADER.len() - 1]);
         text.push('\n');
@@ -164,6 +172,8 @@ mod tests {
             tcp: vec![],
             unix: vec![],
             tokenizers: vec![],
+            network_namespace: None,
+            clock_offset_ns: 0,
             readable: true,
         }
     }

@@ -137,16 +137,16 @@ fn positional<'a>(words: &[&'a str]) -> Option<&'a str> {
     }
     // `--port 8000 MODEL`: a word that no option can have taken, because the option before it took its own.
     let mut taker: Option<&str> = None;
-    let mut taken = 0;
+    let mut words_taken = 0;
     for word in words {
         if let Some(option) = word.strip_prefix("--") {
             taker = (!option.contains('=')).then_some(option);
-            taken = 0;
+            words_taken = 0;
         } else if word.starts_with('-') {
             taker = None;
         } else {
             match taker {
-                Some(option) if taken == 0 || SEVERAL.contains(&dashed(option).as_str()) => taken += 1,
+                Some(option) if words_taken == 0 || SEVERAL.contains(&dashed(option).as_str()) => words_taken += 1,
                 _ => return Some(word),
             }
         }

@@ -119,7 +119,7 @@ impl Host {
         let survey = Survey::of(self);
         let own = self.proc.join("self");
         let mounts = read_capped(&own.join("mounts"), TEXT_MAX).unwrap_or_default();
-        let root = self.status_at(&own).is_ok_and(|status| status.euid == Some(0));
+        let root = status_at(&own).is_ok_and(|status| status.euid == Some(0));
         let namespace = std::fs::read_link(own.join("ns/pid")).ok();
         let namespace = namespace.and_then(|link| text::namespace_inode(link.as_os_str().as_encoded_bytes()));
         Hidden {
@@ -154,11 +154,12 @@ impl Host {
     }
 
     pub(super) fn status(&self, pid: u32) -> io::Result<Status> {
-        self.status_at(&self.proc.join(pid.to_string()))
+        status_at(&self.proc.join(pid.to_string()))
     }
 
-    fn status_at(&self, process: &Path) -> io::Result<Status> {
-        text::status(&read_capped(&process.join("status"), TEXT_MAX)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    /// Inode of a process's network namespace.
+    pub fn network_namespace(&self, pid: u32) -> Option<u64> {
+        text::namespace_inode(&self.link(pid, "ns/net").ok()?)
     }
 
     pub(super) fn link(&self, pid: u32, name: &str) -> io::Result<Vec<u8>> {
@@ -183,6 +184,10 @@ impl Host {
     }
 }
 
+fn status_at(process: &Path) -> io::Result<Status> {
+    text::status(&read_capped(&process.join("status"), TEXT_MAX)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 fn is_dead(stat: &Stat) -> bool {
     matches!(stat.state, 'Z' | 'X' | 'x')
 }
@@ -204,6 +209,7 @@ struct Holdings {
     unix: Vec<UnixSocket>,
     gpus: BTreeSet<String>,
     mapped: Vec<Mapping>,
+    network_namespace: Option<u64>,
 }
 
 /// The sockets of one network namespace, by inode.
@@ -279,7 +285,8 @@ impl<'a> Survey<'a> {
             .iter()
             .filter_map(|mapping| text::gpu(mapping.path.as_os_str().as_encoded_bytes()))
             .collect();
-        let sockets = self.sockets(pid);
+        holdings.network_namespace = self.host.network_namespace(pid);
+        let sockets = self.sockets(pid, holdings.network_namespace);
         for fd in descriptors {
             let Ok(link) = self.host.link(pid, &format!("fd/{fd}")) else { continue };
             if let Some(inode) = text::socket_inode(&link) {
@@ -298,10 +305,9 @@ impl<'a> Survey<'a> {
     }
 
     /// The sockets that `pid` can have: those of its network namespace, read once.
-    fn sockets(&self, pid: u32) -> Rc<Sockets> {
-        let link = self.host.link(pid, "ns/net").unwrap_or_default();
-        // Without a namespace to know it by (a snapshot), a process's table is its own.
-        let namespace = text::namespace_inode(&link).unwrap_or(u64::from(pid));
+    fn sockets(&self, pid: u32, namespace: Option<u64>) -> Rc<Sockets> {
+        // Without a namespace to know it by, a process's table is its own.
+        let namespace = namespace.unwrap_or(u64::from(pid));
         if let Some(known) = self.sockets.borrow().get(&namespace) {
             return Rc::clone(known);
         }
@@ -360,6 +366,7 @@ impl<'a> Survey<'a> {
 
     fn process(&self, seen: &Seen, holdings: &Holdings, part: Part) -> ServerProcess {
         let pid = seen.stat.pid;
+        let offsets = self.host.read(pid, "timens_offsets", TEXT_MAX).unwrap_or_default();
         let namespaces = self.host.status(pid).map(|status| status.namespace_pids).unwrap_or_default();
         ServerProcess {
             pid,
@@ -373,6 +380,11 @@ impl<'a> Survey<'a> {
             tcp: holdings.tcp.clone(),
             unix: holdings.unix.clone(),
             tokenizers: self.mapped_files(pid, &holdings.mapped, is_tokenizer),
+            network_namespace: holdings.network_namespace,
+            // The kernel's own clock, which probes read, is the one without the offset.
+            clock_offset_ns: text::monotonic_offset_ns(&String::from_utf8_lossy(&offsets))
+                .and_then(i64::checked_neg)
+                .unwrap_or_default(),
             readable: holdings.readable,
         }
     }

@@ -10,6 +10,7 @@
 
 mod argv;
 mod container;
+pub mod elf;
 pub mod failure;
 mod host;
 mod package;
@@ -61,6 +62,10 @@ pub struct ServerProcess {
     pub unix: Vec<UnixSocket>,
     /// The tokenizer library, once for each file that is mapped.
     pub tokenizers: Vec<MappedFile>,
+    /// Inode of its network namespace, when it may be read.
+    pub network_namespace: Option<u64>,
+    /// Add this to its `CLOCK_MONOTONIC`, ns, to get the host's: not 0 only in a time namespace of its own.
+    pub clock_offset_ns: i64,
     /// False when `/proc/PID/{fd,maps}` may not be read: the sockets and libraries above are then unknown, not absent.
     pub readable: bool,
 }
@@ -120,9 +125,11 @@ impl ServerProcess {
 }
 
 impl ServerProcesses {
-    /// Everything found, as the pure side is told it: the server, then its processes, then the connections that are open.
+    /// Everything found, as the pure side is told it: the server, its engine's clock, its processes, the connections open.
     pub fn facts(&self) -> Vec<Fact> {
         let mut facts = vec![Fact::Server(Arc::clone(&self.server))];
+        let engine = self.processes.iter().find(|process| process.role == Role::Engine);
+        facts.push(Fact::EngineClock { offset_ns: engine.map(|engine| engine.clock_offset_ns).unwrap_or_default() });
         facts.extend(self.processes.iter().map(|process| Fact::Process { tgid: process.pid, role: process.role }));
         for process in &self.processes {
             for socket in process.tcp.iter().filter(|socket| socket.peer.is_some()) {

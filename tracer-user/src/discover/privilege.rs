@@ -143,6 +143,8 @@ mod tests {
                 offset: 4,
                 deleted: false,
             }],
+            network_namespace: None,
+            clock_offset_ns: 0,
             readable: true,
         }
     }

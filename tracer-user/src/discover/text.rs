@@ -247,16 +247,24 @@ pub fn gpu(link: &[u8]) -> Option<String> {
 
 /// The `hidepid=` option of the `/proc` in a mount table, when it hides anything.
 pub fn hidepid(mounts: &str) -> Option<&str> {
-    let options = mounts.lines().filter_map(|line| {
+    let mut options = mounts.lines().rev().filter_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
         (fields.get(1) == Some(&"/proc") && fields.get(2) == Some(&"proc")).then(|| fields.get(3).copied()).flatten()
     });
     // The last mount over a place is the one that is seen.
     options
-        .last()?
+        .next()?
         .split(',')
         .find_map(|option| option.strip_prefix("hidepid="))
         .filter(|value| !matches!(*value, "0" | "off"))
+}
+
+/// What a time namespace adds to `CLOCK_MONOTONIC`, ns, from `/proc/PID/timens_offsets` (`monotonic  -3600  0`).
+pub fn monotonic_offset_ns(text: &str) -> Option<i64> {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("monotonic"))?;
+    let mut words = line.split_ascii_whitespace().map(|word| word.parse::<i64>().ok());
+    let (seconds, nanoseconds) = (words.next()??, words.next()??);
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
 /// The value of one variable in `/proc/PID/environ`; the rest of the block is not looked at.

@@ -148,3 +148,12 @@ fn hidepid_is_read_from_the_mount_that_is_seen() {
         assert_eq!(hidepid(mounts), expected, "{mounts}");
     }
 }
+
+#[test]
+fn time_namespaces_say_what_they_add() {
+    assert_eq!(monotonic_offset_ns("monotonic           0         0\nboottime            0         0\n"), Some(0));
+    assert_eq!(monotonic_offset_ns("monotonic      -3600 500000000\nboottime 7 0\n"), Some(-3_599_500_000_000));
+    assert_eq!(monotonic_offset_ns("monotonic 9223372036854775807 0"), None);
+    assert_eq!(monotonic_offset_ns("boottime 1 0"), None);
+    assert_eq!(monotonic_offset_ns(""), None);
+}
