@@ -108,7 +108,7 @@ pub fn kernel_thread(pid: u32, name: &str) -> Failure {
 /// `kind` says what it looks like, e.g. "a Python program".
 pub fn no_server(pid: u32, name: &str, kind: &str, hidden: &Hidden) -> Failure {
     let what = format!(
-        "process {pid} is not an inference server: it looks like {kind} (`{name}`), and neither its title, its command line nor its children are an engine's"
+        "process {pid} is not an inference server: it looks like {kind} (`{name}`); neither its title, its command line nor its children are those of one"
     );
     match hidden.inside.first() {
         Some(outer) => Failure::new(
@@ -120,17 +120,22 @@ pub fn no_server(pid: u32, name: &str, kind: &str, hidden: &Hidden) -> Failure {
     }
 }
 
-pub fn several_servers(pid: u32, name: &str, servers: &[u32]) -> Failure {
+/// A shell, `tini` or a supervisor, with servers below it.
+pub fn servers_below(pid: u32, name: &str, servers: &[u32]) -> Failure {
     // A screenful; `ls` has them all.
     let shown: Vec<String> = servers.iter().take(10).map(u32::to_string).collect();
+    let fix = match servers {
+        [one] => format!("use -p {one}"),
+        _ => format!("name one of them with -p; {LIST}"),
+    };
+    let count = if servers.len() == 1 { "one runs".to_owned() } else { format!("{} run", servers.len()) };
     Failure::new(
-        Code::Usage,
+        Code::Unsupported,
         format!(
-            "process {pid} (`{name}`) is not a server itself, and {} servers run below it: {}",
-            servers.len(),
+            "process {pid} (`{name}`) is not an inference server itself, but {count} below it: {}",
             shown.join(", ")
         ),
-        format!("name one of them with -p; {LIST}"),
+        fix,
     )
 }
 
@@ -173,7 +178,8 @@ mod tests {
             (forbidden(7, "x"), 4),
             (kernel_thread(2, "kthreadd"), 5),
             (no_server(7, "x", "a shell", &hidden), 5),
-            (several_servers(1, "init", &[4, 5]), 2),
+            (servers_below(1, "init", &[4, 5]), 5),
+            (servers_below(1, "init", &[4]), 5),
         ] {
             assert_eq!(failure.code as u8, code, "{failure}");
             assert!(!failure.what.is_empty() && !failure.fix.is_empty());

@@ -44,10 +44,7 @@ impl Host {
         }
         let stat = self.living(pid)?;
         let survey = Survey::of(self);
-        let root = match survey.forest.root_of(pid, &survey) {
-            Some(root) => root,
-            None => self.root_below(&survey, &stat)?,
-        };
+        let Some(root) = survey.forest.root_of(pid, &survey) else { return Err(self.no_server(&survey, &stat)) };
         let found = survey.server(root).ok_or_else(|| failure::gone(pid))?;
         if !self.same_process(pid, stat.start_ticks) {
             let other = self.stat(pid).is_ok_and(|now| now.start_ticks != stat.start_ticks);
@@ -96,22 +93,21 @@ impl Host {
         }
     }
 
-    /// The one server below a process that is none itself (a shell, `tini`, a supervisor).
-    fn root_below(&self, survey: &Survey<'_>, stat: &Stat) -> Result<u32, Failure> {
+    /// Why a process that can be looked into leads to no server.
+    fn no_server(&self, survey: &Survey<'_>, stat: &Stat) -> Failure {
         let below: Vec<u32> = survey.forest.roots_below(stat.pid, survey).into_iter().collect();
-        match below.as_slice() {
-            [root] => Ok(*root),
-            [] => {
-                let kind = match survey.forest.get(stat.pid).map(|seen| &seen.program) {
-                    None => return Err(failure::gone(stat.pid)),
-                    Some(Program::Other) => "another program",
-                    Some(_) => "a Python program",
-                };
-                let inside = self.inside(stat.pid, survey, true);
-                Err(failure::no_server(stat.pid, &stat.comm, kind, &Hidden { inside, ..Hidden::default() }))
-            }
-            several => Err(failure::several_servers(stat.pid, &stat.comm, several)),
+        if !below.is_empty() {
+            return failure::servers_below(stat.pid, &stat.comm, &below);
         }
+        let kind = match survey.forest.get(stat.pid) {
+            None if stat.pid == std::process::id() => "inferspan itself",
+            None => return failure::gone(stat.pid),
+            Some(Seen { title: Some(_), .. }) => "a worker whose engine is gone",
+            Some(Seen { program: Program::Other, .. }) => "another program",
+            Some(_) => "a Python program",
+        };
+        let inside = self.inside(stat.pid, survey, true);
+        failure::no_server(stat.pid, &stat.comm, kind, &Hidden { inside, ..Hidden::default() })
     }
 
     /// Why a process that may exist is not seen.

@@ -152,8 +152,7 @@ enum Answer {
 fn endpoint(found: &ServerProcesses) -> Check {
     // The launcher of several API servers holds the socket that they accept on.
     let mut servers = of(found, Role::Api).chain(found.processes.first());
-    let Some((process, address)) = servers.filter_map(|process| Some((process, *process.listening().first()?))).next()
-    else {
+    let Some((process, address)) = servers.find_map(|process| Some((process, *process.listening().first()?))) else {
         return Check::warn(
             "endpoint",
             "no TCP socket listens in its API servers",
