@@ -1,10 +1,224 @@
-//! `inferspan ls` (under construction)
+//! `inferspan ls`: the inference servers on this host.
+//!
+//! A table on stdout, or `--json` (`inferspan.ls/1`). Nothing found is no error: an empty list, and a hint on stderr.
 
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use serde_json::{Value, json};
+
+use crate::discover::privilege::{Privileges, Traceable, traceable};
+use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
 use crate::exit::Code;
+use crate::input::Role;
+
+/// Digits of a container id that are shown, as docker does.
+const SHORT_ID: usize = 12;
+
+const HEADER: [&str; 7] = ["PID", "ENGINE", "MODEL", "PROCESSES", "GPUS", "CONTAINER", "TRACEABLE"];
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print JSON (schema `inferspan.ls/1`)
+    #[arg(long)]
+    pub json: bool,
+}
 
-pub fn run(_args: &Args) -> anyhow::Result<Code> {
-    Ok(Code::Unsupported)
+pub fn run(args: &Args) -> anyhow::Result<Code> {
+    let privileges = Privileges::own();
+    let servers = discover::servers();
+    if args.json {
+        print(&format!("{:#}\n", document(&servers, privileges)))?;
+    } else if !servers.is_empty() {
+        print(&table(&servers, privileges))?;
+    }
+    if servers.is_empty() {
+        eprintln!(
+            "inferspan: no inference server found (vLLM 0.8 or later). Servers of other users and containers are seen as root, in the host's pid namespace."
+        );
+    }
+    Ok(Code::Ok)
+}
+
+/// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+fn document(servers: &[ServerProcesses], privileges: Privileges) -> Value {
+    let servers: Vec<Value> = servers.iter().map(|server| describe(server, privileges)).collect();
+    json!({ "schema": "inferspan.ls/1", "servers": servers })
+}
+
+fn describe(found: &ServerProcesses, privileges: Privileges) -> Value {
+    let server = &found.server;
+    let (traceable, reasons) = match traceable(found, privileges) {
+        Traceable::Yes => ("yes", Vec::new()),
+        Traceable::Partly(reasons) => ("partly", reasons),
+        Traceable::No(reasons) => ("no", reasons),
+    };
+    json!({
+        "pid": server.pid,
+        "start_ticks": server.start_ticks,
+        "service": server.service,
+        "engine": server.engine,
+        "engine_version": server.engine_version,
+        "model": known(&server.model),
+        "container_id": server.container_id,
+        "gpus": found.gpus,
+        "tls": found.tls,
+        "traceable": traceable,
+        "reasons": reasons,
+        "processes": found.processes.iter().map(process).collect::<Vec<_>>(),
+    })
+}
+
+fn process(process: &ServerProcess) -> Value {
+    let listening: Vec<String> = process.listening().iter().map(ToString::to_string).collect();
+    let tokenizers: Vec<Value> = process
+        .tokenizers
+        .iter()
+        .map(|file| json!({ "path": discover::printable_path(&file.path), "inode": file.inode, "deleted": file.deleted }))
+        .collect();
+    json!({
+        "pid": process.pid,
+        "parent": process.parent,
+        "namespace_pid": process.namespace_pid,
+        "role": role_name(process.role),
+        "index": process.index,
+        "rank": known(&process.rank),
+        "comm": process.comm,
+        "listening": process.readable.then_some(listening),
+        "tokenizers": process.readable.then_some(tokenizers),
+    })
+}
+
+fn known(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn table(servers: &[ServerProcesses], privileges: Privileges) -> String {
+    let mut rows: Vec<[String; 7]> = vec![HEADER.map(str::to_owned)];
+    rows.extend(servers.iter().map(|server| row(server, privileges)));
+    // The last column is not padded.
+    let widths: Vec<usize> = (0..HEADER.len() - 1)
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(text, "{cell:width$}  ");
+        }
+        text.push_str(&row[HEADER.len() - 1]);
+        text.push('\n');
+    }
+    text
+}
+
+fn row(found: &ServerProcesses, privileges: Privileges) -> [String; 7] {
+    let server = &found.server;
+    let dash = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
+    let version = server.engine_version.as_deref().unwrap_or("?");
+    let container = server.container_id.as_deref().map(|id| id.get(..SHORT_ID).unwrap_or(id));
+    let traceable = match traceable(found, privileges) {
+        Traceable::Yes => "yes".to_owned(),
+        Traceable::Partly(reasons) => format!("yes ({})", reasons.join("; ")),
+        Traceable::No(reasons) => format!("no: {}", reasons.join("; ")),
+    };
+    [
+        server.pid.to_string(),
+        format!("{} {version}", server.engine),
+        dash(Some(&server.model)),
+        roles(&found.processes),
+        dash(Some(&found.gpus.join(","))),
+        dash(container),
+        traceable,
+    ]
+}
+
+/// `1 api, 2 engines, 4 workers`; what carries nothing is not counted.
+fn roles(processes: &[ServerProcess]) -> String {
+    let counted: Vec<String> = [Role::Api, Role::Engine, Role::Worker, Role::Coordinator]
+        .into_iter()
+        .filter_map(|role| {
+            let count = processes.iter().filter(|process| process.role == role).count();
+            let plural = if count > 1 { "s" } else { "" };
+            (count > 0).then(|| format!("{count} {}{plural}", role_name(role)))
+        })
+        .collect();
+    counted.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::input::Server;
+
+    fn process(pid: u32, role: Role) -> ServerProcess {
+        ServerProcess {
+            pid,
+            parent: 1,
+            start_ticks: 5,
+            namespace_pid: None,
+            role,
+            index: Some(0),
+            rank: String::new(),
+            comm: "vllm".into(),
+            tcp: vec![],
+            unix: vec![],
+            tokenizers: vec![],
+            network_namespace: None,
+            clock_offset_ns: 0,
+            readable: true,
+        }
+    }
+
+    fn found() -> ServerProcesses {
+        let server = Server {
+            service: "vllm".into(),
+            model: "tiny".into(),
+            engine: "vllm".into(),
+            engine_version: None,
+            container_id: Some("4c01db0b339c4f1b".into()),
+            pid: 100,
+            start_ticks: 5,
+        };
+        let processes = vec![
+            process(100, Role::Api),
+            process(110, Role::Other),
+            process(111, Role::Engine),
+            process(112, Role::Engine),
+        ];
+        ServerProcesses {
+            server: Arc::new(server),
+            processes,
+            gpus: vec!["nvidia0".into(), "nvidia1".into()],
+            tls: true,
+        }
+    }
+
+    #[test]
+    fn the_table_has_one_aligned_line_a_server() {
+        let text = table(&[found()], Privileges(u64::MAX));
+        let expected = "\
+PID  ENGINE  MODEL  PROCESSES         GPUS             CONTAINER     TRACEABLE
+100  vllm ?  tiny   1 api, 2 engines  nvidia0,nvidia1  4c01db0b339c  yes (no HTTP side: TLS; no tokenizer times: no known tokenizer library)
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_document_says_its_schema_and_unknown_is_null() {
+        let document = document(&[found()], Privileges(0));
+        assert_eq!(document["schema"], "inferspan.ls/1");
+        let server = &document["servers"][0];
+        assert_eq!((&server["engine_version"], &server["traceable"]), (&Value::Null, &json!("no")));
+        assert_eq!(server["reasons"][0], "run as root, or with CAP_BPF and CAP_PERFMON");
+        assert_eq!(server["processes"][2]["role"], "engine");
+    }
 }

@@ -1,0 +1,339 @@
+//! Checks of the host: kernel, privileges, and what the BPF system call says when asked.
+
+use std::path::Path;
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
+
+use super::Check;
+use crate::discover::privilege::{Capability, Privileges};
+
+/// Ring buffers came with 5.8; attach cookies, by which one program serves all tokenizer functions, with 5.15.
+const OLDEST: (u32, u32) = (5, 8);
+const RECOMMENDED: (u32, u32) = (5, 15);
+/// Since 5.11 BPF memory is charged to the memory cgroup and no longer to `RLIMIT_MEMLOCK`.
+const MEMCG_ACCOUNTING: (u32, u32) = (5, 11);
+/// Inode of the host's first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+const ROOT: &str = "run as root (sudo)";
+
+pub(super) fn checks() -> Vec<Check> {
+    let privileges = Privileges::own();
+    let release = read("/proc/sys/kernel/osrelease");
+    let version = release.as_deref().and_then(version);
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok();
+    let mut checks = vec![
+        kernel(release.as_deref(), version),
+        architecture(std::env::consts::ARCH),
+        btf(Path::new("/sys/kernel/btf/vmlinux").exists()),
+        pid_namespace(namespace.as_deref().and_then(Path::to_str)),
+        capabilities(privileges),
+        ptrace(privileges),
+        lockdown(read("/sys/kernel/security/lockdown").as_deref()),
+        perf_event_paranoid(read("/proc/sys/kernel/perf_event_paranoid").as_deref(), privileges),
+        memlock(version, read("/proc/self/limits").as_deref(), privileges),
+    ];
+    checks.push(supported(
+        "ring_buffer",
+        "map type ringbuf",
+        is_map_supported(MapType::RingBuf).map_err(|error| chain(&error)),
+    ));
+    checks.push(syscalls(is_program_supported(ProgramType::RawTracePoint).map_err(|error| chain(&error))));
+    let cookie =
+        is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_get_attach_cookie).map_err(|error| chain(&error));
+    let pmu = Path::new("/sys/bus/event_source/devices/uprobe/type").exists();
+    checks.push(uprobes(pmu, cookie, privileges));
+    checks
+}
+
+/// A small file of the kernel's, without the newline.
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|char: char| !char.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn kernel(release: Option<&str>, version: Option<(u32, u32)>) -> Check {
+    let (Some(release), Some(version)) = (release, version) else {
+        return Check::warn("kernel", "its version cannot be read", "mount /proc");
+    };
+    if version < OLDEST {
+        Check::fail(
+            "kernel",
+            format!("Linux {release} has no BPF ring buffers, which came with 5.8"),
+            "use Linux 5.15 or later",
+        )
+    } else if version < RECOMMENDED {
+        let detail = format!("Linux {release} has no BPF attach cookies (5.15), so there will be no tokenizer times");
+        Check::warn("kernel", detail, "use Linux 5.15 or later")
+    } else {
+        Check::ok("kernel", format!("Linux {release}"))
+    }
+}
+
+fn architecture(architecture: &str) -> Check {
+    match architecture {
+        "x86_64" => Check::ok("architecture", architecture),
+        other => Check::fail(
+            "architecture",
+            format!("{other}: the programs read the registers of x86-64 system calls"),
+            "run on an x86-64 host",
+        ),
+    }
+}
+
+fn btf(present: bool) -> Check {
+    if present {
+        Check::ok("btf", "/sys/kernel/btf/vmlinux")
+    } else {
+        Check::warn(
+            "btf",
+            "the kernel has no type information (/sys/kernel/btf/vmlinux); the cheaper ways into system calls need it",
+            "none needed for tracing; a kernel with CONFIG_DEBUG_INFO_BTF has it",
+        )
+    }
+}
+
+fn pid_namespace(namespace: Option<&str>) -> Check {
+    match namespace {
+        Some(FIRST_PID_NAMESPACE) => Check::ok("pid_namespace", "the host's"),
+        Some(_) => Check::fail(
+            "pid_namespace",
+            "inferspan runs in a pid namespace of its own, but the kernel reports processes by the host's numbers",
+            "run on the host, or share its pid namespace (docker: --pid=host, Kubernetes: hostPID: true)",
+        ),
+        None => Check::warn("pid_namespace", "/proc/self/ns/pid cannot be read", "mount /proc"),
+    }
+}
+
+fn capabilities(privileges: Privileges) -> Check {
+    let missing: Vec<&str> = privileges.missing_for_bpf().into_iter().map(Capability::name).collect();
+    if missing.is_empty() {
+        Check::ok("capabilities", "may load and attach BPF programs")
+    } else {
+        let missing = missing.join(" and ");
+        Check::fail(
+            "capabilities",
+            format!("{missing} missing: no program can be loaded"),
+            format!("{ROOT}, or give it {missing}"),
+        )
+    }
+}
+
+fn ptrace(privileges: Privileges) -> Check {
+    if privileges.has(Capability::SysPtrace) {
+        Check::ok("process_access", "may look into other users' processes")
+    } else {
+        Check::warn(
+            "process_access",
+            "without CAP_SYS_PTRACE only one's own processes can be looked into",
+            format!("{ROOT}, or give it CAP_SYS_PTRACE"),
+        )
+    }
+}
+
+/// `none [integrity] confidentiality`: the mode in force is in brackets.
+fn lockdown(text: Option<&str>) -> Check {
+    let mode = text.and_then(|text| text.split_once('[')?.1.split_once(']')).map(|(mode, _)| mode);
+    match mode {
+        Some("confidentiality") => Check::fail(
+            "lockdown",
+            "confidentiality: BPF programs may not read what system calls were given",
+            "boot with lockdown=integrity or without lockdown",
+        ),
+        Some(mode) => Check::ok("lockdown", mode),
+        None => Check::ok("lockdown", "not in force"),
+    }
+}
+
+fn perf_event_paranoid(text: Option<&str>, privileges: Privileges) -> Check {
+    let level = text.and_then(|text| text.trim().parse::<i32>().ok());
+    let exempt = privileges.has(Capability::Perfmon) || privileges.has(Capability::SysAdmin);
+    match level {
+        None => Check::warn(
+            "perf_event_paranoid",
+            "no perf events: uprobes cannot be attached",
+            "use a kernel with CONFIG_PERF_EVENTS",
+        ),
+        // -1 lets everyone; every other level wants CAP_PERFMON for what uprobes are.
+        Some(level) if exempt || level < 0 => {
+            Check::ok("perf_event_paranoid", format!("{level}, which does not bind inferspan here"))
+        }
+        Some(level) => Check::warn(
+            "perf_event_paranoid",
+            format!("{level}, and CAP_PERFMON is missing: uprobes cannot be attached"),
+            format!("{ROOT}, or give it CAP_PERFMON"),
+        ),
+    }
+}
+
+/// The soft limit, from the line `Max locked memory  8388608  8388608  bytes`.
+fn memlock(version: Option<(u32, u32)>, limits: Option<&str>, privileges: Privileges) -> Check {
+    /// The rings and maps together.
+    const NEEDED: u64 = 64 << 20;
+    if version.is_some_and(|version| version >= MEMCG_ACCOUNTING) {
+        return Check::ok("memlock", "not needed: this kernel charges BPF memory to the cgroup");
+    }
+    if privileges.has(Capability::SysResource) {
+        return Check::ok("memlock", "may raise its limit");
+    }
+    let line = limits.and_then(|limits| limits.lines().find_map(|line| line.strip_prefix("Max locked memory")));
+    match line.and_then(|line| line.split_ascii_whitespace().next()) {
+        Some("unlimited") => Check::ok("memlock", "unlimited"),
+        Some(limit) if limit.parse::<u64>().is_ok_and(|limit| limit >= NEEDED) => {
+            Check::ok("memlock", format!("{limit} bytes"))
+        }
+        limit => Check::warn(
+            "memlock",
+            format!("{} bytes, which is too little for the rings on a kernel before 5.11", limit.unwrap_or("?")),
+            "raise it (ulimit -l unlimited), or give it CAP_SYS_RESOURCE",
+        ),
+    }
+}
+
+fn supported(name: &'static str, what: &str, answer: Result<bool, String>) -> Check {
+    match answer {
+        Ok(true) => Check::ok(name, format!("{what}: yes")),
+        Ok(false) => Check::fail(
+            name,
+            format!("{what}: this kernel does not have it"),
+            "use Linux 5.15 or later with CONFIG_BPF_SYSCALL",
+        ),
+        Err(error) => Check::fail(name, format!("{what}: could not be tried: {error}"), refused(&error)),
+    }
+}
+
+/// Most refusals are of permission.
+fn refused(error: &str) -> String {
+    if error.contains("os error 1)") || error.contains("os error 13)") {
+        format!("{ROOT}, or give it CAP_BPF and CAP_PERFMON; in a container also a seccomp profile that allows bpf(2)")
+    } else {
+        "see the error; `dmesg` may say more".to_owned()
+    }
+}
+
+fn syscalls(answer: Result<bool, String>) -> Check {
+    let check = supported("syscalls", "raw tracepoint programs", answer);
+    if check.status == super::Status::Ok {
+        // docs/architecture.md, decision 2.
+        Check::ok("syscalls", "by one program at the raw tracepoint sys_exit (it loads)")
+    } else {
+        check
+    }
+}
+
+/// Uprobes are only for the tokenizer's times, so nothing here fails.
+fn uprobes(pmu: bool, cookie: Result<bool, String>, privileges: Privileges) -> Check {
+    if !pmu {
+        let detail = "the kernel has no uprobe events: no tokenizer times";
+        return Check::warn("uprobes", detail, "use a kernel with CONFIG_UPROBE_EVENTS and CONFIG_PERF_EVENTS");
+    }
+    match cookie {
+        Ok(false) => {
+            return Check::warn("uprobes", "no BPF attach cookies: no tokenizer times", "use Linux 5.15 or later");
+        }
+        Err(error) => {
+            let fix = refused(&error);
+            return Check::warn("uprobes", format!("could not be tried: {error}"), fix);
+        }
+        Ok(true) => {}
+    }
+    if privileges.has(Capability::SysAdmin) {
+        Check::ok("uprobes", "by perf events, with attach cookies")
+    } else {
+        // CVE-2025-38466: every kernel with the fix wants CAP_SYS_ADMIN for uprobes by perf events, CAP_PERFMON or not.
+        Check::warn(
+            "uprobes",
+            "by perf events; kernels since mid-2025 want CAP_SYS_ADMIN for that (CVE-2025-38466): perhaps no tokenizer times",
+            format!("{ROOT}, or give it CAP_SYS_ADMIN"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    const ROOT_CAPS: Privileges = Privileges(u64::MAX);
+    const NONE: Privileges = Privileges(0);
+    const BPF_ONLY: Privileges = Privileges(1 << 38 | 1 << 39);
+
+    #[test]
+    fn kernels_by_age() {
+        for (release, status) in [
+            ("6.18.0-rc1+", Status::Ok),
+            ("5.15.0-91-generic", Status::Ok),
+            ("5.10.0-28-cloud-amd64", Status::Warn),
+            ("5.4.0", Status::Fail),
+            ("4.18.0-553.el8.x86_64", Status::Fail),
+            ("nonsense", Status::Warn),
+        ] {
+            assert_eq!(kernel(Some(release), version(release)).status, status, "{release}");
+        }
+    }
+
+    #[test]
+    fn lockdown_modes() {
+        for (text, status) in [
+            (Some("[none] integrity confidentiality"), Status::Ok),
+            (Some("none [integrity] confidentiality"), Status::Ok),
+            (Some("none integrity [confidentiality]"), Status::Fail),
+            (None, Status::Ok),
+        ] {
+            assert_eq!(lockdown(text).status, status, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn privileges_by_what_they_allow() {
+        assert_eq!(capabilities(ROOT_CAPS).status, Status::Ok);
+        assert_eq!(capabilities(BPF_ONLY).status, Status::Ok);
+        assert!(capabilities(NONE).detail.contains("CAP_BPF and CAP_PERFMON"));
+        assert_eq!(ptrace(BPF_ONLY).status, Status::Warn);
+        assert_eq!(uprobes(true, Ok(true), ROOT_CAPS).status, Status::Ok);
+        assert!(uprobes(true, Ok(true), BPF_ONLY).detail.contains("CVE-2025-38466"));
+        assert_eq!(uprobes(false, Ok(true), ROOT_CAPS).status, Status::Warn);
+        assert_eq!(uprobes(true, Ok(false), ROOT_CAPS).status, Status::Warn);
+        assert_eq!(perf_event_paranoid(Some("4"), ROOT_CAPS).status, Status::Ok);
+        assert_eq!(perf_event_paranoid(Some("2"), NONE).status, Status::Warn);
+        assert_eq!(perf_event_paranoid(Some("-1"), NONE).status, Status::Ok);
+    }
+
+    #[test]
+    fn locked_memory_matters_on_old_kernels_only() {
+        let limits =
+            "Limit  Soft  Hard\nMax locked memory         65536                65536                bytes     \n";
+        assert_eq!(memlock(Some((6, 18)), Some(limits), NONE).status, Status::Ok);
+        assert_eq!(memlock(Some((5, 10)), Some(limits), NONE).status, Status::Warn);
+        assert_eq!(memlock(Some((5, 10)), Some(limits), ROOT_CAPS).status, Status::Ok);
+        assert_eq!(memlock(Some((5, 10)), Some(&limits.replace("65536", "unlimited")), NONE).status, Status::Ok);
+    }
+
+    #[test]
+    fn refusals_name_the_permission() {
+        let check =
+            supported("ring_buffer", "x", Err("`bpf_map_create` failed: Operation not permitted (os error 1)".into()));
+        assert!(check.status == Status::Fail && check.fix.is_some_and(|fix| fix.contains("CAP_BPF")));
+        assert_eq!(supported("ring_buffer", "x", Ok(false)).status, Status::Fail);
+        assert_eq!(syscalls(Ok(true)).status, Status::Ok);
+        assert_eq!(pid_namespace(Some("pid:[4026532999]")).status, Status::Fail);
+        assert_eq!(pid_namespace(Some("pid:[4026531836]")).status, Status::Ok);
+        assert_eq!(architecture("aarch64").status, Status::Fail);
+    }
+}

