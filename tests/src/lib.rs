@@ -1,1 +1,3 @@
 //! Fixtures shared by the live, real-server and back-end tests.
+
+pub mod live;

@@ -1,1 +1,4 @@
-//! (room under construction)
+//! Where inputs come from: the rings of the kernel side (live), or a syscall log (replay).
+
+pub mod descriptors;
+pub mod ring;
