@@ -1,0 +1,3 @@
+//! `cargo xtask setup`: installs what is missing, each part once, into the cache folder.
+
+pub mod ebpf;
