@@ -2,5 +2,6 @@
 
 pub mod backend;
 pub mod jaeger;
+pub mod live;
 pub mod outputs;
 pub mod prometheus;

@@ -1,1 +1,188 @@
-//! (room under construction)
+//! Attaching: the programs into the kernel, the processes into their filter, probes onto the tokenizer library.
+//!
+//! Enters: processes to trace. Leaves: a [`Session`] whose inputs come out of one channel. Invariant: dropping the session
+//! detaches everything; a target is never written to. `plan` is pure; `loader`, `library` and `task` read the world.
+
+pub mod library;
+pub mod loader;
+pub mod plan;
+pub mod task;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use crate::input::{Fact, Input};
+use crate::source::ring::{self, Counts, Reader};
+use crate::telemetry::Telemetry;
+use loader::{LoadError, Options, Probes};
+
+/// A process to trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub tgid: u32,
+    /// Look at its sockets. Off for workers: they carry no request, and their gloo threads wake every 10 ms.
+    pub capture: bool,
+}
+
+/// What attaching to the tokenizer library gave.
+#[derive(Debug, Default)]
+pub struct TokenizerProbes {
+    /// Processes in which a call cannot be missed from now on.
+    pub processes: Vec<u32>,
+    pub functions: usize,
+    /// Why a library that is mapped is not probed; for the user.
+    pub warnings: Vec<String>,
+}
+
+/// Attached programs and their running reader.
+#[derive(Debug)]
+pub struct Session {
+    probes: Probes,
+    reader: Reader,
+    /// Connections that were open at attach.
+    pub connections: Vec<Fact>,
+}
+
+impl Session {
+    /// Loads, attaches, classifies the descriptors that are open, and starts to read.
+    pub fn start(options: &Options, targets: &[Target], telemetry: Arc<Telemetry>) -> Result<Self, LoadError> {
+        let (mut probes, mut rings) = Probes::load(options)?;
+        if options.debug_log {
+            debug_log(&mut probes)?;
+        }
+        for target in targets {
+            // Before the programs run, so that the first event of a busy connection is not cut to the small cap.
+            ring::prefill(&mut rings, target.tgid, false);
+            probes.add_target(target.tgid, target.capture)?;
+        }
+        probes.attach()?;
+        // Again, for what was opened or closed while nobody looked; then for children born in between.
+        let mut connections = Vec::new();
+        for target in targets {
+            connections.extend(ring::prefill(&mut rings, target.tgid, true));
+        }
+        for child in unknown_children(targets, &probes) {
+            probes.add_target(child.tgid, child.capture)?;
+            connections.extend(ring::prefill(&mut rings, child.tgid, true));
+        }
+        let reader =
+            Reader::spawn(rings, telemetry).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
+        Ok(Self { probes, reader, connections })
+    }
+
+    /// Batches of inputs, as they come.
+    pub fn inputs(&self) -> &Receiver<Vec<Input>> {
+        self.reader.inputs()
+    }
+
+    pub fn counts(&self) -> &Counts {
+        self.reader.counts()
+    }
+
+    /// Why children that start later are not followed, when they are not.
+    pub fn not_following(&self) -> Option<&str> {
+        self.probes.not_following.as_deref()
+    }
+
+    /// Programs and probes attached.
+    pub fn attached(&self) -> usize {
+        self.probes.attached()
+    }
+
+    /// Probes the tokenizer libraries that the processes map. Done after the sockets are live: reading an ELF file of 11 MB
+    /// takes its time. A library that is stripped, or not there, is a warning.
+    pub fn attach_tokenizers(&mut self, processes: &[u32]) -> TokenizerProbes {
+        let maps: Vec<_> = processes.iter().filter_map(|pid| Some((*pid, library::mappings(*pid).ok()?))).collect();
+        let mut result = TokenizerProbes::default();
+        let mut probed = BTreeSet::new();
+        for tokenizer in plan::tokenizers(&maps) {
+            match self.attach_tokenizer(&tokenizer) {
+                Ok(functions) => {
+                    result.functions += functions;
+                    probed.extend(tokenizer.processes.iter().copied());
+                }
+                Err(why) => result.warnings.push(format!("tokenizer library {} is not probed: {why}", tokenizer.path)),
+            }
+        }
+        result.processes = probed.into_iter().collect();
+        result
+    }
+
+    fn attach_tokenizer(&mut self, tokenizer: &plan::Library) -> Result<usize, String> {
+        let path = library::reach(tokenizer).map_err(|error| error.to_string())?;
+        let points = library::points(&path).map_err(|error| error.to_string())?;
+        if points.is_empty() {
+            return Err("it has no symbols (stripped), so its functions cannot be found".to_owned());
+        }
+        self.probes.attach_library(&path, &points).map_err(|error| error.to_string())?;
+        Ok(points.len())
+    }
+
+    /// Detaches everything, then passes on what was still on its way.
+    pub fn detach(self, each: impl FnMut(Vec<Input>)) {
+        drop(self.probes);
+        self.reader.stop(each);
+    }
+}
+
+/// Children of targets that are not traced: born after the targets were listed and before the fork program ran.
+fn unknown_children(targets: &[Target], probes: &Probes) -> Vec<Target> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let parents: Vec<(u32, u32)> = entries
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // `pid (comm) state ppid …`; comm may hold anything but ends at the last parenthesis.
+            let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+            Some((pid, parent))
+        })
+        .collect();
+    let mut children: Vec<Target> = Vec::new();
+    let mut from: Vec<Target> = targets.to_vec();
+    while let Some(parent) = from.pop() {
+        for (pid, _) in parents.iter().filter(|(_, of)| *of == parent.tgid) {
+            let known = targets.iter().chain(&children).any(|target| target.tgid == *pid);
+            if !known && !probes.is_target(*pid) {
+                let child = Target { tgid: *pid, capture: parent.capture };
+                children.push(child);
+                from.push(child);
+            }
+        }
+    }
+    children
+}
+
+/// Prints the object's log records to stderr from a thread of its own, until the process ends.
+fn debug_log(probes: &mut Probes) -> Result<(), LoadError> {
+    let mut logger = aya_log::EbpfLogger::init_with_logger(probes.ebpf_mut(), StderrLog).map_err(|error| {
+        LoadError::Other(format!("the BPF object has no log ({error}): build one with `--features debug-log`"))
+    })?;
+    let print = move || {
+        loop {
+            logger.flush();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    std::thread::Builder::new()
+        .name("inferspan-bpflog".to_owned())
+        .spawn(print)
+        .map_err(|error| LoadError::Other(format!("log thread: {error}")))?;
+    Ok(())
+}
+
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("bpf: {} {}", record.target(), record.args());
+    }
+
+    fn flush(&self) {}
+}

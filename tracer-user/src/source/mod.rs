@@ -1,4 +1,6 @@
 //! Where inputs come from: the kernel's rings, or a file. The only rooms that make [`crate::input::Input`]s.
 
+pub mod descriptors;
 pub mod preroll;
+pub mod ring;
 pub mod syscall_log;

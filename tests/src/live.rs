@@ -1,0 +1,152 @@
+//! What the live tests share: the check of what they need, and a fixture process that is traced.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use inferspan::attach::loader::{LoadError, Options};
+use inferspan::attach::{Session, Target};
+use inferspan::input::{Direction, End, Event, Input, What};
+use inferspan::telemetry::Telemetry;
+
+/// Whether this process may load and attach BPF programs. Says loudly why not; where the capabilities are there, a failure
+/// to attach is the test's failure.
+pub fn may_trace(test: &str) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("own status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("CapEff");
+    let effective = u64::from_str_radix(effective.trim(), 16).expect("hexadecimal");
+    // include/uapi/linux/capability.h
+    let (sys_ptrace, perfmon, bpf) = (19, 38, 39);
+    let missing = [sys_ptrace, perfmon, bpf].into_iter().filter(|bit| effective >> bit & 1 == 0).count();
+    if missing > 0 {
+        eprintln!("SKIPPED {test}: needs CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE");
+    }
+    missing == 0
+}
+
+/// A started `sockets` fixture that waits for its go.
+pub struct Fixture {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    /// Numbers that the fixture printed, by name.
+    pub names: HashMap<String, u32>,
+    /// Its thread-group id as this process sees it.
+    pub tgid: u32,
+}
+
+impl Fixture {
+    /// Runs `program` with `arguments`; returns when it is ready.
+    pub fn start(program: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the fixture");
+        let stdin = child.stdin.take().expect("piped");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let tgid = child.id();
+        let mut fixture = Self { child, stdin, stdout, names: HashMap::new(), tgid };
+        fixture.read_names();
+        fixture
+    }
+
+    fn read_names(&mut self) {
+        let mut line = String::new();
+        while self.stdout.read_line(&mut line).expect("fixture output") > 0 {
+            match line.trim().split_once(' ') {
+                Some((name, number)) => self.names.insert(name.to_owned(), number.parse().expect("a number")),
+                None => return,
+            };
+            line.clear();
+        }
+    }
+
+    /// Lets it make its calls and waits until it is gone.
+    pub fn go(&mut self) {
+        self.stdin.write_all(b"go\n").expect("fixture input");
+        self.read_names();
+        let status = self.child.wait().expect("fixture");
+        assert!(status.success(), "the fixture failed: {status}");
+    }
+
+    pub fn end(&self, name: &str) -> End {
+        End::of_descriptor(self.tgid, self.names[name])
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        // Only a test that fails leaves it running.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All inputs of a traced run, and what the tracer counted.
+pub struct Trace {
+    pub inputs: Vec<Input>,
+    pub telemetry: Arc<Telemetry>,
+}
+
+impl Trace {
+    /// Attaches to `fixture`, lets it run, detaches.
+    pub fn of(fixture: &mut Fixture, options: &Options) -> Self {
+        let target = Target { tgid: fixture.tgid, capture: true };
+        Self::with(&[target], options, || fixture.go()).expect("attach")
+    }
+
+    /// Traces `targets` while `run` runs. The session is detached only after the exit of the last was seen, or 5 s.
+    pub fn with(targets: &[Target], options: &Options, run: impl FnOnce()) -> Result<Self, LoadError> {
+        let telemetry = Arc::new(Telemetry::default());
+        let session = Session::start(options, targets, Arc::clone(&telemetry))?;
+        run();
+        let mut inputs = session.connections.iter().cloned().map(Input::Fact).collect::<Vec<_>>();
+        let deadline = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < deadline {
+            if let Ok(batch) = session.inputs().recv_timeout(Duration::from_millis(20)) {
+                inputs.extend(batch);
+            }
+        }
+        session.detach(|batch| inputs.extend(batch));
+        Ok(Self { inputs, telemetry })
+    }
+
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.inputs.iter().filter_map(|input| match input {
+            Input::Event(event) => Some(event),
+            _ => None,
+        })
+    }
+
+    /// The payload events of one end and direction: length of the call and captured bytes, in time order.
+    pub fn data(&self, of: End, to: Direction) -> Vec<(u64, Vec<u8>)> {
+        let mut found: Vec<_> = self
+            .events()
+            .filter_map(|event| match &event.what {
+                What::Data { end, direction, len, bytes } if *end == of && *direction == to => {
+                    Some((event.at, *len, bytes.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        found.sort_by_key(|(at, ..)| *at);
+        found.into_iter().map(|(_, len, bytes)| (len, bytes)).collect()
+    }
+
+    /// All captured bytes of all events hold `text` somewhere.
+    pub fn holds(&self, text: &[u8]) -> bool {
+        self.events().any(|event| match &event.what {
+            What::Data { bytes, .. } => bytes.windows(text.len()).any(|window| window == text),
+            _ => false,
+        })
+    }
+
+    /// Time of the first event that `is` accepts.
+    pub fn when(&self, is: impl Fn(&What) -> bool) -> Option<u64> {
+        self.events().filter(|event| is(&event.what)).map(|event| event.at).min()
+    }
+}

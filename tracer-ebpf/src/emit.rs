@@ -1,0 +1,46 @@
+//! Records into rings: wake-up policy and loss counting.
+
+use aya_ebpf::maps::RingBuf;
+use tracer_ebpf::wire::header::Header;
+
+use crate::maps::{self, DATA, DROPS, DROPS_DATA, DROPS_EDGES, EDGES};
+
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// The header of a record that the current thread causes.
+#[inline(always)]
+pub fn header(at: u64, pid_tgid: u64, kind: u32) -> Header {
+    Header { at, process: (pid_tgid >> 32) as u32, thread: pid_tgid as u32, kind, pad: 0 }
+}
+
+/// The reader drains by timer; it is woken only when waiting for the timer would risk the ring.
+#[inline(always)]
+fn wake(ring: &RingBuf, above: u64) -> u64 {
+    if ring.query(BPF_RB_AVAIL_DATA) > above { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
+}
+
+#[inline(always)]
+fn count_drop(index: u32) {
+    if let Some(counter) = DROPS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own slot, and programs here do not nest on a CPU.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Puts a fixed-size record into the ring of request edges.
+#[inline(always)]
+pub fn edge<T: 'static>(record: &T) {
+    if EDGES.output::<T>(record, wake(&EDGES, maps::edges_wake_bytes())).is_err() {
+        count_drop(DROPS_EDGES);
+    }
+}
+
+/// Puts a payload record into the ring of payloads.
+#[inline(always)]
+pub fn data(record: &[u8]) {
+    if DATA.output::<[u8]>(record, wake(&DATA, maps::data_wake_bytes())).is_err() {
+        count_drop(DROPS_DATA);
+    }
+}

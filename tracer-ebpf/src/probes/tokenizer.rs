@@ -1,0 +1,46 @@
+//! Entry and return of the tokenizer's functions. The probe's cookie says which function it is.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use tracer_ebpf::wire::tokenizer::{Call, KIND_CALL};
+
+use crate::{
+    emit, filter,
+    maps::{CALLS, CallKey},
+};
+
+#[uprobe]
+pub fn call_entry(ctx: ProbeContext) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    if filter::target((thread >> 32) as u32).is_none() {
+        return 0;
+    }
+    // SAFETY: the context is this program's own.
+    let function = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    // SAFETY: no arguments, no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let _ = CALLS.insert(CallKey { thread, function }, now, 0);
+    0
+}
+
+#[uretprobe]
+pub fn call_return(ctx: RetProbeContext) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    if filter::target((thread >> 32) as u32).is_none() {
+        return 0;
+    }
+    // SAFETY: the context is this program's own.
+    let function = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let key = CallKey { thread, function };
+    // SAFETY: a u64 value that only this thread writes.
+    let Some(entered) = (unsafe { CALLS.get(key) }).copied() else { return 0 };
+    let _ = CALLS.remove(key);
+    // SAFETY: no arguments, no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    emit::edge(&Call { header: emit::header(now, thread, KIND_CALL), entered, function: function as u32, pad: 0 });
+    0
+}

@@ -1,0 +1,321 @@
+//! Loads the object and attaches its programs.
+//!
+//! Enters: the BPF object (built in, or a file), sizes and caps. Leaves: [`Probes`], which owns programs and links (dropping
+//! it detaches everything), and [`Rings`], which the reader thread owns. Every program and map is taken by name once, here;
+//! an object that lacks one is refused with the name.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
+use aya::programs::{ProgramError, RawTracePoint, UProbe};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use tracer_ebpf::wire::net::{CAPTURE_MAX, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, CLASSES, cap_index};
+
+use super::plan::Point;
+use super::task;
+
+/// The object that is built into the binary.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tracer-ebpf/object/inferspan.bpf.o"));
+
+/// Flag of a `TARGETS` entry, as in tracer-ebpf/src/filter.rs: the process's sockets are looked at.
+const CAPTURE: u32 = 1;
+
+/// Most bytes of one call that are captured, by kind of socket. At most [`CAPTURE_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// An HTTP request: head and the start of the body, where the parameters are.
+    pub tcp_in: u32,
+    /// A response: head, an SSE chunk, or the start of a body.
+    pub tcp_out: u32,
+    /// ZMQ sends batches of 8192 bytes and then one remainder.
+    pub unix: u32,
+    /// Until somebody has said what the descriptor is.
+    pub unknown: u32,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self { tcp_in: 16 * 1024, tcp_out: 4 * 1024, unix: 16 * 1024, unknown: 256 }
+    }
+}
+
+/// How to load.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub caps: Caps,
+    /// Size of the ring of request edges, bytes; a power-of-two number of pages.
+    pub edge_ring_bytes: u32,
+    /// Size of the ring of payloads, bytes; a power-of-two number of pages.
+    pub data_ring_bytes: u32,
+    /// Another object than the built-in one.
+    pub object: Option<PathBuf>,
+    /// Print the object's aya-log records to stderr.
+    pub debug_log: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // 8 MiB hold 0.5 s of a server that moves 16 MiB/s through its sockets; the reader drains every 10 ms.
+        Self {
+            caps: Caps::default(),
+            edge_ring_bytes: 1 << 20,
+            data_ring_bytes: 1 << 23,
+            object: None,
+            debug_log: false,
+        }
+    }
+}
+
+/// Why the programs are not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the BPF object {path} cannot be read: {error}")]
+    Object { path: PathBuf, error: io::Error },
+    #[error("the BPF object has no {what} named `{name}`")]
+    Missing { what: &'static str, name: &'static str },
+    #[error("the kernel refuses {what}: operation not permitted")]
+    Permission { what: String },
+    #[error("the kernel's verifier refuses program `{program}`: {error}\n{log}")]
+    Verifier { program: &'static str, error: io::Error, log: String },
+    #[error("cannot attach `{program}` to {point}: {error}")]
+    Attach { program: &'static str, point: String, error: String },
+    #[error("the BPF object cannot be loaded: {0}")]
+    Other(String),
+}
+
+/// What the reader thread needs.
+pub struct Rings {
+    pub edges: RingBuf<MapData>,
+    pub data: RingBuf<MapData>,
+    /// Index 0: edges, 1: data.
+    pub drops: PerCpuArray<MapData, u64>,
+    pub descriptors: HashMap<MapData, u64, u32>,
+}
+
+/// Loaded and attached programs, and the set of traced processes.
+pub struct Probes {
+    ebpf: Ebpf,
+    targets: HashMap<MapData, u32, u32>,
+    /// Why children that start later are not followed, when they are not.
+    pub not_following: Option<String>,
+    uprobes_loaded: bool,
+    attached: usize,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes").field("attached", &self.attached).finish_non_exhaustive()
+    }
+}
+
+impl Probes {
+    /// Loads the object and all maps; nothing is attached yet.
+    pub fn load(options: &Options) -> Result<(Self, Rings), LoadError> {
+        raise_memlock();
+        let offsets = task::running_kernel();
+        let caps = cap_table(options.caps);
+        let cpus = possible_cpus()?;
+        let (edges_wake, data_wake) = (u64::from(options.edge_ring_bytes / 4), u64::from(options.data_ring_bytes / 4));
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("CAPS", &caps, true)
+            .override_global("EDGES_WAKE_BYTES", &edges_wake, true)
+            .override_global("DATA_WAKE_BYTES", &data_wake, true)
+            .map_max_entries("EDGES", options.edge_ring_bytes)
+            .map_max_entries("DATA", options.data_ring_bytes)
+            .map_max_entries("SCRATCH", cpus);
+        if let Some(offsets) = &offsets {
+            loader.override_global("TASK_PID_OFFSET", &offsets.pid, true).override_global(
+                "TASK_TGID_OFFSET",
+                &offsets.tgid,
+                true,
+            );
+        }
+        let mut ebpf = match &options.object {
+            None => loader.load(OBJECT),
+            Some(path) => {
+                let bytes = std::fs::read(path).map_err(|error| LoadError::Object { path: path.clone(), error })?;
+                loader.load(&bytes)
+            }
+        }
+        .map_err(|error| load_error(&error))?;
+        let rings = Rings {
+            edges: take(&mut ebpf, "EDGES")?,
+            data: take(&mut ebpf, "DATA")?,
+            drops: take(&mut ebpf, "DROPS")?,
+            descriptors: take(&mut ebpf, "DESCRIPTORS")?,
+        };
+        let targets = take(&mut ebpf, "TARGETS")?;
+        let not_following =
+            offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
+        Ok((Self { ebpf, targets, not_following, uprobes_loaded: false, attached: 0 }, rings))
+    }
+
+    /// Traces the process `tgid`; with `capture` off only its life is followed.
+    pub fn add_target(&mut self, tgid: u32, capture: bool) -> Result<(), LoadError> {
+        self.targets
+            .insert(tgid, if capture { CAPTURE } else { 0 }, 0)
+            .map_err(|error| LoadError::Other(format!("process {tgid} cannot be added: {error}")))
+    }
+
+    /// Whether the process is traced (it was added, or is a child of one).
+    pub fn is_target(&self, tgid: u32) -> bool {
+        self.targets.get(&tgid, 0).is_ok()
+    }
+
+    /// Attaches life first, then system calls: a child that is born in between is followed.
+    pub fn attach(&mut self) -> Result<(), LoadError> {
+        if self.not_following.is_none() {
+            self.attach_raw("process_fork", "sched_process_fork")?;
+        }
+        self.attach_raw("process_exec", "sched_process_exec")?;
+        self.attach_raw("process_exit", "sched_process_exit")?;
+        self.attach_raw("sys_exit", "sys_exit")
+    }
+
+    /// Attaches entry and return probes at `points` of the library at `path`, for every process: the programs filter.
+    pub fn attach_library(&mut self, path: &Path, points: &[Point]) -> Result<(), LoadError> {
+        for name in ["call_entry", "call_return"] {
+            let program: &mut UProbe = program(&mut self.ebpf, name)?;
+            if !self.uprobes_loaded {
+                program.load().map_err(|error| program_error(name, &error))?;
+            }
+            for point in points {
+                let at = UProbeAttachPoint {
+                    location: UProbeAttachLocation::AbsoluteOffset(point.offset),
+                    cookie: Some(u64::from(point.function)),
+                };
+                program
+                    .attach(at, path, UProbeScope::AllProcesses)
+                    .map_err(|error| attach_error(name, format!("{}+{:#x}", path.display(), point.offset), &error))?;
+                self.attached += 1;
+            }
+        }
+        self.uprobes_loaded = true;
+        Ok(())
+    }
+
+    /// Probes attached so far.
+    pub fn attached(&self) -> usize {
+        self.attached
+    }
+
+    /// The loaded object, for aya-log.
+    pub(super) fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    fn attach_raw(&mut self, name: &'static str, tracepoint: &str) -> Result<(), LoadError> {
+        let program: &mut RawTracePoint = program(&mut self.ebpf, name)?;
+        program.load().map_err(|error| program_error(name, &error))?;
+        program
+            .attach(tracepoint)
+            .map_err(|error| attach_error(name, format!("raw tracepoint {tracepoint}"), &error))?;
+        self.attached += 1;
+        Ok(())
+    }
+}
+
+fn cap_table(caps: Caps) -> [u32; CLASSES * 2] {
+    let mut table = [0; CLASSES * 2];
+    for (class, into, out) in [
+        (CLASS_UNKNOWN, caps.unknown, caps.unknown),
+        (CLASS_TCP, caps.tcp_in, caps.tcp_out),
+        (CLASS_UNIX, caps.unix, caps.unix),
+    ] {
+        table[cap_index(class, false)] = into.min(CAPTURE_MAX as u32);
+        table[cap_index(class, true)] = out.min(CAPTURE_MAX as u32);
+    }
+    table
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(LoadError::Missing { what: "map", name })?;
+    T::try_from(map).map_err(|error| LoadError::Other(format!("map `{name}`: {error}")))
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, LoadError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing { what: "program", name })?;
+    program.try_into().map_err(|error: ProgramError| LoadError::Other(format!("program `{name}`: {error}")))
+}
+
+/// The operating system's error at the bottom of an error's chain.
+fn root_errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && let Some(errno) = io.raw_os_error()
+        {
+            return Some(errno);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// An error with all its sources, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let source_text = source.to_string();
+        if !text.contains(&source_text) {
+            text.push_str(": ");
+            text.push_str(&source_text);
+        }
+        next = source.source();
+    }
+    text
+}
+
+fn load_error(error: &EbpfError) -> LoadError {
+    match root_errno(error) {
+        Some(libc::EPERM | libc::EACCES) => LoadError::Permission { what: "creating BPF maps".to_owned() },
+        _ => LoadError::Other(chain(error)),
+    }
+}
+
+fn program_error(program: &'static str, error: &ProgramError) -> LoadError {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        // The verifier's own refusal is EACCES too; only a refusal that it did not explain is about privileges.
+        if log.trim().is_empty() && matches!(io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
+            return LoadError::Permission { what: format!("loading the BPF program `{program}`") };
+        }
+        let tail: Vec<&str> = log.lines().rev().take(30).collect();
+        let log = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+        let error = io_error
+            .raw_os_error()
+            .map_or_else(|| io::Error::other(io_error.to_string()), io::Error::from_raw_os_error);
+        return LoadError::Verifier { program, error, log };
+    }
+    attach_error(program, "the kernel".to_owned(), error)
+}
+
+fn attach_error(program: &'static str, point: String, error: &ProgramError) -> LoadError {
+    match root_errno(error) {
+        Some(libc::EPERM | libc::EACCES) => LoadError::Permission { what: format!("attaching `{program}` to {point}") },
+        _ => LoadError::Attach { program, point, error: chain(error) },
+    }
+}
+
+/// Kernels before 5.11 charge maps to `RLIMIT_MEMLOCK`; later ones do not look at it, so a failure is none of our business
+/// until a map is refused.
+fn raise_memlock() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limit` lives across the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
+
+fn possible_cpus() -> Result<u32, LoadError> {
+    aya::util::nr_cpus().map(|count| count as u32).map_err(|(path, error)| LoadError::Other(format!("{path}: {error}")))
+}

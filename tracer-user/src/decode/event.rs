@@ -1,0 +1,287 @@
+//! Ring bytes to events.
+//!
+//! Enters: one ring record, bytes of unknown length and kind. Leaves: an [`Event`] with the descriptor class that the kernel
+//! side knew, or an address. Fields are read one by one at the wire's offsets; an unknown kind, a short record or a length
+//! that does not add up is refused.
+
+use std::mem::{offset_of, size_of};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tracer_ebpf::wire::header::Header;
+use tracer_ebpf::wire::net::{self, Address, Data, Socket};
+use tracer_ebpf::wire::proc::{self, Forked, Process};
+use tracer_ebpf::wire::tokenizer::{self, Call};
+
+use crate::input::{Direction, End, Event, Function, What};
+
+/// What the kernel side knew about a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Unknown,
+    Ignored,
+    Tcp,
+    Unix,
+}
+
+impl Class {
+    pub fn of_wire(class: u32) -> Option<Self> {
+        Some(match class {
+            net::CLASS_UNKNOWN => Self::Unknown,
+            net::CLASS_IGNORED => Self::Ignored,
+            net::CLASS_TCP => Self::Tcp,
+            net::CLASS_UNIX => Self::Unix,
+            _ => return None,
+        })
+    }
+
+    pub fn to_wire(self) -> u32 {
+        match self {
+            Self::Unknown => net::CLASS_UNKNOWN,
+            Self::Ignored => net::CLASS_IGNORED,
+            Self::Tcp => net::CLASS_TCP,
+            Self::Unix => net::CLASS_UNIX,
+        }
+    }
+}
+
+/// Which end of a connection an address belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Local,
+    Peer,
+}
+
+/// One decoded ring record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// An event that concerns no descriptor.
+    Event(Event),
+    /// An event of a descriptor.
+    Descriptor { event: Event, fd: u32, class: Class },
+    /// An address of a TCP socket became known.
+    Address { process: u32, fd: u32, side: Side, address: SocketAddr },
+}
+
+/// Why a record was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("record of {0} bytes is too short")]
+    Short(usize),
+    #[error("unknown record kind {0}")]
+    Kind(u32),
+    #[error("field {0} holds {1}")]
+    Field(&'static str, u64),
+}
+
+/// Reads little-endian fields at wire offsets.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], Refused> {
+        let bytes = self.0.get(at..at + N).ok_or(Refused::Short(self.0.len()))?;
+        bytes.try_into().map_err(|_| Refused::Short(self.0.len()))
+    }
+
+    fn u16(&self, at: usize) -> Result<u16, Refused> {
+        self.array(at).map(u16::from_ne_bytes)
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, Refused> {
+        self.array(at).map(u32::from_ne_bytes)
+    }
+
+    fn u64(&self, at: usize) -> Result<u64, Refused> {
+        self.array(at).map(u64::from_ne_bytes)
+    }
+
+    fn at_least(&self, size: usize) -> Result<(), Refused> {
+        if self.0.len() < size { Err(Refused::Short(self.0.len())) } else { Ok(()) }
+    }
+}
+
+/// When a record was made, without decoding the rest.
+pub fn time_of(bytes: &[u8]) -> Option<u64> {
+    Fields(bytes).u64(offset_of!(Header, at)).ok()
+}
+
+/// Decodes one ring record.
+pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
+    let fields = Fields(bytes);
+    fields.at_least(size_of::<Header>())?;
+    let kind = fields.u32(offset_of!(Header, kind))?;
+    let process = fields.u32(offset_of!(Header, process))?;
+    let event = |what| -> Result<Event, Refused> {
+        Ok(Event {
+            at: fields.u64(offset_of!(Header, at))?,
+            process,
+            thread: fields.u32(offset_of!(Header, thread))?,
+            what,
+        })
+    };
+    match kind {
+        net::KIND_OPENED | net::KIND_PEER_CLOSED | net::KIND_CLOSED => {
+            fields.at_least(size_of::<Socket>())?;
+            let fd = fields.u32(offset_of!(Socket, fd))?;
+            let class = class(fields.u32(offset_of!(Socket, class))?)?;
+            let end = End::of_descriptor(process, fd);
+            let what = match kind {
+                net::KIND_OPENED => What::Opened { end },
+                net::KIND_PEER_CLOSED => What::PeerClosed { end },
+                _ => What::Closed { end },
+            };
+            Ok(Record::Descriptor { event: event(what)?, fd, class })
+        }
+        net::KIND_DATA_IN | net::KIND_DATA_OUT => {
+            let fd = fields.u32(offset_of!(Data, fd))?;
+            let class = class(fields.u32(offset_of!(Data, class))?)?;
+            let len = fields.u64(offset_of!(Data, len))?;
+            let captured = u64::from(fields.u32(offset_of!(Data, captured))?);
+            if len == 0 {
+                return Err(Refused::Field("len", len));
+            }
+            if captured > len || captured > net::CAPTURE_MAX as u64 {
+                return Err(Refused::Field("captured", captured));
+            }
+            let start = size_of::<Data>();
+            let payload = bytes.get(start..start + captured as usize).ok_or(Refused::Short(bytes.len()))?;
+            let what = What::Data {
+                end: End::of_descriptor(process, fd),
+                direction: if kind == net::KIND_DATA_IN { Direction::In } else { Direction::Out },
+                len,
+                bytes: payload.to_vec(),
+            };
+            Ok(Record::Descriptor { event: event(what)?, fd, class })
+        }
+        net::KIND_ADDRESS => {
+            fields.at_least(size_of::<Address>())?;
+            let octets: [u8; 16] = fields.array(offset_of!(Address, octets))?;
+            let ip = match fields.u16(offset_of!(Address, family))? {
+                2 => IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3])),
+                10 => IpAddr::V6(Ipv6Addr::from(octets)),
+                other => return Err(Refused::Field("family", u64::from(other))),
+            };
+            let side = match fields.u32(offset_of!(Address, side))? {
+                net::SIDE_LOCAL => Side::Local,
+                net::SIDE_PEER => Side::Peer,
+                other => return Err(Refused::Field("side", u64::from(other))),
+            };
+            Ok(Record::Address {
+                process,
+                fd: fields.u32(offset_of!(Address, fd))?,
+                side,
+                address: SocketAddr::new(ip.to_canonical(), fields.u16(offset_of!(Address, port))?),
+            })
+        }
+        proc::KIND_FORKED => {
+            fields.at_least(size_of::<Forked>())?;
+            let child = fields.u32(offset_of!(Forked, child))?;
+            event(What::Forked { child }).map(Record::Event)
+        }
+        proc::KIND_EXECUTED | proc::KIND_EXITED => {
+            fields.at_least(size_of::<Process>())?;
+            let what = if kind == proc::KIND_EXECUTED { What::Executed } else { What::Exited };
+            event(what).map(Record::Event)
+        }
+        tokenizer::KIND_CALL => {
+            fields.at_least(size_of::<Call>())?;
+            let entered = fields.u64(offset_of!(Call, entered))?;
+            let function = match fields.u32(offset_of!(Call, function))? {
+                tokenizer::FUNCTION_ENCODE => Function::Encode,
+                tokenizer::FUNCTION_DECODE_STEP => Function::DecodeStep,
+                other => return Err(Refused::Field("function", u64::from(other))),
+            };
+            let event = event(What::Call { function, entered })?;
+            if entered > event.at {
+                return Err(Refused::Field("entered", entered));
+            }
+            Ok(Record::Event(event))
+        }
+        other => Err(Refused::Kind(other)),
+    }
+}
+
+fn class(wire: u32) -> Result<Class, Refused> {
+    Class::of_wire(wire).ok_or(Refused::Field("class", u64::from(wire)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: u32) -> Vec<u8> {
+        let mut bytes = 1_000u64.to_ne_bytes().to_vec();
+        for word in [42u32, 43, kind, 0] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes
+    }
+
+    fn data(kind: u32, len: u64, captured: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = header(kind);
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend(net::CLASS_TCP.to_ne_bytes());
+        bytes.extend(len.to_ne_bytes());
+        bytes.extend(captured.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    #[test]
+    fn a_payload_keeps_its_true_length_when_it_was_cut() {
+        let record = decode(&data(net::KIND_DATA_IN, 9000, 3, b"GETxx")).unwrap();
+        let what =
+            What::Data { end: End::of_descriptor(42, 7), direction: Direction::In, len: 9000, bytes: b"GET".to_vec() };
+        let event = Event { at: 1_000, process: 42, thread: 43, what };
+        assert_eq!(record, Record::Descriptor { event, fd: 7, class: Class::Tcp });
+    }
+
+    #[test]
+    fn lengths_that_do_not_add_up_are_refused() {
+        assert_eq!(decode(&data(net::KIND_DATA_IN, 2, 3, b"GET")), Err(Refused::Field("captured", 3)));
+        assert_eq!(decode(&data(net::KIND_DATA_OUT, 0, 0, b"")), Err(Refused::Field("len", 0)));
+        assert!(matches!(decode(&data(net::KIND_DATA_IN, 90, 50, b"GET")), Err(Refused::Short(_))));
+    }
+
+    #[test]
+    fn unknown_kinds_and_classes_are_refused() {
+        assert_eq!(decode(&header(999)), Err(Refused::Kind(999)));
+        let mut bytes = header(net::KIND_CLOSED);
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend(77u32.to_ne_bytes());
+        assert_eq!(decode(&bytes), Err(Refused::Field("class", 77)));
+    }
+
+    #[test]
+    fn a_call_that_returns_before_it_is_entered_is_refused() {
+        let mut bytes = header(tokenizer::KIND_CALL);
+        bytes.extend(1_001u64.to_ne_bytes());
+        bytes.extend(1u32.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        assert_eq!(decode(&bytes), Err(Refused::Field("entered", 1_001)));
+    }
+
+    #[test]
+    fn mapped_ipv4_addresses_are_ipv4() {
+        let mut bytes = header(net::KIND_ADDRESS);
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend(net::SIDE_PEER.to_ne_bytes());
+        bytes.extend(10u16.to_ne_bytes());
+        bytes.extend(8000u16.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
+        let address = "127.0.0.1:8000".parse().unwrap();
+        assert_eq!(decode(&bytes), Ok(Record::Address { process: 42, fd: 7, side: Side::Peer, address }));
+    }
+
+    #[test]
+    fn no_truncation_of_any_record_panics() {
+        let mut long = data(net::KIND_DATA_OUT, 100, 64, &[0; 64]);
+        for kind in [1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 33] {
+            long[16..20].copy_from_slice(&u32::to_ne_bytes(kind));
+            for len in 0..long.len() {
+                let _ = decode(&long[..len]);
+            }
+        }
+    }
+}

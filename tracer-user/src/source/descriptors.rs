@@ -1,0 +1,115 @@
+//! What the descriptors of a process are, from `/proc`, without touching the process.
+//!
+//! Enters: a pid and descriptor numbers. Leaves: classes, addresses of TCP connections. A descriptor that is gone has none.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
+
+use crate::decode::event::Class;
+
+/// Longest protocol name the kernel knows is shorter (`struct proto::name` is 32 bytes).
+const PROTOCOL_BYTES: usize = 32;
+
+/// The class of one descriptor; an error when it cannot be looked at (closed, process gone, no permission).
+pub fn class_of(pid: u32, fd: u32) -> io::Result<Class> {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    let link = fs::read_link(&path)?;
+    if !link.as_os_str().as_bytes().starts_with(b"socket:") {
+        return Ok(Class::Ignored);
+    }
+    protocol(&path).map(|name| class_of_protocol(&name))
+}
+
+/// `AF_UNIX` stream sockets are "UNIX-STREAM" since Linux 5.15; before, all unix sockets are "UNIX".
+fn class_of_protocol(name: &[u8]) -> Class {
+    match name {
+        b"TCP" | b"TCPv6" | b"MPTCP" | b"MPTCPv6" => Class::Tcp,
+        b"UNIX" | b"UNIX-STREAM" => Class::Unix,
+        _ => Class::Ignored,
+    }
+}
+
+/// The protocol of the socket behind a `/proc/<pid>/fd/<n>` link: sockfs shows it as an extended attribute, in any network
+/// namespace, where `/proc/<pid>/net` would need a table each.
+fn protocol(path: &str) -> io::Result<Vec<u8>> {
+    let path = CString::new(path)?;
+    let mut name = [0u8; PROTOCOL_BYTES];
+    // SAFETY: both strings end in NUL and `name` is as long as is said.
+    let len = unsafe {
+        libc::getxattr(path.as_ptr(), c"system.sockprotoname".as_ptr(), name.as_mut_ptr().cast(), name.len())
+    };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    let name = &name[..len.min(PROTOCOL_BYTES)];
+    Ok(name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
+}
+
+/// The descriptors that a process has open now.
+pub fn open_descriptors(pid: u32) -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// Addresses of a process's open TCP connections, by descriptor: local and peer.
+pub fn connections(pid: u32, tcp: &[u32]) -> Vec<(u32, SocketAddr, SocketAddr)> {
+    if tcp.is_empty() {
+        return Vec::new();
+    }
+    let Ok(process) = procfs::process::Process::new(pid as i32) else { return Vec::new() };
+    let tables = [process.tcp(), process.tcp6()];
+    let by_inode: HashMap<u64, (SocketAddr, SocketAddr)> = tables
+        .into_iter()
+        .filter_map(Result::ok)
+        .flatten()
+        .filter(|entry| entry.state == procfs::net::TcpState::Established)
+        .map(|entry| (entry.inode, (entry.local_address, entry.remote_address)))
+        .collect();
+    tcp.iter()
+        .filter_map(|fd| {
+            let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+            let (local, peer) = by_inode.get(&inode)?;
+            Some((*fd, canonical(*local), canonical(*peer)))
+        })
+        .collect()
+}
+
+/// `::ffff:a.b.c.d` is what a dual-stack listener sees of an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    use super::*;
+
+    fn class(descriptor: &impl std::os::fd::AsRawFd) -> Class {
+        class_of(std::process::id(), descriptor.as_raw_fd() as u32).unwrap()
+    }
+
+    #[test]
+    fn sockets_are_told_from_each_other_and_from_the_rest() {
+        assert_eq!(class(&TcpListener::bind("127.0.0.1:0").unwrap()), Class::Tcp);
+        assert_eq!(class(&UnixStream::pair().unwrap().0), Class::Unix);
+        assert_eq!(class(&fs::File::open("/dev/null").unwrap()), Class::Ignored);
+        assert_eq!(class(&std::net::UdpSocket::bind("127.0.0.1:0").unwrap()), Class::Ignored);
+        assert!(class_of(std::process::id(), 1_000_000).is_err());
+        drop(UnixDatagram::pair());
+    }
+
+    #[test]
+    fn an_open_connection_has_its_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let fd = client.as_raw_fd() as u32;
+        let found = connections(std::process::id(), &[fd]);
+        assert_eq!(found, [(fd, client.local_addr().unwrap(), client.peer_addr().unwrap())]);
+    }
+}
