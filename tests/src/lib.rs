@@ -1,1 +1,3 @@
-//! Fixtures shared by the live, real-server and back-end tests.
+//! Fixtures for the live, real-server and back-end tests, and for the demo.
+
+pub mod demo_engine;

@@ -256,12 +256,33 @@ pub enum Metric {
         inference: Option<f64>,
     },
     /// A prompt was prefilled: its tokens, and how many of them came from the prefix cache.
-    Prompt { labels: Labels, tokens: u64, cached: u64 },
+    Prompt {
+        labels: Labels,
+        tokens: u64,
+        cached: u64,
+    },
     /// Tokens reached the front end; `inter_token`: seconds since the previous ones of that generation.
-    Tokens { labels: Labels, tokens: u64, inter_token: Option<f64> },
-    Preempted { labels: Labels, count: u64 },
+    Tokens {
+        labels: Labels,
+        tokens: u64,
+        inter_token: Option<f64>,
+    },
+    Preempted {
+        labels: Labels,
+        count: u64,
+    },
     /// What the scheduler said after a step; queries and hits are deltas, in tokens.
-    Scheduler { labels: Labels, running: u64, waiting: u64, kv_cache_usage: f64, prefix_queries: u64, prefix_hits: u64 },
+    Scheduler {
+        labels: Labels,
+        running: u64,
+        waiting: u64,
+        kv_cache_usage: f64,
+        prefix_queries: u64,
+        prefix_hits: u64,
+    },
     /// An engine step took this long.
-    Step { labels: Labels, seconds: f64 },
+    Step {
+        labels: Labels,
+        seconds: f64,
+    },
 }

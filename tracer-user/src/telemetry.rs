@@ -39,5 +39,4 @@ impl Telemetry {
 }
 
 /// Every loss stage, in label order.
-pub const LOSS_STAGES: [LossStage; 4] =
-    [LossStage::EdgeRing, LossStage::DataRing, LossStage::Queue, LossStage::Decode];
+pub const LOSS_STAGES: [LossStage; 4] = [LossStage::EdgeRing, LossStage::DataRing, LossStage::Queue, LossStage::Decode];
