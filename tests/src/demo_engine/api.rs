@@ -52,9 +52,8 @@ const READ: usize = 256_000;
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 const FIRST_CONNECTION: u64 = 16;
-/// Sockets of the engine connection.
+/// The ROUTER; the PULL is the other socket.
 const INPUT: usize = 0;
-const OUTPUT: usize = 1;
 
 enum Event {
     Engine(Delivery),
