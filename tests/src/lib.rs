@@ -1,7 +1,9 @@
-//! Fixtures shared by the live, real-server and back-end tests.
+//! Fixtures for the live, real-server and back-end tests, and for the demo.
 
 pub mod backend;
+pub mod demo_engine;
 pub mod jaeger;
 pub mod live;
 pub mod outputs;
 pub mod prometheus;
+pub mod traffic;
