@@ -7,12 +7,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use object::read::ReadCache;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, SegmentFlags, SymbolKind};
 
-use super::plan::{self, Library, Mapping, Point, Segment};
+use super::plan::{self, Library, Point, Segment};
+use crate::discover::text::{self, Mapping};
 
 /// The tokenizer library is 11 MB; nothing that is worth probing is near this.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -21,32 +22,10 @@ const SYMBOLS_MAX: usize = 4_000_000;
 /// A vLLM process has some 2,000 mappings.
 const MAPPINGS_MAX: usize = 100_000;
 
-/// The executable file mappings of a process.
+/// The file mappings of a process.
 pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    Ok(text.lines().take(MAPPINGS_MAX).filter_map(mapping).collect())
-}
-
-/// `7f12a000-7f12b000 r-xp 00001000 08:01 1234   /path with spaces`
-fn mapping(line: &str) -> Option<Mapping> {
-    let mut fields = line.splitn(6, ' ');
-    let (start, end) = fields.next()?.split_once('-')?;
-    let executable = fields.next()?.as_bytes().get(2) == Some(&b'x');
-    let _offset = fields.next()?;
-    let (major, minor) = fields.next()?.split_once(':')?;
-    let inode: u64 = fields.next()?.parse().ok()?;
-    let path = fields.next()?.trim_start();
-    if !executable || inode == 0 || !path.starts_with('/') {
-        return None;
-    }
-    let hex = |text| u64::from_str_radix(text, 16).ok();
-    Some(Mapping {
-        start: hex(start)?,
-        end: hex(end)?,
-        device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
-        inode,
-        path: path.to_owned(),
-    })
+    let text = fs::read(format!("/proc/{pid}/maps"))?;
+    Ok(text::maps(&text).take(MAPPINGS_MAX).collect())
 }
 
 /// A path that leads to the library's very inode.
@@ -56,7 +35,8 @@ pub fn reach(library: &Library) -> io::Result<PathBuf> {
     if File::open(&exact).is_ok() {
         return Ok(exact);
     }
-    let by_name = PathBuf::from(format!("/proc/{pid}/root{}", library.path));
+    let below = library.path.strip_prefix("/").unwrap_or(&library.path);
+    let by_name = PathBuf::from(format!("/proc/{pid}/root")).join(below);
     if fs::metadata(&by_name)?.ino() != library.inode {
         return Err(io::Error::other("the file at its path is not the one that is mapped"));
     }
@@ -64,7 +44,7 @@ pub fn reach(library: &Library) -> io::Result<PathBuf> {
 }
 
 /// The points to probe in the library that `path` leads to; empty when it is stripped.
-pub fn points(path: &PathBuf) -> io::Result<Vec<Point>> {
+pub fn points(path: &Path) -> io::Result<Vec<Point>> {
     let file = File::open(path)?;
     if file.metadata()?.len() > FILE_BYTES_MAX {
         return Err(io::Error::other("the file is too large to be a tokenizer library"));
@@ -87,31 +67,4 @@ pub fn points(path: &PathBuf) -> io::Result<Vec<Point>> {
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
         .filter_map(|symbol| Some((symbol.name().ok()?, symbol.address())));
     Ok(plan::points(symbols, &segments))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mapping_line_is_read_with_spaces_in_its_path() {
-        let line =
-            "7f0000001000-7f0000002000 r-xp 00001000 08:1f 1234                       /opt/my venv/tokenizers.abi3.so";
-        let mapping = mapping(line).unwrap();
-        assert_eq!((mapping.start, mapping.end), (0x7f00_0000_1000, 0x7f00_0000_2000));
-        assert_eq!((mapping.device, mapping.inode), ((8, 0x1f), 1234));
-        assert_eq!(mapping.path, "/opt/my venv/tokenizers.abi3.so");
-    }
-
-    #[test]
-    fn data_anonymous_and_special_mappings_are_no_libraries() {
-        for line in [
-            "7f0000001000-7f0000002000 rw-p 00001000 08:1f 1234   /x.so",
-            "7f0000001000-7f0000002000 r-xp 00000000 00:00 0 ",
-            "7f0000001000-7f0000002000 r-xp 00000000 00:00 0   [vdso]",
-            "garbage",
-        ] {
-            assert_eq!(mapping(line), None, "{line}");
-        }
-    }
 }

@@ -82,6 +82,8 @@ pub enum LoadError {
     Verifier { program: &'static str, error: io::Error, log: String },
     #[error("cannot attach `{program}` to {point}: {error}")]
     Attach { program: &'static str, point: String, error: String },
+    #[error("inferspan runs in a pid namespace of its own, and the kernel reports the host's process ids")]
+    PidNamespace,
     #[error("the BPF object cannot be loaded: {0}")]
     Other(String),
 }

@@ -10,6 +10,7 @@ pub mod task;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
@@ -42,6 +43,10 @@ pub struct TokenizerProbes {
 pub struct Session {
     probes: Probes,
     reader: Reader,
+    /// Device and inode of every library looked at, so that none is probed twice.
+    libraries: BTreeSet<((u32, u32), u64)>,
+    /// Of these, the ones that are probed.
+    probed: BTreeSet<((u32, u32), u64)>,
     /// Connections that were open at attach.
     pub connections: Vec<Fact>,
 }
@@ -49,6 +54,7 @@ pub struct Session {
 impl Session {
     /// Loads, attaches, classifies the descriptors that are open, and starts to read.
     pub fn start(options: &Options, targets: &[Target], telemetry: Arc<Telemetry>) -> Result<Self, LoadError> {
+        in_first_pid_namespace()?;
         let (mut probes, mut rings) = Probes::load(options)?;
         if options.debug_log {
             debug_log(&mut probes)?;
@@ -70,7 +76,7 @@ impl Session {
         }
         let reader =
             Reader::spawn(rings, telemetry).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
-        Ok(Self { probes, reader, connections })
+        Ok(Self { probes, reader, libraries: BTreeSet::new(), probed: BTreeSet::new(), connections })
     }
 
     /// Batches of inputs, as they come.
@@ -80,6 +86,11 @@ impl Session {
 
     pub fn counts(&self) -> &Counts {
         self.reader.counts()
+    }
+
+    /// Traces `tgid` as well, or changes what is looked at in it.
+    pub fn set_target(&mut self, target: Target) -> Result<(), LoadError> {
+        self.probes.add_target(target.tgid, target.capture)
     }
 
     /// Why children that start later are not followed, when they are not.
@@ -99,12 +110,24 @@ impl Session {
         let mut result = TokenizerProbes::default();
         let mut probed = BTreeSet::new();
         for tokenizer in plan::tokenizers(&maps) {
+            if !self.libraries.insert((tokenizer.device, tokenizer.inode)) {
+                // A process that came later: the probes are on the file, for every process.
+                if self.probed.contains(&(tokenizer.device, tokenizer.inode)) {
+                    probed.extend(tokenizer.processes.iter().copied());
+                }
+                continue;
+            }
             match self.attach_tokenizer(&tokenizer) {
                 Ok(functions) => {
                     result.functions += functions;
+                    self.probed.insert((tokenizer.device, tokenizer.inode));
                     probed.extend(tokenizer.processes.iter().copied());
                 }
-                Err(why) => result.warnings.push(format!("tokenizer library {} is not probed: {why}", tokenizer.path)),
+                Err(why) => {
+                    result
+                        .warnings
+                        .push(format!("tokenizer library {} is not probed: {why}", tokenizer.path.display()));
+                }
             }
         }
         result.processes = probed.into_iter().collect();
@@ -125,6 +148,16 @@ impl Session {
     pub fn detach(self, each: impl FnMut(Vec<Input>)) {
         drop(self.probes);
         self.reader.stop(each);
+    }
+}
+
+/// The kernel side sees thread-group ids of the first pid namespace; this process must see the same numbers.
+fn in_first_pid_namespace() -> Result<(), LoadError> {
+    // PROC_PID_INIT_INO, include/linux/proc_ns.h
+    const FIRST: u64 = 0xEFFF_FFFC;
+    match fs::metadata("/proc/self/ns/pid") {
+        Ok(namespace) if namespace.ino() != FIRST => Err(LoadError::PidNamespace),
+        _ => Ok(()),
     }
 }
 

@@ -4,28 +4,20 @@
 //! [`Point`]s in it. Symbols are matched by pattern, because Rust's mangled names carry a hash that changes with every build.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use tracer_ebpf::wire::tokenizer::{FUNCTION_DECODE_STEP, FUNCTION_ENCODE};
 
-/// An executable file mapping of a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapping {
-    /// Address range, as `/proc/<pid>/map_files` names it.
-    pub start: u64,
-    pub end: u64,
-    /// `major:minor` of the device, as `/proc/<pid>/maps` prints it.
-    pub device: (u32, u32),
-    pub inode: u64,
-    /// As seen in the process's mount namespace.
-    pub path: String,
-}
+use crate::discover::elf::function_of;
+use crate::discover::text::Mapping;
+use crate::input::Function;
 
 /// One library file, however many processes map it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
     pub device: (u32, u32),
     pub inode: u64,
-    pub path: String,
+    pub path: PathBuf,
     /// A process that maps it, and where: the way to reach the exact inode.
     pub through: (u32, u64, u64),
     /// Every process that maps it.
@@ -52,17 +44,16 @@ pub struct Segment {
 }
 
 /// Whether a mapped path is Hugging Face's tokenizer library (`tokenizers.abi3.so`, or one built for one Python).
-pub fn is_tokenizer(path: &str) -> bool {
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    let name = path.rsplit('/').next().unwrap_or(path);
-    name.starts_with("tokenizers.") && name.rsplit_once('.').is_some_and(|(_, extension)| extension == "so")
+pub fn is_tokenizer(path: &Path) -> bool {
+    let is_library = path.extension().is_some_and(|extension| extension == "so");
+    is_library && path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("tokenizers."))
 }
 
 /// The tokenizer libraries among the mappings of the processes, one an inode.
 pub fn tokenizers(processes: &[(u32, Vec<Mapping>)]) -> Vec<Library> {
     let mut found: BTreeMap<((u32, u32), u64), Library> = BTreeMap::new();
     for (process, mappings) in processes {
-        for mapping in mappings.iter().filter(|mapping| is_tokenizer(&mapping.path)) {
+        for mapping in mappings.iter().filter(|mapping| mapping.executable && is_tokenizer(&mapping.path)) {
             let library = found.entry((mapping.device, mapping.inode)).or_insert_with(|| Library {
                 device: mapping.device,
                 inode: mapping.inode,
@@ -78,31 +69,14 @@ pub fn tokenizers(processes: &[(u32, Vec<Mapping>)]) -> Vec<Library> {
     found.into_values().collect()
 }
 
-/// Which function of interest a mangled symbol is. PyO3 wraps a method `m` in `__pymethod_m__`.
-pub fn function_of(symbol: &str) -> Option<u32> {
-    // Legacy mangling ends in `17h<16 hex>E`, v0 in the name.
-    let name = match symbol.rsplit_once("17h") {
-        Some((name, hash)) if hash.len() == 17 && hash.ends_with('E') => name,
-        _ => symbol,
-    };
-    let is = |class: &str, method: &str| {
-        name.contains(class)
-            && name.strip_suffix("__").is_some_and(|name| name.ends_with(&format!("__pymethod_{method}")))
-    };
-    if ["encode", "encode_batch", "encode_batch_fast"].iter().any(|method| is("PyTokenizer", method)) {
-        Some(FUNCTION_ENCODE)
-    } else if is("PyDecodeStream", "step") {
-        Some(FUNCTION_DECODE_STEP)
-    } else {
-        None
-    }
-}
-
 /// The points at which to probe, from a file's function symbols (name, address) and segments.
 pub fn points<'a>(symbols: impl Iterator<Item = (&'a str, u64)>, segments: &[Segment]) -> Vec<Point> {
     let mut points: Vec<Point> = symbols
         .filter_map(|(symbol, address)| {
-            let function = function_of(symbol)?;
+            let function = match function_of(symbol)? {
+                Function::Encode => FUNCTION_ENCODE,
+                Function::DecodeStep => FUNCTION_DECODE_STEP,
+            };
             let segment = segments.iter().find(|segment| {
                 segment.executable && address >= segment.address && address - segment.address < segment.size
             })?;
@@ -124,7 +98,16 @@ mod tests {
     const STEP: &str = "_RNvMs2y_NtCs84oBVal8Hga_10tokenizers8decodersNtB6_14PyDecodeStream17___pymethod_step__";
 
     fn mapping(start: u64, inode: u64, path: &str) -> Mapping {
-        Mapping { start, end: start + 0x1000, device: (8, 1), inode, path: path.to_owned() }
+        Mapping {
+            start,
+            end: start + 0x1000,
+            executable: true,
+            offset: 0,
+            device: (8, 1),
+            inode,
+            path: PathBuf::from(path),
+            deleted: false,
+        }
     }
 
     #[test]
@@ -140,24 +123,16 @@ mod tests {
 
     #[test]
     fn two_inodes_of_one_name_are_two_libraries() {
-        let one = mapping(0x1000, 7, "/x/tokenizers.abi3.so (deleted)");
+        let one = Mapping { deleted: true, ..mapping(0x1000, 7, "/x/tokenizers.abi3.so") };
         let two = mapping(0x1000, 8, "/x/tokenizers.abi3.so");
         assert_eq!(tokenizers(&[(1, vec![one]), (2, vec![two])]).len(), 2);
     }
 
     #[test]
-    fn functions_are_told_by_class_and_method_whatever_the_mangling() {
-        assert_eq!(function_of(ENCODE), Some(FUNCTION_ENCODE));
-        assert_eq!(
-            function_of(&ENCODE.replace("19___pymethod_encode", "30___pymethod_encode_batch_fast")),
-            Some(FUNCTION_ENCODE)
-        );
-        assert_eq!(function_of(STEP), Some(FUNCTION_DECODE_STEP));
-        let legacy = "_ZN10tokenizers9tokenizer11PyTokenizer19___pymethod_encode__17h0123456789abcdefE";
-        assert_eq!(function_of(legacy), Some(FUNCTION_ENCODE));
-        assert_eq!(function_of(&ENCODE.replace("encode__", "encode_special_tokens__")), None);
-        assert_eq!(function_of(&ENCODE.replace("encode__", "decode__")), None);
-        assert_eq!(function_of(&STEP.replace("PyDecodeStream", "PyTokenizer")), None);
+    fn data_mappings_and_other_libraries_are_left_out() {
+        let data = Mapping { executable: false, ..mapping(0x1000, 7, "/x/tokenizers.abi3.so") };
+        let other = mapping(0x2000, 8, "/x/tokenizers.py");
+        assert!(tokenizers(&[(1, vec![data, other])]).is_empty());
     }
 
     #[test]

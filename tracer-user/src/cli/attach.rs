@@ -1,10 +1,466 @@
-//! `inferspan attach` (under construction)
+//! `inferspan attach`: trace a running server until Ctrl-C.
+//!
+//! Finds the server, attaches, and feeds the core until the user, the clock or the server ends it; then detaches, flushes and
+//! says what was seen. This thread owns the cores; the rings have one of their own, exporters have theirs.
 
-use crate::exit::Code;
+mod pipeline;
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use self::pipeline::Pipeline;
+use super::output::OutputArgs;
+use crate::attach::loader::{LoadError, Options};
+use crate::attach::{Session, Target};
+use crate::discover::failure::parse_pid;
+use crate::discover::privilege::Privileges;
+use crate::discover::{self, ServerProcesses, role_name};
+use crate::exit::{Code, Failure};
+use crate::export::{Pressure, Sinks};
+use crate::input::{Fact, Input, Role, What};
+use crate::source::ring;
+use crate::telemetry::{LOSS_STAGES, Telemetry};
+
+const LIST: &str = "`inferspan ls` lists the inference servers on this host";
+
+/// Trace a running server until Ctrl-C.
+///
+/// Ctrl-C and SIGTERM detach, flush what was seen and exit 0 (130 when attaching was not finished yet); a second Ctrl-C exits
+/// at once. Exits 3 when the server is not found or is gone before it is traced; a server that ends later ends the trace.
+/// Prompts and outputs are neither kept nor exported.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(group = clap::ArgGroup::new("target").required(true).args(["pid", "name", "all"]))]
+pub struct Args {
+    /// Trace the server that this process belongs to
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid, allow_negative_numbers = true)]
+    pub pid: Option<u32>,
+    /// Trace the one server with this engine, service or model name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Trace every server on this host
+    #[arg(long)]
+    pub all: bool,
+    /// How much is observed
+    #[arg(long, value_enum, default_value_t = Level::Requests)]
+    pub level: Level,
+    /// Stop after this long: 90s, 10m, 2h, or a number of seconds
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Print the BPF programs' log to stderr (needs an object built with it, see --bpf-object)
+    #[arg(long)]
+    pub debug_bpf: bool,
+    /// Load this BPF object instead of the built-in one
+    #[arg(long, value_name = "FILE", env = "TRACER_EBPF_OBJECT")]
+    pub bpf_object: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
 
-pub fn run(_args: &Args) -> anyhow::Result<Code> {
-    Ok(Code::Unsupported)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Level {
+    /// Sockets and tokenizer
+    Requests,
+    /// Plus CUDA totals a step (not in this version)
+    Steps,
+    /// Plus every kernel launch, named (not in this version)
+    Kernels,
+}
+
+/// `90s`, `10m`, `2h`, `500ms`, `90`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let number: f64 = digits.parse().map_err(|_| format!("`{text}` is no time; write 90s, 10m or 2h"))?;
+    let seconds = match &text[digits.len()..] {
+        "ms" => number / 1e3,
+        "s" | "" => number,
+        "m" | "min" => number * 60.0,
+        "h" => number * 3600.0,
+        unit => return Err(format!("`{unit}` is no unit of time; write 90s, 10m or 2h")),
+    };
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("a duration is longer than 0".to_owned()),
+    }
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Code> {
+    let stop = stop_on_signals()?;
+    if args.level != Level::Requests {
+        return Err(Failure::new(
+            Code::Unsupported,
+            "this version observes requests only; the levels `steps` and `kernels` come with CUDA tracing",
+            "leave out --level, or use --level requests",
+        )
+        .into());
+    }
+    let servers = find(args)?;
+    let telemetry = Arc::new(Telemetry::default());
+    let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
+    let options = Options { object: args.bpf_object.clone(), debug_log: args.debug_bpf, ..Options::default() };
+    let targets: Vec<Target> = servers.iter().flat_map(targets_of).collect();
+    let session = Session::start(&options, &targets, Arc::clone(&telemetry)).map_err(|error| failure_of(&error))?;
+    // Between the look at /proc and the filter a PID may have changed hands.
+    for found in &servers {
+        if !discover::same_process(found.server.pid, found.server.start_ticks) {
+            return Err(Failure::new(
+                Code::NoTarget,
+                format!("process {} ended while inferspan attached to it", found.server.pid),
+                LIST,
+            )
+            .into());
+        }
+    }
+    if stop.load(Relaxed) {
+        return Ok(Code::Interrupted);
+    }
+    let mut run = Run {
+        pipeline: Pipeline::new(servers.len(), sinks),
+        alive: BTreeSet::new(),
+        servers,
+        session,
+        rediscover: None,
+        forked: false,
+    };
+    run.introduce();
+    let end = run.follow(&stop, args.duration.map(|duration| Instant::now() + duration));
+    Ok(run.finish(end, &telemetry))
+}
+
+/// Both signals set the flag; with the flag set, another one ends the process.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, Code::Interrupted as i32, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// The servers that the arguments name; at least one.
+fn find(args: &Args) -> Result<Vec<ServerProcesses>, Failure> {
+    if let Some(pid) = args.pid {
+        return Ok(vec![discover::server(pid)?]);
+    }
+    let all = discover::servers();
+    if all.is_empty() {
+        return Err(Failure::new(
+            Code::NoTarget,
+            "no inference server was found on this host",
+            "start one, or run inferspan as root and in the host's pid namespace to see those of others",
+        ));
+    }
+    let Some(name) = &args.name else { return Ok(all) };
+    let mut matching: Vec<ServerProcesses> = all
+        .into_iter()
+        .filter(|found| [&found.server.engine, &found.server.service, &found.server.model].contains(&name))
+        .collect();
+    match matching.len() {
+        0 => {
+            Err(Failure::new(Code::NoTarget, format!("no server has the engine, service or model name {name:?}"), LIST))
+        }
+        1 => Ok(vec![matching.remove(0)]),
+        count => {
+            let pids: Vec<String> = matching.iter().map(|found| found.server.pid.to_string()).collect();
+            Err(Failure::new(
+                Code::Usage,
+                format!("{count} servers are called {name:?}: PIDs {}", pids.join(", ")),
+                "name one with -p PID, or trace all with --all",
+            ))
+        }
+    }
+}
+
+/// Workers carry no request, and their threads wake every 10 ms: only their life is followed.
+fn targets_of(found: &ServerProcesses) -> Vec<Target> {
+    found.processes.iter().map(|process| Target { tgid: process.pid, capture: process.role != Role::Worker }).collect()
+}
+
+fn failure_of(error: &LoadError) -> Failure {
+    match error {
+        LoadError::Permission { .. } => {
+            let missing = Privileges::own().missing_for_bpf();
+            let names: Vec<&str> = missing.iter().map(|capability| capability.name()).collect();
+            let why = if names.is_empty() {
+                "the capabilities are there, so a security module, kernel lockdown or seccomp profile forbids it"
+                    .to_owned()
+            } else {
+                format!("missing {}", names.join(" and "))
+            };
+            Failure::new(
+                Code::Permission,
+                format!("{error}: {why}"),
+                "run inferspan as root (sudo), or give it CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE; `inferspan doctor` checks the rest",
+            )
+        }
+        LoadError::PidNamespace => Failure::new(
+            Code::Unsupported,
+            error.to_string(),
+            "run it on the host, or share its pid namespace (docker: --pid=host, Kubernetes: hostPID: true)",
+        ),
+        LoadError::Object { .. } | LoadError::Missing { .. } => Failure::new(
+            Code::Usage,
+            error.to_string(),
+            "give --bpf-object a file built from this version (`cargo xtask ebpf`), or leave it out",
+        ),
+        LoadError::Verifier { .. } | LoadError::Attach { .. } | LoadError::Other(_) => Failure::new(
+            Code::Unsupported,
+            error.to_string(),
+            "`inferspan doctor` checks what the kernel must offer (Linux 5.15 or later, BTF)",
+        ),
+    }
+}
+
+/// Why a trace is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    User,
+    Time,
+    Target,
+}
+
+struct Run {
+    servers: Vec<ServerProcesses>,
+    session: Session,
+    pipeline: Pipeline,
+    /// Processes with a role of their own that have not ended.
+    alive: BTreeSet<u32>,
+    /// When to look for processes that came later.
+    rediscover: Option<Instant>,
+    forked: bool,
+}
+
+/// A new process has its title and its sockets by then; and a compiler's children are not looked for one by one.
+const REDISCOVER_AFTER: Duration = Duration::from_secs(3);
+/// How often the targets are looked at, in case an exit was lost.
+const CHECK_ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// How soon a signal is noticed; ticks come more often.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl Run {
+    /// Tells the cores what is known, and the user what is attached.
+    fn introduce(&mut self) {
+        let anchor = ring::clock_anchor();
+        for (index, found) in self.servers.iter().enumerate() {
+            for fact in found.facts() {
+                self.pipeline.tell(index, fact);
+            }
+            self.pipeline.tell(index, anchor.clone());
+            self.alive.extend(followed(found));
+            let server = &found.server;
+            let version = server.engine_version.as_deref().unwrap_or("of unknown version");
+            let model = if server.model.is_empty() { "a model to be learned" } else { &server.model };
+            eprintln!("inferspan: process {}: {} {version}, serving {model}", server.pid, server.engine);
+            for process in &found.processes {
+                let how = match process.role {
+                    Role::Worker => "life only",
+                    Role::Other => "sockets, carries no requests",
+                    _ => "sockets",
+                };
+                eprintln!("inferspan:   {:>7} {:<11} {:<15} {how}", process.pid, role_name(process.role), process.comm);
+            }
+        }
+        for fact in std::mem::take(&mut self.session.connections) {
+            self.pipeline.push(Input::Fact(fact));
+        }
+        if let Some(why) = self.session.not_following() {
+            eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
+        }
+        self.probe_tokenizers();
+        eprintln!("inferspan: prompts and outputs are neither kept nor exported; nothing is written to the server");
+        let processes: usize = self.servers.iter().map(|found| found.processes.len()).sum();
+        eprintln!(
+            "inferspan: attached to {processes} processes with {} probes at level requests; Ctrl-C stops",
+            self.session.attached()
+        );
+    }
+
+    fn probe_tokenizers(&mut self) {
+        for (index, found) in self.servers.iter().enumerate() {
+            let processes: Vec<u32> =
+                found.processes.iter().filter(|process| process.role == Role::Api).map(|process| process.pid).collect();
+            let probes = self.session.attach_tokenizers(&processes);
+            for tgid in probes.processes {
+                self.pipeline.tell(index, Fact::TokenizerProbed { tgid });
+            }
+            for warning in probes.warnings {
+                eprintln!("inferspan: warning: {warning}; tokenizer times will be missing");
+            }
+        }
+    }
+
+    /// Feeds the core until something ends the trace.
+    fn follow(&mut self, stop: &AtomicBool, deadline: Option<Instant>) -> End {
+        let mut next_check = Instant::now() + CHECK_ALIVE_EVERY;
+        loop {
+            match self.session.inputs().recv_timeout(PATIENCE) {
+                Ok(batch) => {
+                    for input in batch {
+                        self.take(input);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // The reader is gone, which only a bug can do; what was seen is still worth flushing.
+                Err(RecvTimeoutError::Disconnected) => return End::Target,
+            }
+            self.pipeline.export();
+            let now = Instant::now();
+            if stop.load(Relaxed) {
+                return End::User;
+            }
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return End::Time;
+            }
+            if now >= next_check {
+                next_check = now + CHECK_ALIVE_EVERY;
+                self.alive.retain(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+            }
+            if self.alive.is_empty() {
+                return End::Target;
+            }
+            if std::mem::take(&mut self.forked) && self.rediscover.is_none() {
+                self.rediscover = Some(now + REDISCOVER_AFTER);
+            }
+            if self.rediscover.is_some_and(|at| now >= at) {
+                self.rediscover = None;
+                self.rediscover();
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        if let Input::Event(event) = &input {
+            match event.what {
+                What::Exited => {
+                    self.alive.remove(&event.process);
+                }
+                What::Forked { .. } | What::Executed => self.forked = true,
+                _ => {}
+            }
+        }
+        self.pipeline.push(input);
+    }
+
+    /// Looks at the servers again: a process that came later gets its role and its tokenizer probes.
+    fn rediscover(&mut self) {
+        for (index, known) in self.servers.iter_mut().enumerate() {
+            let Ok(found) = discover::server(known.server.pid) else { continue };
+            if found.server.start_ticks != known.server.start_ticks {
+                continue;
+            }
+            let roles = |of: &ServerProcesses| -> BTreeSet<(u32, Role)> {
+                of.processes.iter().map(|process| (process.pid, process.role)).collect()
+            };
+            for (tgid, role) in roles(&found).difference(&roles(known)) {
+                self.pipeline.tell(index, Fact::Process { tgid: *tgid, role: *role });
+                // Its life is followed already; a map that is full leaves it at that.
+                let _ = self.session.set_target(Target { tgid: *tgid, capture: *role != Role::Worker });
+            }
+            if found.server != known.server {
+                self.pipeline.tell(index, Fact::Server(Arc::clone(&found.server)));
+            }
+            self.alive.extend(followed(&found));
+            *known = found;
+        }
+        self.probe_tokenizers();
+    }
+
+    /// Detaches, flushes and says what was seen.
+    fn finish(self, end: End, telemetry: &Telemetry) -> Code {
+        let Self { session, mut pipeline, .. } = self;
+        if end == End::Target {
+            eprintln!("inferspan: the server has ended");
+        }
+        let unclassified = session.counts().unclassified.load(Relaxed);
+        session.detach(|batch| {
+            for input in batch {
+                pipeline.push(input);
+            }
+            pipeline.export();
+        });
+        let (summary, late) = pipeline.finish();
+        let lost: Vec<String> = LOSS_STAGES
+            .iter()
+            .filter(|stage| telemetry.lost(**stage) > 0)
+            .map(|stage| format!("{} at {}", telemetry.lost(*stage), stage.name()))
+            .collect();
+        let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
+        eprintln!(
+            "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer and {} process events, lost: {lost}",
+            summary.requests,
+            summary.spans_exported,
+            summary.spans_dropped,
+            telemetry.syscall_events.load(Relaxed),
+            telemetry.tokenizer_events.load(Relaxed),
+            telemetry.process_events.load(Relaxed),
+        );
+        if unclassified > 0 {
+            eprintln!(
+                "inferspan: {unclassified} events of descriptors that were gone before they could be told were left out"
+            );
+        }
+        if late > 0 {
+            eprintln!("inferspan: {late} events came too late to be put in order");
+        }
+        for failure in &summary.failures {
+            eprintln!("inferspan: {failure}");
+        }
+        if summary.failures.is_empty() { Code::Ok } else { Code::Finding }
+    }
+}
+
+/// The processes whose end is the server's.
+fn followed(found: &ServerProcesses) -> impl Iterator<Item = u32> {
+    found.processes.iter().filter(|process| process.role != Role::Other).map(|process| process.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Cli::try_parse_from(std::iter::once("attach").chain(words.iter().copied())).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn exactly_one_way_to_name_the_target_is_asked_for() {
+        assert_eq!(parse(&["-p", "42"]).unwrap().pid, Some(42));
+        assert_eq!(parse(&["--name", "vllm"]).unwrap().name.as_deref(), Some("vllm"));
+        assert!(parse(&["--all"]).unwrap().all);
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["-p", "42", "--all"]).is_err());
+        assert!(parse(&["-p", "-1"]).is_err());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, millis) in [("60s", 60_000), ("2", 2000), ("1.5m", 90_000), ("500ms", 500), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "0", "-1s", "5 parsecs", "1d", "nan", "inf", "1e300h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_that_are_not_here_yet_are_refused_as_unsupported() {
+        for level in ["steps", "kernels"] {
+            let args = parse(&["-p", "1", "--level", level]).unwrap();
+            let error = run(&args).unwrap_err();
+            assert_eq!(error.downcast_ref::<Failure>().unwrap().code, Code::Unsupported);
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub mod failure;
 mod host;
 mod package;
 pub mod privilege;
-mod text;
+pub mod text;
 mod title;
 mod tree;
 
