@@ -49,7 +49,7 @@ impl TraceService for Receiver {
             }
             Mood::Refuses => Err(Status::permission_denied("who are you")),
             Mood::Hangs => {
-                tokio::time::sleep(Duration::from_secs(600)).await;
+                tokio::time::sleep(Duration::from_mins(10)).await;
                 Err(Status::deadline_exceeded("never"))
             }
         }
