@@ -60,16 +60,16 @@ pub struct Family {
 /// The families of a text in format 0.0.4, by name.
 pub fn families(plain: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
-    let mut current = String::new();
+    let mut current = "";
     for line in plain.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
-            current = name.to_owned();
-            families.entry(current.clone()).or_default().help = help.to_owned();
+            current = name;
+            families.entry(current.to_owned()).or_default().help = help.into();
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            current = name.to_owned();
-            families.entry(current.clone()).or_default().kind = kind.to_owned();
+            current = name;
+            families.entry(current.to_owned()).or_default().kind = kind.into();
         } else if !line.is_empty() {
-            let family = families.entry(current.clone()).or_default();
+            let family = families.entry(current.to_owned()).or_default();
             let end = line.find(['{', ' ']).unwrap_or(line.len());
             push_new(&mut family.samples, &line[..end]);
             for label in label_names(&line[end..]) {

@@ -1,5 +1,7 @@
 //! Traces in a real Jaeger, read back through its query API as its UI does: by gRPC, by HTTP, and from the trace file.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::sync::Arc;
 
 use inferspan::cli::output::OutputArgs;

@@ -2,6 +2,8 @@
 //!
 //! `INFERSPAN_BLESS=1 cargo test -p inferspan-tests --test signals` rewrites the generated table.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
