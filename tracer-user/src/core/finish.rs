@@ -236,6 +236,7 @@ impl Core {
             labels: self.labels(finished.generations.first().map_or(0, |g| g.engine)),
             outcome,
             operation: exchange.operation.name,
+            provider: Arc::from(self.server.engine.as_str()),
             error_type,
             trace_id: place.trace_id,
             span_id: place.root_id,
