@@ -14,20 +14,16 @@ use serde_json::Value;
 /// `INFERSPAN_REQUIRE_BACKENDS` is set (as CI does): then it panics.
 pub fn program(variable: &str, name: Option<&str>) -> Option<PathBuf> {
     let named = std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let on_path = || {
+    let found = named.or_else(|| {
         let folders = std::env::var_os("PATH")?;
-        std::env::split_paths(&folders)
-            .map(|folder| folder.join(name?).into())
-            .find_map(|path: Option<PathBuf>| path.filter(|path| path.is_file()))
-    };
-    let found = named.or_else(on_path);
-    match &found {
-        Some(path) => assert!(path.is_file(), "{variable} names {}, which is no file", path.display()),
-        None => {
-            let what = format!("SKIPPED: {variable} is not set; `cargo xtask test` sets it");
-            assert!(std::env::var_os("INFERSPAN_REQUIRE_BACKENDS").is_none(), "{what}");
-            eprintln!("{what}");
-        }
+        std::env::split_paths(&folders).map(|folder| folder.join(name.unwrap_or_default())).find(|path| path.is_file())
+    });
+    if let Some(path) = &found {
+        assert!(path.is_file(), "{variable} names {}, which is no file", path.display());
+    } else {
+        let what = format!("SKIPPED: {variable} is not set; `cargo xtask test` sets it");
+        assert!(std::env::var_os("INFERSPAN_REQUIRE_BACKENDS").is_none(), "{what}");
+        eprintln!("{what}");
     }
     found
 }
@@ -78,7 +74,7 @@ impl Backend {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let mut this = Self { child, log };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while get(url).is_err() {
             if let Some(status) = this.child.try_wait()? {
                 bail!("{command:?} ended with {status}:\n{}", this.output());

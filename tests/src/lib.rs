@@ -6,4 +6,5 @@ pub mod jaeger;
 pub mod live;
 pub mod outputs;
 pub mod prometheus;
+pub mod signals;
 pub mod traffic;

@@ -1,5 +1,7 @@
 //! Traces in a real Jaeger, read back through its query API as its UI does: by gRPC, by HTTP, and from the trace file.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::sync::Arc;
 
 use inferspan::cli::output::OutputArgs;
@@ -55,7 +57,7 @@ fn assert_stored(request: &StoredTrace, step: &StoredTrace, n: u8) {
 
     let decode_step = request.named("decode_step").next().unwrap();
     let step_span = (outputs::step_trace_id(n).to_string(), outputs::span_id(n, 100).to_string());
-    assert_eq!(decode_step.links, [step_span.clone()]);
+    assert_eq!(decode_step.links, std::slice::from_ref(&step_span));
     assert_eq!(decode_step.tag("step"), Some(&json!(1)));
 
     let [span] = &step.spans[..] else { panic!("one span, not {:?}", step.spans) };

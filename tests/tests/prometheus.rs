@@ -1,6 +1,10 @@
 //! Metrics in a real Prometheus: scraped, queried, exemplars followed, and `promtool` content.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileTypeExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -28,7 +32,6 @@ fn open() -> (Sinks, Arc<Telemetry>, SocketAddr) {
 
 /// Status line, headers and body of a GET.
 fn fetch(address: SocketAddr, path: &str, accept: &str) -> (String, String) {
-    use std::io::{Read as _, Write as _};
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n").unwrap();
@@ -198,6 +201,5 @@ fn a_device_is_written_to_not_replaced() {
         ..OutputArgs::default()
     };
     assert_eq!(Sinks::open(&args, Arc::default(), Pressure::Wait).unwrap().finish().failures, Vec::<String>::new());
-    use std::os::unix::fs::FileTypeExt as _;
     assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
 }

@@ -11,6 +11,10 @@ use crate::input::Server;
 
 /// One thing the pure side says, in order.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "metrics are the most of them, and a box each would cost more than the space"
+)]
 pub enum Output {
     /// A finished tree of spans: one request, or one engine step.
     Trace(Trace),

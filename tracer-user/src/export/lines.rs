@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> Lines<T> {
         count: impl Fn(Fate, u64) + Send + Sync + 'static,
         mut render: impl FnMut(&T, &mut Vec<u8>) -> std::io::Result<()> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (writer, reader) = queue::bounded::<(Arc<T>, u64)>(capacity);
+        let (writer, queue) = queue::bounded::<(Arc<T>, u64)>(capacity);
         let count: Arc<dyn Fn(Fate, u64) + Send + Sync> = Arc::new(count);
         let complaint = Arc::new(Complaint::new(about));
         let (finished, done) = mpsc::channel();
@@ -58,7 +58,7 @@ impl<T: Send + Sync + 'static> Lines<T> {
         std::thread::Builder::new().name("inferspan-lines".into()).spawn(move || {
             let mut line = Vec::new();
             let mut is_broken = false;
-            while let Some((item, weight)) = reader.pop() {
+            while let Some((item, weight)) = queue.pop() {
                 if !is_broken {
                     line.clear();
                     let written = render(&item, &mut line).and_then(|()| {
@@ -122,7 +122,9 @@ mod tests {
         }
     }
 
-    fn start(sink: &Sink) -> (Lines<String>, Arc<Mutex<Vec<(Fate, u64)>>>) {
+    type Fates = Arc<Mutex<Vec<(Fate, u64)>>>;
+
+    fn start(sink: &Sink) -> (Lines<String>, Fates) {
         let fates = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&fates);
         let count = move |fate, weight| seen.lock().unwrap().push((fate, weight));

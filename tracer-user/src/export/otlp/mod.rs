@@ -50,6 +50,9 @@ const FLUSH_REPLAY: Duration = Duration::from_mins(1);
 /// Resources whose exporters are kept; the servers of one host are few.
 const MAX_EXPORTERS: usize = 64;
 
+/// What a resource is made of.
+type ResourceKey = (Arc<Server>, Service);
+
 /// The running exporter.
 #[derive(Debug)]
 pub struct Otlp {
@@ -139,7 +142,7 @@ struct Exporter {
     complaint: Arc<Complaint>,
     telemetry: Arc<Telemetry>,
     /// Oldest first.
-    exporters: Vec<((Arc<Server>, Service), SpanExporter)>,
+    exporters: Vec<(ResourceKey, SpanExporter)>,
 }
 
 impl Exporter {
@@ -161,7 +164,7 @@ impl Exporter {
 
     /// Sends one batch, a request for each resource in it and [`BATCH_SPANS`].
     fn send(&mut self, batch: &[Arc<Trace>]) {
-        let mut groups: Vec<((Arc<Server>, Service), Vec<SpanData>)> = Vec::new();
+        let mut groups: Vec<(ResourceKey, Vec<SpanData>)> = Vec::new();
         for trace in batch {
             let spans = spans::spans(trace, &self.scope);
             let open = groups.iter().rposition(|((server, service), group)| {
@@ -188,7 +191,7 @@ impl Exporter {
         }
     }
 
-    fn export(&mut self, key: &(Arc<Server>, Service), spans: Vec<SpanData>) -> Result<(), String> {
+    fn export(&mut self, key: &ResourceKey, spans: Vec<SpanData>) -> Result<(), String> {
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         let left = deadline.map_or(self.timeout, |at| at.saturating_duration_since(Instant::now()).min(self.timeout));
         if left.is_zero() {
@@ -204,7 +207,7 @@ impl Exporter {
     }
 
     /// The exporter of this resource; an exporter holds one resource, so each has its own.
-    fn exporter_at(&mut self, key: &(Arc<Server>, Service)) -> Result<usize, ExporterBuildError> {
+    fn exporter_at(&mut self, key: &ResourceKey) -> Result<usize, ExporterBuildError> {
         if let Some(at) = self.exporters.iter().position(|(known, _)| known == key) {
             return Ok(at);
         }
