@@ -4,6 +4,9 @@
 //! link, `\xNN` is a byte. `fixtures/proc/vllm-0.32.0*.txt` were taken from real servers; tables of sockets and mappings
 //! are cut to the lines that concern the server.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets a surprise fails")]
+
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -108,6 +111,31 @@ fn a_real_server_is_found_whole_from_any_of_its_processes() {
 }
 
 #[test]
+fn a_real_server_of_many_processes_and_another_prefix_is_found_whole() {
+    // `--data-parallel-size 2 --api-server-count 2`, VLLM_PROCESS_NAME_PREFIX=TEAM
+    let snapshot = Snapshot::unpack(include_str!("../fixtures/proc/vllm-0.32.0-dp2.txt"));
+    let host = snapshot.host();
+    let found = host.server(28894).unwrap();
+    let expected = [
+        "28894 Other",
+        "29231 Other",
+        "29232 Coordinator",
+        "29277 Engine0",
+        "29771 Worker0",
+        "29278 Engine1",
+        "30120 Worker1",
+        "29279 Api0",
+        "29280 Api1",
+    ];
+    assert_eq!(roles(&found), expected);
+    for process in &found.processes {
+        assert_eq!(host.server(process.pid).unwrap(), found, "from {}", process.pid);
+    }
+    let api = found.processes.iter().filter(|process| process.role == Role::Api);
+    assert!(api.into_iter().all(|api| api.listening() == ["0.0.0.0:8123".parse().unwrap()]));
+}
+
+#[test]
 fn a_process_is_the_same_only_with_its_start_time() {
     let snapshot = Snapshot::unpack(include_str!("../fixtures/proc/vllm-0.32.0.txt"));
     let host = snapshot.host();
@@ -134,17 +162,18 @@ fn built(processes: &[Process]) -> Snapshot {
     for Process { pid, parent, line, threads, listens, more } in processes {
         let comm = line.split(' ').next().unwrap().rsplit('/').next().unwrap();
         let cmdline = line.replace(' ', "\\x00").replace('|', " ");
-        text += &format!(
+        let _ = write!(
+            text,
             "== {pid}/stat\n{pid} ({comm}) S {parent} {pid} {pid} 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {pid} 0 0\n\
              == {pid}/status\nName:\t{comm}\nTgid:\t{pid}\nPid:\t{pid}\nUid:\t0\t0\t0\t0\nNSpid:\t{pid}\n\
              == {pid}/cmdline\n{cmdline}\\x00\n== {pid}/maps\n== {pid}/ns/net -> net:[4026531833]\n\
              == {pid}/net/tcp\nheader\n   0: 00000000:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 77 1 0\n"
         );
         for (at, thread) in threads.iter().enumerate() {
-            text += &format!("== {pid}/task/{}/comm\n{thread}\n", pid * 100 + at as u32);
+            let _ = write!(text, "== {pid}/task/{}/comm\n{thread}\n", pid * 100 + at as u32);
         }
         if let Some(inode) = listens {
-            text += &format!("== {pid}/fd/3 -> socket:[{inode}]\n");
+            let _ = write!(text, "== {pid}/fd/3 -> socket:[{inode}]\n");
         }
         text += &more.replace("PID", &pid.to_string());
     }
