@@ -218,7 +218,7 @@ PID  ENGINE  MODEL  PROCESSES         GPUS             CONTAINER     TRACEABLE
         assert_eq!(document["schema"], "inferspan.ls/1");
         let server = &document["servers"][0];
         assert_eq!((&server["engine_version"], &server["traceable"]), (&Value::Null, &json!("no")));
-        assert_eq!(server["reasons"][0], "run as root, or with CAP_BPF and CAP_PERFMON");
+        assert_eq!(server["reasons"][0], "run as root, or with CAP_BPF, CAP_PERFMON");
         assert_eq!(server["processes"][2]["role"], "engine");
     }
 }

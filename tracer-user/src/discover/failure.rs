@@ -101,8 +101,8 @@ pub fn forbidden(pid: u32, name: &str) -> Failure {
     )
 }
 
-pub fn kernel_thread(pid: u32, name: &str) -> Failure {
-    Failure::new(Code::Unsupported, format!("{pid} is a thread of the kernel (`{name}`), not a server"), LIST)
+pub fn kernel_thread(pid: u32, name: &str, hidden: &Hidden) -> Failure {
+    unsupported(pid, format!("{pid} is a thread of the kernel (`{name}`), not a server"), hidden)
 }
 
 /// `kind` says what it looks like, e.g. "a Python program".
@@ -110,10 +110,15 @@ pub fn no_server(pid: u32, name: &str, kind: &str, hidden: &Hidden) -> Failure {
     let what = format!(
         "process {pid} is not an inference server: it looks like {kind} (`{name}`); neither its title, its command line nor its children are those of one"
     );
+    unsupported(pid, what, hidden)
+}
+
+/// Low numbers are often copied from inside a container, where they name the server.
+fn unsupported(pid: u32, what: String, hidden: &Hidden) -> Failure {
     match hidden.inside.first() {
         Some(outer) => Failure::new(
             Code::Unsupported,
-            format!("{what}; inside a container, {pid} is the PID of a server that out here is {outer}"),
+            format!("{what}; inside a container, {pid} is the PID of a server's process that out here is {outer}"),
             format!("use -p {outer}"),
         ),
         None => Failure::new(Code::Unsupported, what, LIST),
@@ -176,7 +181,7 @@ mod tests {
             (gone(7), 3),
             (reused(7), 3),
             (forbidden(7, "x"), 4),
-            (kernel_thread(2, "kthreadd"), 5),
+            (kernel_thread(2, "kthreadd", &hidden), 5),
             (no_server(7, "x", "a shell", &hidden), 5),
             (servers_below(1, "init", &[4, 5]), 5),
             (servers_below(1, "init", &[4]), 5),

@@ -84,7 +84,8 @@ impl Host {
             return Err(failure::zombie(pid, &stat.comm));
         }
         if stat.kernel_thread {
-            return Err(failure::kernel_thread(pid, &stat.comm));
+            let inside = self.inside(pid, &Survey::of(self), true);
+            return Err(failure::kernel_thread(pid, &stat.comm, &Hidden { inside, ..Hidden::default() }));
         }
         match std::fs::read_dir(self.path(pid, "fd")) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failure::forbidden(pid, &stat.comm)),

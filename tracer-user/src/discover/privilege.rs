@@ -68,15 +68,15 @@ pub enum Traceable {
 pub fn traceable(server: &ServerProcesses, privileges: Privileges) -> Traceable {
     let of = |role: Role| server.processes.iter().filter(move |process| process.role == role);
     let mut obstacles = Vec::new();
+    let mut missing = privileges.missing_for_bpf();
     if of(Role::Api).chain(of(Role::Engine)).any(|process| !process.readable) {
-        obstacles.push("its processes may not be looked into: run as root, or with CAP_SYS_PTRACE".to_owned());
+        missing.push(Capability::SysPtrace);
     } else if of(Role::Engine).next().is_none() {
-        obstacles
-            .push("it has no engine process (still starting, or the engine runs inside the API process)".to_owned());
+        obstacles.push("it has no engine process (still starting, or it runs inside the API process)".to_owned());
     }
-    let missing: Vec<&str> = privileges.missing_for_bpf().into_iter().map(Capability::name).collect();
     if !missing.is_empty() {
-        obstacles.push(format!("run as root, or with {}", missing.join(" and ")));
+        let missing: Vec<&str> = missing.into_iter().map(Capability::name).collect();
+        obstacles.push(format!("run as root, or with {}", missing.join(", ")));
     }
     if let Some(version) = &server.server.engine_version
         && !is_supported(version)
