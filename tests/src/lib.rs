@@ -5,6 +5,7 @@ pub mod demo_engine;
 pub mod jaeger;
 pub mod live;
 pub mod outputs;
+pub mod pipeline;
 pub mod prometheus;
 pub mod signals;
 pub mod traffic;

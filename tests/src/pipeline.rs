@@ -1,0 +1,74 @@
+//! Runs the pure pipeline in this process, on events that a test may have tampered with.
+
+use std::path::{Path, PathBuf};
+
+use inferspan::core::{Config, Core, Oddities};
+use inferspan::input::{Event, Input, What};
+use inferspan::order::Order;
+use inferspan::output::{AccessRecord, GenerationRecord, Metric, Output, Trace};
+use inferspan::source::preroll::Preroll;
+use inferspan::source::syscall_log::SyscallLog;
+
+/// The folder of the real captures.
+pub fn captures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures")
+}
+
+/// Every event of a capture.
+///
+/// # Panics
+/// When the capture does not read whole.
+pub fn events(name: &str) -> Vec<Event> {
+    let mut log = SyscallLog::open(&captures().join(name)).expect("the capture is in the repository");
+    let mut events = Vec::new();
+    while let Some(event) = log.next_event().expect("the capture reads") {
+        events.push(event);
+    }
+    assert_eq!(log.bad_lines(), 0, "{name}");
+    events
+}
+
+/// What the pipeline made of some events.
+#[derive(Debug, Default, PartialEq)]
+pub struct Made {
+    pub access: Vec<AccessRecord>,
+    pub traces: Vec<Trace>,
+    pub metrics: Vec<Metric>,
+    pub oddities: Oddities,
+}
+
+impl Made {
+    pub fn generations(&self) -> impl Iterator<Item = &GenerationRecord> {
+        self.access.iter().flat_map(|a| &a.generations)
+    }
+}
+
+/// The pipeline of `inferspan replay`, with nothing behind it.
+pub fn run(events: &[Event]) -> Made {
+    let mut preroll = Preroll::default();
+    events.iter().for_each(|event| preroll.look(event));
+    let closes_visible = events.iter().any(|e| matches!(e.what, What::Closed { .. }));
+    let mut core = Core::new(Config { closes_visible, ..Config::default() });
+    let mut order = Order::new(500_000_000);
+    let (mut due, mut out) = (Vec::new(), Vec::new());
+    for fact in preroll.facts("vllm").0 {
+        core.push(Input::Fact(fact), &mut out);
+    }
+    for event in events {
+        order.push(Input::Event(event.clone()), &mut due);
+    }
+    order.finish(&mut due);
+    for input in due {
+        core.push(input, &mut out);
+    }
+    core.finish(&mut out);
+    let mut made = Made { oddities: core.oddities(), ..Made::default() };
+    for output in out {
+        match output {
+            Output::Access(record) => made.access.push(*record),
+            Output::Trace(trace) => made.traces.push(trace),
+            Output::Metric(metric) => made.metrics.push(metric),
+        }
+    }
+    made
+}
