@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::descriptors;
 use crate::attach::loader::Rings;
-use crate::decode::event::{self, Class, Record, Side};
+use crate::decode::event::{self, Class, Record, Refused, Side};
 use crate::input::{End, Event, Fact, Input, LossStage, Lost, What};
 use crate::telemetry::Telemetry;
 
@@ -74,8 +74,8 @@ impl Reader {
                 dead: HashSet::new(),
                 counts: Arc::clone(&counts),
             },
-            edges: rings.edges,
-            data: rings.data,
+            edges: Head { ring: rings.edges, next: None },
+            data: Head { ring: rings.data, next: None },
             drops: rings.drops,
             dropped: [0; 2],
         };
@@ -185,11 +185,26 @@ fn wait(epoll: &OwnedFd, timeout: Duration) {
     unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), 2, timeout.as_millis() as i32) };
 }
 
-type ReadRing = RingBuf<aya::maps::MapData>;
+/// A ring and the record that was taken from it and not yet passed on.
+struct Head {
+    ring: RingBuf<aya::maps::MapData>,
+    next: Option<(u64, Result<Record, Refused>)>,
+}
+
+impl Head {
+    /// When the next record was made; `None` when the ring is empty.
+    fn time(&mut self) -> Option<u64> {
+        if self.next.is_none() {
+            let bytes = self.ring.next()?;
+            self.next = Some((event::time_of(&bytes).unwrap_or(0), event::decode(&bytes)));
+        }
+        self.next.as_ref().map(|(at, _)| *at)
+    }
+}
 
 struct Drain {
-    edges: ReadRing,
-    data: ReadRing,
+    edges: Head,
+    data: Head,
     drops: aya::maps::PerCpuArray<aya::maps::MapData, u64>,
     dropped: [u64; 2],
     state: State,
@@ -219,9 +234,7 @@ impl Drain {
                 self.state.push(Input::Fact(clock_anchor()));
                 self.state.forget_dead();
             }
-            // Edges first: they are what a payload is worth nothing without.
-            drain_until(&mut self.edges, now, &mut self.state);
-            drain_until(&mut self.data, now, &mut self.state);
+            self.drain_until(now);
             self.state.verdicts.clear();
             if stopping || now - last_tick >= TICK_AFTER_NS {
                 last_tick = now;
@@ -236,6 +249,28 @@ impl Drain {
         }
     }
 
+    /// Passes on what the rings held at `until`, merged by time: however late this thread comes, the rings do not get out of
+    /// step, and a producer that is faster than it cannot hold up the ticks.
+    fn drain_until(&mut self, until: u64) {
+        loop {
+            let head = match (self.edges.time(), self.data.time()) {
+                (Some(edge), Some(data)) if edge > data => &mut self.data,
+                (Some(_), _) => &mut self.edges,
+                (None, Some(_)) => &mut self.data,
+                (None, None) => return,
+            };
+            match head.next.take() {
+                Some((at, record)) if at > until => {
+                    head.next = Some((at, record));
+                    return;
+                }
+                Some((_, Ok(record))) => self.state.record(record),
+                Some((_, Err(_))) => self.state.lost(until, 1, LossStage::Decode),
+                None => return,
+            }
+        }
+    }
+
     /// Reads the kernel side's drop counters; what is new is told and counted.
     fn report_losses(&mut self, now: u64) {
         for (index, stage) in [(0u32, LossStage::EdgeRing), (1, LossStage::DataRing)] {
@@ -247,20 +282,6 @@ impl Drain {
             if count > 0 {
                 self.state.lost(now, count, stage);
             }
-        }
-    }
-}
-
-/// Takes what was in the ring at `until`: a producer that is faster than this thread cannot hold up the ticks.
-fn drain_until(ring: &mut ReadRing, until: u64, state: &mut State) {
-    while let Some(bytes) = ring.next() {
-        let at = event::time_of(&bytes).unwrap_or(0);
-        match event::decode(&bytes) {
-            Ok(record) => state.record(record),
-            Err(_) => state.lost(until, 1, LossStage::Decode),
-        }
-        if at > until {
-            break;
         }
     }
 }
