@@ -3,7 +3,9 @@
 pub mod backend;
 pub mod demo_engine;
 pub mod jaeger;
+pub mod judge;
 pub mod live;
 pub mod outputs;
 pub mod prometheus;
 pub mod traffic;
+pub mod vllm;
