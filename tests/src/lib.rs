@@ -3,9 +3,11 @@
 pub mod backend;
 pub mod demo_engine;
 pub mod jaeger;
+pub mod judge;
 pub mod live;
 pub mod outputs;
 pub mod pipeline;
 pub mod prometheus;
 pub mod signals;
 pub mod traffic;
+pub mod vllm;

@@ -10,6 +10,7 @@
 pub mod api;
 pub mod blocks;
 pub mod engine;
+pub mod fixture;
 pub mod generation;
 pub mod http;
 pub mod metrics;

@@ -527,9 +527,12 @@ mod tests {
     use super::*;
 
     // Frames of one streaming chat on the real vLLM 0.32.0.
-    const REAL_ADD: &[u8] = include_bytes!("frames/add.bin");
-    const REAL_OUTPUTS: [&[u8]; 3] =
-        [include_bytes!("frames/first.bin"), include_bytes!("frames/last.bin"), include_bytes!("frames/empty.bin")];
+    const REAL_ADD: &[u8] = include_bytes!("../../fixtures/captures/frames/v0.32_chat_000_1.bin");
+    const REAL_OUTPUTS: [&[u8]; 3] = [
+        include_bytes!("../../fixtures/captures/frames/v0.32_chat_001_0.bin"),
+        include_bytes!("../../fixtures/captures/frames/v0.32_chat_004_0.bin"),
+        include_bytes!("../../fixtures/captures/frames/v0.32_chat_005_0.bin"),
+    ];
 
     #[test]
     fn a_request_is_encoded_as_the_real_api_server_does_it() {

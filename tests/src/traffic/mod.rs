@@ -61,6 +61,8 @@ pub struct Sent {
     pub generations: usize,
     /// Events with content seen, of a stream.
     pub events: u64,
+    /// When it was begun, unix seconds.
+    pub started: f64,
     /// From the last request byte written to the first byte of the response's body, seconds.
     pub ttft: Option<f64>,
     /// To its last byte, or to the hang-up, seconds.

@@ -1,0 +1,168 @@
+//! The `inferspan attach` process under test.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Page;
+use super::Traces;
+use crate::demo_engine::sys;
+use crate::traffic::Client;
+
+/// The binary under test: `INFERSPAN_BIN`, else the newest build beside the test.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("INFERSPAN_BIN") {
+        return PathBuf::from(path);
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(|root| root.join("target")).unwrap_or_default();
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("inferspan"));
+    let age = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
+    built.into_iter().filter(|path| path.exists()).max_by_key(age).unwrap_or_else(|| {
+        panic!("no inferspan binary: run `cargo build -p inferspan`, or name one with INFERSPAN_BIN")
+    })
+}
+
+/// A running `inferspan attach`.
+#[derive(Debug)]
+pub struct Attach {
+    child: Child,
+    folder: PathBuf,
+    metrics: String,
+    said: JoinHandle<String>,
+    /// From the start of the process to its word that it is attached.
+    pub took: Duration,
+}
+
+/// What it left.
+#[derive(Debug)]
+pub struct Finished {
+    pub access: Vec<Value>,
+    pub traces: Traces,
+    pub stderr: String,
+}
+
+impl Attach {
+    /// Attaches to `pid` and waits for the word that it is done. What it writes goes to `folder`.
+    pub fn start(pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let metrics = format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+        let start = Instant::now();
+        let mut child = Command::new(binary())
+            .args(["attach", "-p", &pid.to_string(), "--metrics", &metrics])
+            .arg("--access-log")
+            .arg(folder.join("access.jsonl"))
+            .arg("--traces-out")
+            .arg(folder.join("traces.jsonl"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(folder.join("stdout.txt"))?)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"))?;
+        let (lines, attached) = channel();
+        let said = thread::spawn(move || {
+            let mut all = String::new();
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                all.push_str(&line);
+                all.push('\n');
+                // Nobody listens any more once it is attached.
+                let _ = lines.send(line);
+            }
+            all
+        });
+        let mut attach = Self { child, folder: folder.to_owned(), metrics, said, took: Duration::ZERO };
+        attach.wait_attached(&attached)?;
+        attach.took = start.elapsed();
+        Ok(attach)
+    }
+
+    fn wait_attached(&mut self, lines: &Receiver<String>) -> io::Result<()> {
+        let start = Instant::now();
+        let mut seen = String::new();
+        while start.elapsed() < Duration::from_secs(60) {
+            match lines.recv_timeout(Duration::from_secs(1)) {
+                Ok(line) if line.starts_with("inferspan: attached") => return Ok(()),
+                Ok(line) => seen = format!("{seen}{line}\n"),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // It is of no use any more; how it ends does not matter.
+        let _ = self.child.kill();
+        let status = self.child.wait()?;
+        Err(io::Error::other(format!("inferspan attach did not say `inferspan: attached` ({status}):\n{seen}")))
+    }
+
+    /// The tracer's own `/metrics`, once nothing moves in it any more.
+    pub fn metrics(&self) -> io::Result<Page> {
+        let read = || -> io::Result<Page> {
+            Ok(Page::parse(&Client::new(&format!("http://{}", self.metrics)).get("/metrics")?.body))
+        };
+        // What is in flight between the server's last byte and the page is bounded by a second or two.
+        let mut before = read()?;
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(700));
+            let page = read()?;
+            let count = |page: &Page| {
+                page.sum("inferspan_requests_total", "") + page.sum("inferspan_generation_tokens_total", "")
+            };
+            if (count(&page) - count(&before)).abs() < 0.5 {
+                return Ok(page);
+            }
+            before = page;
+        }
+        Ok(before)
+    }
+
+    /// CPU time used so far, seconds.
+    pub fn cpu(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+        // utime and stime, in USER_HZ, which is 100 on every Linux.
+        (ticks(11) + ticks(12)) / 100.0
+    }
+
+    /// Ctrl-C, and what was written.
+    pub fn finish(mut self) -> io::Result<Finished> {
+        sys::kill(self.child.id(), libc::SIGINT)?;
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if start.elapsed() > Duration::from_secs(30) {
+                let _ = self.child.kill();
+                return Err(io::Error::other("inferspan did not detach within 30 s of Ctrl-C"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        let reader = std::mem::replace(&mut self.said, thread::spawn(String::new));
+        let stderr = reader.join().unwrap_or_default();
+        if !matches!(status.code(), Some(0 | 130)) {
+            return Err(io::Error::other(format!("inferspan ended with {status}:\n{stderr}")));
+        }
+        let access = fs::read_to_string(self.folder.join("access.jsonl"))?;
+        let access = access
+            .lines()
+            .map(|line| serde_json::from_str(line).map_err(|error| io::Error::other(format!("{error}: {line}"))))
+            .collect::<io::Result<_>>()?;
+        let traces = Traces::read(&self.folder.join("traces.jsonl"))?;
+        Ok(Finished { access, traces, stderr })
+    }
+}
+
+impl Drop for Attach {
+    fn drop(&mut self) {
+        // After `finish` it is gone, and these say so.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,49 @@
+//! The product against the real vLLM 0.32 on CPU, with the server's own `/metrics` as judge.
+//!
+//! Needs root, `INFERSPAN_VLLM_VENV` and `INFERSPAN_VLLM_MODEL`; says loudly when it is skipped.
+
+use std::time::Duration;
+
+use inferspan_tests::judge::{Expect, Plan, at_rest, under_load};
+use inferspan_tests::traffic::{Kind, Load, Until};
+use inferspan_tests::vllm::{Installed, Vllm};
+
+#[test]
+fn every_number_and_every_tree_of_a_real_server_is_right() {
+    let Some(installed) = Installed::from_env() else { return };
+    // 24 blocks of 32 tokens hold one and a half of the longest sequences: preemptions occur.
+    let arguments = ["--enable-prompt-tokens-details", "--num-gpu-blocks-override", "24", "--block-size", "32"];
+    let server = Vllm::start(&installed, &arguments).unwrap();
+    let target = server.target();
+    let kinds = Kind::generating();
+
+    // The first sampled and the first n=2 request are compiled for, up to 40 s; that is not what is measured.
+    let warm = Load {
+        url: target.url.clone(),
+        model: target.model.clone(),
+        kinds: kinds.clone(),
+        clients: 2,
+        until: Until::Requests(kinds.len()),
+        seed: 99,
+    };
+    let warmed = warm.run().unwrap();
+    eprintln!("warm after {:.1} s", warmed.elapsed);
+
+    let folder = std::env::temp_dir().join(format!("inferspan-test-vllm-{}", std::process::id()));
+    let plan = Plan {
+        kinds,
+        until: Until::Elapsed(Duration::from_secs(25)),
+        clients: 6,
+        seed: 11,
+        expect: Expect { tokenizer: true, others: false },
+    };
+    let rest = at_rest(&target, &plan, &folder.join("at-rest")).unwrap();
+    let plan = Plan { until: Until::Elapsed(Duration::from_secs(12)), ..plan };
+    let late = under_load(&target, &plan, &folder.join("under-load")).unwrap();
+    for table in &rest.tables {
+        eprintln!("{table}");
+    }
+    inferspan_tests::judge::verdict(&[rest.faults, late.faults].concat());
+    // Kept when something is wrong.
+    let _ = std::fs::remove_dir_all(folder);
+}
