@@ -35,6 +35,8 @@ enum Mood {
 #[derive(Clone)]
 struct Receiver {
     requests: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    /// The `x-tenant` header of each request that had one.
+    tenants: Arc<Mutex<Vec<String>>>,
     mood: Mood,
 }
 
@@ -46,6 +48,9 @@ impl TraceService for Receiver {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         match self.mood {
             Mood::Takes => {
+                if let Some(tenant) = request.metadata().get("x-tenant") {
+                    self.tenants.lock().unwrap().push(tenant.to_str().unwrap().to_owned());
+                }
                 self.requests.lock().unwrap().push(request.into_inner());
                 Ok(Response::new(ExportTraceServiceResponse::default()))
             }
@@ -61,7 +66,7 @@ impl TraceService for Receiver {
 /// Starts a gRPC receiver; the runtime ends it when dropped.
 fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let receiver = Receiver { requests: Arc::default(), mood };
+    let receiver = Receiver { requests: Arc::default(), tenants: Arc::default(), mood };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -305,4 +310,42 @@ fn a_bad_url_is_refused_before_the_run() {
     let args = OutputArgs { otlp: Some("ftp://h".into()), ..OutputArgs::default() };
     let error = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap_err();
     assert!(error.downcast_ref::<Failure>().unwrap().fix.contains("4317"));
+}
+
+/// Set for the child process of the next test: the URL is in the standard variables.
+const CHILD: &str = "INFERSPAN_TEST_CHILD";
+
+#[test]
+fn the_standard_variables_alone_turn_export_on() {
+    if std::env::var_os(CHILD).is_some() {
+        let args = OutputArgs { access_log: Some("/dev/null".into()), ..OutputArgs::default() };
+        let mut sinks = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap();
+        sinks.push(&mut outputs::all(1));
+        assert_eq!(sinks.finish().spans_exported, 8);
+        return;
+    }
+    let child = |vars: &[(&str, &str)]| {
+        // Variables belong to a process, so the export runs in one of its own: this test, again.
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_standard_variables_alone_turn_export_on"]).env(CHILD, "1");
+        command.envs(vars.iter().copied());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    };
+    let (_runtime, url, receiver) = grpc(Mood::Takes);
+    child(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &url),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod,service.name=mine"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=team%20a"),
+    ]);
+    let requests = receiver.requests.lock().unwrap();
+    assert_everything_arrived(&requests);
+    let resource = requests[0].resource_spans[0].resource.as_ref().unwrap();
+    assert_eq!(value(&resource.attributes, "deployment.environment.name"), string("prod"));
+    assert_eq!(*receiver.tenants.lock().unwrap(), vec!["team a"; requests.len()]);
+
+    let (url, requests) = http(200);
+    let base = url.trim_end_matches("/v1/traces");
+    child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", base), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
+    assert_eq!(requests.lock().unwrap()[0].0, "/v1/traces");
 }

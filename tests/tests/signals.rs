@@ -9,8 +9,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use inferspan::cli::output::OutputArgs;
+use inferspan::export::otlp::spans::{Origin, resource};
 use inferspan::export::{Pressure, Sinks};
-use inferspan::output::{Metric, Outcome, Output};
+use inferspan::model::keys;
+use inferspan::output::{Metric, Outcome, Output, Service};
 use inferspan_tests::backend::get;
 use inferspan_tests::outputs;
 use inferspan_tests::prometheus::Prometheus;
@@ -138,13 +140,31 @@ fn the_access_log_table_is_what_a_record_holds() {
 }
 
 #[test]
-fn the_span_tables_have_no_name_twice() {
+fn the_span_tables_are_what_the_model_names() {
     let document = document().unwrap();
-    for table in ["spans", "span-attributes", "span-events", "resource-attributes"] {
-        let names = names(&document, table).unwrap();
-        assert!(!names.is_empty(), "{table}");
-        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{table}");
+    for (table, emitted) in [
+        ("spans", &keys::span::ALL[..]),
+        ("span-events", &keys::event::ALL[..]),
+        ("span-attributes", &keys::attribute::ALL[..]),
+    ] {
+        let mut documented = names(&document, table).unwrap();
+        let mut emitted: Vec<&str> = emitted.to_vec();
+        documented.sort();
+        emitted.sort_unstable();
+        assert_eq!(documented, emitted, "{table}");
     }
+}
+
+#[test]
+fn the_resource_table_is_what_a_resource_holds() {
+    let origin = Origin { host: Some("h".into()), extra: vec![] };
+    let emitted: Vec<String> = resource(&outputs::server(), Service::Requests, &origin)
+        .iter()
+        .map(|attribute| attribute.key.to_string())
+        .collect();
+    let mut documented = names(&document().unwrap(), "resource-attributes").unwrap();
+    documented.sort();
+    assert_eq!(documented, emitted);
 }
 
 /// Every query of the dashboard, variables' included.

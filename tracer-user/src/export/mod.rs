@@ -178,7 +178,7 @@ fn open_trace_file(
     telemetry: Arc<Telemetry>,
     pressure: Pressure,
 ) -> anyhow::Result<Lines<Trace>> {
-    let file = create(path, "traces")?;
+    let file = open_file(path, "traces", false)?;
     let scope = otlp::spans::scope();
     let count = move |fate, spans| {
         let counter = match fate {
@@ -194,8 +194,12 @@ fn open_trace_file(
 }
 
 fn open_access_log(path: &Path, telemetry: Arc<Telemetry>, pressure: Pressure) -> anyhow::Result<Lines<AccessRecord>> {
-    let out: Box<dyn std::io::Write + Send> =
-        if path == Path::new("-") { Box::new(std::io::stdout()) } else { Box::new(create(path, "the access log")?) };
+    let out: Box<dyn std::io::Write + Send> = if path == Path::new("-") {
+        Box::new(std::io::stdout())
+    } else {
+        // A live log goes on where the run before ended; a replay's is that replay's.
+        Box::new(open_file(path, "the access log", pressure == Pressure::Drop)?)
+    };
     let count = move |fate, records| {
         let counter = match fate {
             Fate::Written => return,
@@ -212,13 +216,13 @@ fn open_terminal(pressure: Pressure) -> anyhow::Result<Lines<AccessRecord>> {
     let style = Style::of(&std::io::stdout());
     let render = move |record: &AccessRecord, line: &mut Vec<u8>| terminal::write_line(record, style, line);
     // A line that the terminal had no time for is no loss worth a counter: the summary and the log have the request.
-    let out = Box::new(std::io::stdout());
+    let out = Box::new(terminal::Stdout::default());
     Ok(Lines::start("terminal".into(), out, terminal::QUEUE_LINES, pressure, |_, _| (), render)?)
 }
 
 /// Refuses at once what cannot be written, when the user can still do something.
-fn create(path: &Path, what: &str) -> Result<File, Failure> {
-    File::create(path).map_err(|error| {
+fn open_file(path: &Path, what: &str, append: bool) -> Result<File, Failure> {
+    File::options().create(true).write(true).append(append).truncate(!append).open(path).map_err(|error| {
         let code = match error.kind() {
             std::io::ErrorKind::PermissionDenied => Code::Permission,
             _ => Code::Usage,

@@ -5,6 +5,7 @@
 //! exist from the first time it is seen, at 0; a value that is no finite number ≥ 0 is not observed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
@@ -89,14 +90,14 @@ pub struct Families {
     duration: Family<Phase>,
     time_to_first_token: Family<Phase>,
     time_per_output_token: Family<Phase>,
-    series: BTreeMap<Labels, Series>,
-    overflow: Option<Series>,
+    series: BTreeMap<Labels, Arc<Series>>,
+    overflow: Option<Arc<Series>>,
     error_types: BTreeSet<String>,
     gen_ai: BTreeSet<LabelPairs>,
 }
 
 /// The handles of one label pair.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Series {
     model: String,
     requests: [Counter; OUTCOMES.len()],
@@ -321,20 +322,21 @@ impl Families {
     }
 
     /// The handles of `labels`, or of the overflow when there are too many.
-    fn series(&mut self, labels: &Labels) -> Series {
+    fn series(&mut self, labels: &Labels) -> Arc<Series> {
         if let Some(series) = self.series.get(labels) {
-            return series.clone();
+            return Arc::clone(series);
         }
         if self.series.len() < MAX_SERIES {
             let model = if labels.model.is_empty() { "unknown".to_owned() } else { clean(&labels.model) };
-            let series = self.make(model, &labels.engine.to_string());
-            return self.series.entry(labels.clone()).or_insert(series).clone();
+            let series = Arc::new(self.make(model, &labels.engine.to_string()));
+            self.series.insert(labels.clone(), Arc::clone(&series));
+            return series;
         }
         if let Some(overflow) = &self.overflow {
-            return overflow.clone();
+            return Arc::clone(overflow);
         }
-        let series = self.make(OTHER.to_owned(), OTHER);
-        self.overflow.insert(series).clone()
+        let series = Arc::new(self.make(OTHER.to_owned(), OTHER));
+        Arc::clone(self.overflow.insert(series))
     }
 
     fn make(&self, model: String, engine: &str) -> Series {

@@ -1,7 +1,7 @@
 //! The scrape endpoint: `/metrics` and `/healthz` over HTTP/1, from a thread of its own.
 //!
-//! Binds loopback unless a host is named. Bounded: [`MAX_CONNECTIONS`] at a time (more wait in the kernel's backlog), each with
-//! a time-out for its headers and one for its whole life, so that a peer that sends or reads nothing holds no slot for long.
+//! Binds loopback unless a host is named. Bounded: [`MAX_CONNECTIONS`] at a time (more wait in the kernel's backlog), each for one
+//! request, with a time-out for its headers and one for its whole life: a peer that sends or reads nothing holds no slot for long.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
@@ -22,11 +22,11 @@ use crate::exit::{Code, Failure};
 /// Scrapers that are served at a time; Prometheus needs one.
 const MAX_CONNECTIONS: usize = 32;
 
-/// For the request's headers, and between requests of a kept connection; more than Prometheus' default scrape interval (1 min).
-const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
+/// For the request's headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For a whole connection.
-const LIFETIME: Duration = Duration::from_mins(10);
+const LIFETIME: Duration = Duration::from_secs(30);
 
 /// A running endpoint; ends when dropped.
 #[derive(Debug)]
@@ -109,6 +109,7 @@ async fn serve(listener: TcpListener, exposition: Exposition) {
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
+                .keep_alive(false)
                 .header_read_timeout(HEADER_TIMEOUT)
                 .max_buf_size(16 * 1024)
                 .serve_connection(TokioIo::new(stream), service);

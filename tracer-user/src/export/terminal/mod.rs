@@ -61,6 +61,37 @@ fn window_width(stream: &impl std::os::fd::AsFd) -> Option<usize> {
     (result == 0 && size.ws_col > 0).then_some(size.ws_col.into())
 }
 
+/// Stdout until its reader goes away (`| head`), then nowhere: that is how a person stops reading, and no failure.
+#[derive(Debug, Default)]
+pub struct Stdout {
+    is_closed: bool,
+}
+
+impl io::Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_closed {
+            return Ok(bytes.len());
+        }
+        match io::stdout().write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(bytes.len())
+            }
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match io::stdout().flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed = true;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
 /// Appends the line of `record` (without the line end).
 pub fn write_line(record: &AccessRecord, style: Style, line: &mut Vec<u8>) -> io::Result<()> {
     let time = record.time.get(11..23).unwrap_or(&record.time);
