@@ -170,10 +170,10 @@ fn built(processes: &[Process]) -> Snapshot {
              == {pid}/net/tcp\nheader\n   0: 00000000:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 77 1 0\n"
         );
         for (at, thread) in threads.iter().enumerate() {
-            let _ = write!(text, "== {pid}/task/{}/comm\n{thread}\n", pid * 100 + at as u32);
+            let _ = writeln!(text, "== {pid}/task/{}/comm\n{thread}", pid * 100 + at as u32);
         }
         if let Some(inode) = listens {
-            let _ = write!(text, "== {pid}/fd/3 -> socket:[{inode}]\n");
+            let _ = writeln!(text, "== {pid}/fd/3 -> socket:[{inode}]");
         }
         text += &more.replace("PID", &pid.to_string());
     }
