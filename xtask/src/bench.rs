@@ -7,8 +7,9 @@
 //! Judged by the CPU time that the process used (user and system) rather than by the clock, so that a neighbour on a shared
 //! machine does not fail the build; on an idle core the two are the same, and both are printed.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -104,15 +105,17 @@ fn children_cpu_seconds() -> Result<f64> {
 
 /// One call of a capture.
 struct Call {
-    /// The JSON object without the fields below.
-    rest: serde_json::Map<String, Value>,
     entered: f64,
     left: f64,
-    bytes: Vec<u8>,
-    /// Where in `bytes` an eight-digit random end of a request id starts.
+    /// The fields between the times and the payload, as JSON text; the order of a capture's fields is kept.
+    middle: String,
+    hex: Vec<u8>,
+    /// Where in the payload (in bytes, two digits each) an eight-digit random end of a request id starts.
     ids: Vec<usize>,
-    /// Where in `bytes` a msgpack float64 of a clock starts.
-    stamps: Vec<usize>,
+    /// Where in the payload what can be a float64 of msgpack starts, and its value.
+    stamps: Vec<(usize, f64)>,
+    /// The values of those whose name says that they are stamps.
+    named_stamps: Vec<f64>,
 }
 
 /// Writes the log and returns its number of events.
@@ -130,8 +133,7 @@ fn write_log(path: &Path) -> Result<usize> {
     let repetitions = EVENTS.div_ceil(calls.len());
     for repetition in 0..repetitions {
         for call in &calls {
-            let line = call.shifted(shift * repetition as f64, repetition);
-            writeln!(out, "{line}").with_context(context)?;
+            call.write_shifted(&mut out, shift * repetition as f64, repetition).with_context(context)?;
         }
     }
     out.flush().with_context(context)?;
@@ -157,8 +159,7 @@ fn read_captures() -> Result<Vec<Call>> {
     calls.sort_by(|a, b| a.entered.total_cmp(&b.entered));
     let windows = clock_windows(&calls);
     for call in &mut calls {
-        call.stamps
-            .retain(|&at| float_at(&call.bytes, at).is_some_and(|value| windows.iter().any(|w| w.contains(&value))));
+        call.stamps.retain(|(_, value)| windows.iter().any(|window| window.contains(value)));
     }
     if calls.is_empty() {
         bail!("the captures hold no calls");
@@ -169,53 +170,66 @@ fn read_captures() -> Result<Vec<Call>> {
 /// The ranges that a float must lie in to be a clock: the engine's monotonic one (from the stamps that have a name) and the
 /// wall's.
 fn clock_windows(calls: &[Call]) -> [std::ops::Range<f64>; 2] {
-    const NAME: &[u8] = b"timestamp";
-    let mut named = calls.iter().flat_map(|call| {
-        let after_name = |&at: &usize| call.bytes[..at].ends_with(NAME);
-        call.stamps.iter().copied().filter(after_name).filter_map(|at| float_at(&call.bytes, at))
-    });
-    let start = named.next().unwrap_or_default();
-    let (low, high) = named.fold((start, start), |(low, high), value| (low.min(value), high.max(value)));
-    let wall = (calls.first().map_or(0.0, |c| c.entered), calls.last().map_or(0.0, |c| c.left));
     // A message can carry a stamp of some time before the first call.
-    [low - 30.0..high + 30.0, wall.0 - 30.0..wall.1 + 30.0]
-}
-
-/// The float64 of a msgpack value (marker 0xcb, then eight bytes, big end first) at `at`.
-fn float_at(bytes: &[u8], at: usize) -> Option<f64> {
-    let value = bytes.get(at + 1..at + 9)?;
-    Some(f64::from_be_bytes(value.try_into().ok()?))
+    const MARGIN: f64 = 30.0;
+    let named = || calls.iter().flat_map(|call| call.named_stamps.iter().copied());
+    let low = named().fold(f64::INFINITY, f64::min);
+    let high = named().fold(f64::NEG_INFINITY, f64::max);
+    let wall = (calls.first().map_or(0.0, |call| call.entered), calls.last().map_or(0.0, |call| call.left));
+    [low - MARGIN..high + MARGIN, wall.0 - MARGIN..wall.1 + MARGIN]
 }
 
 impl Call {
     fn parse(value: Value) -> Option<Self> {
-        let Value::Object(mut rest) = value else { return None };
-        let entered = rest.remove("t0")?.as_f64()?;
-        let left = rest.remove("t1")?.as_f64()?;
-        let hex = rest.remove("hex")?;
-        let bytes = from_hex(hex.as_str()?)?;
-        let stamps = (0..bytes.len()).filter(|&at| bytes[at] == 0xcb).collect();
-        let ids = random_ends(&bytes);
-        Some(Self { rest, entered, left, bytes, ids, stamps })
-    }
-
-    /// The call as a line of the log, `seconds` later, with its request ids made unique to `repetition`.
-    fn shifted(&self, seconds: f64, repetition: usize) -> String {
-        let mut bytes = self.bytes.clone();
-        for &at in &self.stamps {
-            if let Some(value) = float_at(&bytes, at) {
-                bytes[at + 1..at + 9].copy_from_slice(&(value + seconds).to_be_bytes());
+        const STAMP_NAME: &[u8] = b"timestamp";
+        let Value::Object(mut fields) = value else { return None };
+        let entered = fields.remove("t0")?.as_f64()?;
+        let left = fields.remove("t1")?.as_f64()?;
+        let hex = fields.remove("hex")?.as_str()?.to_owned();
+        let bytes = from_hex(&hex)?;
+        let mut middle = String::new();
+        for name in ["tid", "sc", "fd", "sock", "n"] {
+            let _ = write!(middle, "\"{name}\": {}, ", fields.remove(name)?);
+        }
+        for (name, value) in fields {
+            let _ = write!(middle, "\"{name}\": {value}, ");
+        }
+        let mut stamps = Vec::new();
+        let mut named_stamps = Vec::new();
+        // A msgpack float64 is the marker 0xcb and eight bytes, big end first.
+        for marker in (0..bytes.len()).filter(|&at| bytes[at] == 0xcb) {
+            let Some(value) = bytes.get(marker + 1..marker + 9).and_then(|value| value.try_into().ok()) else {
+                continue;
+            };
+            let value = f64::from_be_bytes(value);
+            stamps.push((marker + 1, value));
+            if bytes[..marker].ends_with(STAMP_NAME) {
+                named_stamps.push(value);
             }
         }
-        for &at in &self.ids {
-            // The first four digits stay, so that ids of one repetition stay apart.
-            bytes[at + 4..at + 8].copy_from_slice(format!("{:04x}", repetition & 0xffff).as_bytes());
+        let ids = random_ends(&bytes);
+        Some(Self { entered, left, middle, hex: hex.into_bytes(), ids, stamps, named_stamps })
+    }
+
+    /// Writes the call as a line of the log, `seconds` later, with its request ids made unique to `repetition`.
+    fn write_shifted(&self, out: &mut impl Write, seconds: f64, repetition: usize) -> std::io::Result<()> {
+        let mut hex = self.hex.clone();
+        for (at, value) in &self.stamps {
+            put_hex(&mut hex, *at, &(value + seconds).to_be_bytes());
         }
-        let mut object = self.rest.clone();
-        object.insert("t0".to_owned(), (self.entered + seconds).into());
-        object.insert("t1".to_owned(), (self.left + seconds).into());
-        object.insert("hex".to_owned(), to_hex(&bytes).into());
-        Value::Object(object).to_string()
+        for at in &self.ids {
+            // The first four digits stay, so that ids of one repetition stay apart.
+            put_hex(&mut hex, at + 4, format!("{:04x}", repetition & 0xffff).as_bytes());
+        }
+        write!(
+            out,
+            "{{\"t0\": {}, \"t1\": {}, {}\"hex\": \"",
+            self.entered + seconds,
+            self.left + seconds,
+            self.middle
+        )?;
+        out.write_all(&hex)?;
+        out.write_all(b"\"}\n")
     }
 }
 
@@ -246,34 +260,40 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+/// Replaces the payload's bytes from the byte `at` on.
+fn put_hex(hex: &mut [u8], at: usize, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    for (pair, byte) in hex[2 * at..].as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    fn call(bytes: &[u8]) -> Call {
-        let line = serde_json::json!({"t0": 10.0, "t1": 10.5, "tid": 7, "sc": "sendto", "n": bytes.len(), "hex": to_hex(bytes)});
-        Call::parse(line).unwrap()
-    }
+    use super::*;
 
     #[test]
     fn a_repetition_is_later_and_has_ids_of_its_own() {
         let mut bytes = b"\xb2cmpl-c0-0-9d73da47\xa9timestamp\xcb".to_vec();
         bytes.extend(1998.25_f64.to_be_bytes());
-        let call = call(&bytes);
-        let line: Value = serde_json::from_str(&call.shifted(100.0, 0x1f)).unwrap();
-        assert_eq!(
-            (line["t0"].as_f64(), line["t1"].as_f64(), line["tid"].as_u64()),
-            (Some(110.0), Some(110.5), Some(7))
-        );
+        let mut hex = vec![b'0'; 2 * bytes.len()];
+        put_hex(&mut hex, 0, &bytes);
+        let hex = String::from_utf8(hex).unwrap();
+        let line = json!({"t0": 10.0, "t1": 10.5, "tid": 7, "sc": "sendto", "fd": 3, "sock": "a", "n": 1, "hex": hex});
+        let call = Call::parse(line).unwrap();
+        assert_eq!(call.named_stamps, [1998.25]);
+
+        let mut written = Vec::new();
+        call.write_shifted(&mut written, 100.0, 0x1f).unwrap();
+        let line: Value = serde_json::from_slice(&written).unwrap();
+        let times = (line["t0"].as_f64(), line["t1"].as_f64(), line["tid"].as_u64());
+        assert_eq!(times, (Some(110.0), Some(110.5), Some(7)));
         let shifted = from_hex(line["hex"].as_str().unwrap()).unwrap();
-        assert_eq!(shifted.len(), bytes.len());
         assert!(shifted.windows(18).any(|window| window == b"cmpl-c0-0-9d73001f"));
-        assert_eq!(float_at(&shifted, call.stamps[0]), Some(2098.25));
+        assert!(shifted.ends_with(&2098.25_f64.to_be_bytes()));
+        assert_eq!(shifted.len(), bytes.len());
     }
 
     #[test]
