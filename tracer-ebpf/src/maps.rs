@@ -48,7 +48,8 @@ pub static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 #[derive(Clone, Copy)]
 pub struct CallKey {
     pub thread: u64,
-    pub function: u64,
+    /// One a probed point, so that probed functions may call each other.
+    pub cookie: u64,
 }
 
 /// When a thread entered a probed function. Least recently used entries go first: a thread may die inside a call.

@@ -1,6 +1,6 @@
 //! A process that makes known system calls, for the live tests of the kernel side.
 //!
-//! `sockets SCENARIO`: sets up, prints `name fd` lines and `ready`, waits for a line on stdin, makes the scenario's calls,
+//! `sockets SCENARIO [LIBRARY]`: sets up, prints `name fd` lines and `ready`, waits for a line on stdin, makes the scenario's calls,
 //! exits. Every call is made directly, so that a test knows the exact system calls.
 
 use std::io::{BufRead as _, Write as _};
@@ -280,8 +280,22 @@ impl Before {
     }
 }
 
+/// Maps the library at `path` and gives its `use_tokenizer`.
+fn tokenizer(path: &str) -> extern "C" fn(i32, i32) {
+    let path = std::ffi::CString::new(path).expect("a path");
+    // SAFETY: both names end in NUL; the symbol has this type (fixtures/tokenizers.c).
+    unsafe {
+        let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+        assert!(!library.is_null(), "the library loads");
+        let function = libc::dlsym(library, c"use_tokenizer".as_ptr());
+        assert!(!function.is_null(), "the library is the fixture");
+        std::mem::transmute::<*mut libc::c_void, extern "C" fn(i32, i32)>(function)
+    }
+}
+
 fn main() {
     let scenario = std::env::args().nth(1).unwrap_or_default();
+    let tokenizer = std::env::args().nth(2).map(|path| tokenizer(&path));
     let before = Before::set_up();
     before.print();
     std::io::stdout().flush().expect("stdout");
@@ -294,6 +308,11 @@ fn main() {
         "large" => before.large(),
         "child" => before.child(),
         "flood" => before.flood(),
+        "tokenizer" => {
+            let tokenizer = tokenizer.expect("sockets tokenizer PATH");
+            tokenizer(5, 100);
+            std::thread::spawn(move || tokenizer(5, 100)).join().expect("thread");
+        }
         other => panic!("no scenario {other:?}"),
     }
     std::io::stdout().flush().expect("stdout");

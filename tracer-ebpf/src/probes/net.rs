@@ -54,12 +54,15 @@ const NOT_THE_STREAM: u64 = 0x1 | 0x2 | 0x2000;
 /// Most pieces that are gathered from an iovec array; a call with more is captured up to here.
 const PIECES_MAX: u64 = 32;
 
-/// Where a call's bytes lie in the process.
-enum Bytes {
-    /// One buffer.
-    At(u64),
-    /// An array of `struct iovec` and its length.
-    Pieces(u64, u64),
+/// A data call, whichever it was.
+struct Call {
+    out: bool,
+    /// It asked for more than 0 bytes, so that a 0 means the end of the stream.
+    asked: bool,
+    /// `address` leads to an array of `count` `struct iovec`, else to the bytes.
+    pieces: bool,
+    address: u64,
+    count: u64,
 }
 
 #[repr(C)]
@@ -92,41 +95,38 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     };
     let result = ctx.arg::<u64>(1) as i64;
+    let mut call = Call { out: false, asked: regs.dx != 0, pieces: false, address: regs.si, count: regs.dx };
     match regs.orig_ax {
-        SYS_READ | SYS_WRITE => {
-            data(pid_tgid, &regs, result, regs.orig_ax == SYS_WRITE, regs.dx != 0, Bytes::At(regs.si));
+        SYS_READ => {}
+        SYS_RECVFROM if regs.r10 & NOT_THE_STREAM == 0 => {}
+        SYS_WRITE | SYS_SENDTO => call.out = true,
+        SYS_READV => call.pieces = true,
+        SYS_WRITEV => (call.out, call.pieces) = (true, true),
+        SYS_SENDMSG | SYS_RECVMSG if result >= 0 => {
+            if regs.orig_ax == SYS_RECVMSG && regs.dx & NOT_THE_STREAM != 0 {
+                return 0;
+            }
+            // SAFETY: the helper checks the address.
+            let Ok(header) = (unsafe { bpf_probe_read_user(regs.si as *const MsgHdr) }) else { return 0 };
+            let asked = header.iov_len != 0;
+            let out = regs.orig_ax == SYS_SENDMSG;
+            call = Call { out, asked, pieces: true, address: header.iov, count: header.iov_len };
         }
-        SYS_SENDTO => data(pid_tgid, &regs, result, true, false, Bytes::At(regs.si)),
-        SYS_RECVFROM if regs.r10 & NOT_THE_STREAM == 0 => {
-            data(pid_tgid, &regs, result, false, regs.dx != 0, Bytes::At(regs.si));
+        SYS_RECVFROM | SYS_SENDMSG | SYS_RECVMSG => return 0,
+        _ => {
+            descriptors::call(pid_tgid, &regs, result);
+            return 0;
         }
-        SYS_READV | SYS_WRITEV => {
-            data(pid_tgid, &regs, result, regs.orig_ax == SYS_WRITEV, regs.dx != 0, Bytes::Pieces(regs.si, regs.dx));
-        }
-        SYS_SENDMSG => message(pid_tgid, &regs, result, true),
-        SYS_RECVMSG if regs.dx & NOT_THE_STREAM == 0 => message(pid_tgid, &regs, result, false),
-        SYS_RECVFROM | SYS_RECVMSG => {}
-        _ => descriptors::call(pid_tgid, &regs, result),
+    }
+    if result > 0 || (result == 0 && !call.out && call.asked) {
+        data(pid_tgid, &regs, result as u64, &call);
     }
     0
 }
 
+/// Inlined once: its loop is what the verifier spends its time on.
 #[inline(always)]
-fn message(pid_tgid: u64, regs: &Registers, result: i64, out: bool) {
-    if result < 0 {
-        return;
-    }
-    // SAFETY: the helper checks the address.
-    let Ok(header) = (unsafe { bpf_probe_read_user(regs.si as *const MsgHdr) }) else { return };
-    data(pid_tgid, regs, result, out, header.iov_len != 0, Bytes::Pieces(header.iov, header.iov_len));
-}
-
-/// `asked`: the call asked for more than 0 bytes, so that a 0 means the end of the stream.
-#[inline(always)]
-fn data(pid_tgid: u64, regs: &Registers, result: i64, out: bool, asked: bool, source: Bytes) {
-    if result < 0 || (result == 0 && (out || !asked)) {
-        return;
-    }
+fn data(pid_tgid: u64, regs: &Registers, result: u64, call: &Call) {
     let (tgid, fd) = ((pid_tgid >> 32) as u32, regs.di as u32);
     let class = filter::class_of(tgid, fd);
     if class == CLASS_IGNORED {
@@ -140,24 +140,25 @@ fn data(pid_tgid: u64, regs: &Registers, result: i64, out: bool, asked: bool, so
     }
     // SAFETY: no arguments, no preconditions.
     let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
-    let cap = u64::from(maps::cap(cap_index(class, out)));
-    let wanted = if (result as u64) < cap { result as u64 } else { cap };
+    let cap = u64::from(maps::cap(cap_index(class, call.out)));
+    let wanted = if result < cap { result } else { cap };
     let head = scratch.cast::<Data>();
     // SAFETY: `Scratch` is larger than `Data`, aligned to 8, and this CPU's own until the program returns.
     let payload = unsafe { head.add(1).cast::<u8>() };
-    let captured = match source {
-        Bytes::At(address) => copy(payload, 0, wanted, address),
-        Bytes::Pieces(array, count) => gather(payload, wanted, array, count),
+    let captured = if call.pieces {
+        gather(payload, wanted, call.address, call.count)
+    } else {
+        copy(payload, 0, wanted, call.address)
     };
     let captured = if captured > CAPTURE_MAX as u64 { CAPTURE_MAX as u64 } else { captured };
-    let kind = if out { KIND_DATA_OUT } else { KIND_DATA_IN };
+    let kind = if call.out { KIND_DATA_OUT } else { KIND_DATA_IN };
     // SAFETY: as above; `captured` bytes behind the head were written by `copy` or `gather`.
     let record = unsafe {
         head.write(Data {
             header: emit::header(now, pid_tgid, kind),
             fd,
             class,
-            len: result as u64,
+            len: result,
             captured: captured as u32,
             pad: 0,
         });

@@ -1,4 +1,4 @@
-//! Entry and return of the tokenizer's functions. The probe's cookie says which function it is.
+//! Entry and return of the tokenizer's functions. The probe's cookie says which point it is, and of which function.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::wire::tokenizer::{Call, KIND_CALL};
+use tracer_ebpf::wire::tokenizer::{Call, KIND_CALL, cookie_function};
 
 use crate::{
     emit, filter,
@@ -20,10 +20,10 @@ pub fn call_entry(ctx: ProbeContext) -> u32 {
         return 0;
     }
     // SAFETY: the context is this program's own.
-    let function = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     // SAFETY: no arguments, no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let _ = CALLS.insert(CallKey { thread, function }, now, 0);
+    let _ = CALLS.insert(CallKey { thread, cookie }, now, 0);
     0
 }
 
@@ -34,13 +34,14 @@ pub fn call_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     // SAFETY: the context is this program's own.
-    let function = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
-    let key = CallKey { thread, function };
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let key = CallKey { thread, cookie };
     // SAFETY: a u64 value that only this thread writes.
     let Some(entered) = (unsafe { CALLS.get(key) }).copied() else { return 0 };
     let _ = CALLS.remove(key);
     // SAFETY: no arguments, no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    emit::edge(&Call { header: emit::header(now, thread, KIND_CALL), entered, function: function as u32, pad: 0 });
+    let function = cookie_function(cookie);
+    emit::edge(&Call { header: emit::header(now, thread, KIND_CALL), entered, function, pad: 0 });
     0
 }

@@ -5,9 +5,19 @@ use super::header::Header;
 /// A probed function returned ([`Call`]).
 pub const KIND_CALL: u32 = 32;
 
-/// `encode`, `encode_batch`, `encode_batch_fast`; the cookie of the probe and [`Call::function`].
+/// The cookie of the `index`th probed point of a library.
+pub const fn cookie(index: u32, function: u32) -> u64 {
+    (index as u64) << 32 | function as u64
+}
+
+/// The function of a [`cookie`].
+pub const fn cookie_function(cookie: u64) -> u32 {
+    cookie as u32
+}
+
+/// [`Call::function`]: `encode`, `encode_batch`, `encode_batch_fast`.
 pub const FUNCTION_ENCODE: u32 = 1;
-/// `DecodeStream.step`.
+/// [`Call::function`]: `DecodeStream.step`.
 pub const FUNCTION_DECODE_STEP: u32 = 2;
 
 /// One call, emitted when it returns.

@@ -12,6 +12,7 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracer_ebpf::wire::net::{CAPTURE_MAX, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, CLASSES, cap_index};
+use tracer_ebpf::wire::tokenizer::cookie;
 
 use super::plan::Point;
 use super::task;
@@ -185,10 +186,10 @@ impl Probes {
             if !self.uprobes_loaded {
                 program.load().map_err(|error| program_error(name, &error))?;
             }
-            for point in points {
+            for (index, point) in points.iter().enumerate() {
                 let at = UProbeAttachPoint {
                     location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-                    cookie: Some(u64::from(point.function)),
+                    cookie: Some(cookie(index as u32, point.function)),
                 };
                 program
                     .attach(at, path, UProbeScope::AllProcesses)

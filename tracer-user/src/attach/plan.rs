@@ -27,7 +27,7 @@ pub struct Library {
 /// A function to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
-    /// A `FUNCTION_*` of the wire; the probe's cookie.
+    /// A `FUNCTION_*` of the wire.
     pub function: u32,
     /// Offset in the file.
     pub offset: u64,
