@@ -77,6 +77,8 @@ pub enum LoadError {
     Object { path: PathBuf, error: io::Error },
     #[error("the BPF object has no {what} named `{name}`")]
     Missing { what: &'static str, name: &'static str },
+    #[error("the BPF object writes no log: {0}")]
+    NoLog(String),
     #[error("the kernel refuses {what}: operation not permitted")]
     Permission { what: String },
     #[error("the kernel's verifier refuses program `{program}`: {error}\n{log}")]

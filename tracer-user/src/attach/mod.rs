@@ -190,9 +190,8 @@ fn unknown_children(targets: &[Target], probes: &Probes) -> Vec<Target> {
 
 /// Prints the object's log records to stderr from a thread of its own, until the process ends.
 fn debug_log(probes: &mut Probes) -> Result<(), LoadError> {
-    let mut logger = aya_log::EbpfLogger::init_with_logger(probes.ebpf_mut(), StderrLog).map_err(|error| {
-        LoadError::Other(format!("the BPF object has no log ({error}): build one with `--features debug-log`"))
-    })?;
+    let mut logger = aya_log::EbpfLogger::init_with_logger(probes.ebpf_mut(), StderrLog)
+        .map_err(|error| LoadError::NoLog(error.to_string()))?;
     let print = move || {
         loop {
             logger.flush();

@@ -203,6 +203,11 @@ fn failure_of(error: &LoadError) -> Failure {
             error.to_string(),
             "run it on the host, or share its pid namespace (docker: --pid=host, Kubernetes: hostPID: true)",
         ),
+        LoadError::NoLog(_) => Failure::new(
+            Code::Usage,
+            error.to_string(),
+            "build one with `cargo xtask ebpf --features debug-log` and name it with --bpf-object",
+        ),
         LoadError::Object { .. } | LoadError::Missing { .. } => Failure::new(
             Code::Usage,
             error.to_string(),

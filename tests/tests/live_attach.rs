@@ -1,0 +1,171 @@
+//! The verb `attach`, from outside: what it says, how it ends, and with which exit code.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use inferspan_tests::demo_engine::fixture::DemoEngine;
+use inferspan_tests::demo_engine::sys;
+use inferspan_tests::judge::binary;
+use inferspan_tests::live::may_trace;
+use inferspan_tests::traffic::{Kind, Load, Until};
+
+const ENGINE: &str = env!("CARGO_BIN_EXE_demo-engine");
+
+fn folder(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("inferspan-test-attach-{}-{name}", std::process::id()))
+}
+
+/// A running demo engine; the folder is its and the test's.
+fn engine(name: &str) -> DemoEngine {
+    DemoEngine::start(Command::new(ENGINE), &folder(name), |_, announced| Some(announced)).expect("demo engine")
+}
+
+/// Runs `inferspan attach` to its end: exit code and stderr.
+fn attach(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary()).arg("attach").args(arguments).output().expect("inferspan runs");
+    (output.status.code(), String::from_utf8(output.stderr).expect("stderr is text"))
+}
+
+/// A running `inferspan attach` that has said that it is attached.
+struct Attached {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    said: String,
+}
+
+impl Attached {
+    fn to(pid: u32, arguments: &[&str]) -> Self {
+        let mut child = Command::new(binary())
+            .args(["attach", "-p", &pid.to_string()])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("inferspan runs");
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut said = String::new();
+        while !said.lines().any(|line| line.starts_with("inferspan: attached")) {
+            assert!(stderr.read_line(&mut said).expect("stderr") > 0, "it ended:\n{said}");
+        }
+        Self { child, stderr, said }
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        self.stderr.read_to_string(&mut self.said).expect("stderr");
+        (self.child.wait().expect("wait").code(), self.said)
+    }
+}
+
+fn requests(engine: &DemoEngine, count: usize) {
+    let load = Load {
+        url: engine.target.url.clone(),
+        model: engine.target.model.clone(),
+        kinds: vec![Kind::CompletionStream],
+        clients: 2,
+        until: Until::Requests(count),
+        seed: 1,
+    };
+    load.run().expect("load");
+}
+
+#[test]
+fn both_signals_end_a_trace_that_is_flushed_with_success() {
+    if !may_trace("both_signals_end_a_trace_that_is_flushed_with_success") {
+        return;
+    }
+    let engine = engine("signals");
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let log = folder("signals").join(format!("access-{signal}.jsonl"));
+        let attached = Attached::to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
+        requests(&engine, 4);
+        sys::kill(attached.child.id(), signal).expect("kill");
+        let (code, said) = attached.end();
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(said.lines().filter(|line| line.starts_with("inferspan: attached")).count(), 1, "{said}");
+        assert!(said.contains("lost: none"), "{said}");
+        let logged = fs::read_to_string(&log).expect("access log").lines().count();
+        // The load asks once more, to see that the server answers.
+        assert!((4..=5).contains(&logged), "{logged} logged");
+        assert!(said.contains(&format!("detached: {logged} requests")), "{said}");
+    }
+}
+
+#[test]
+fn a_server_that_ends_during_a_trace_ends_it_with_success() {
+    if !may_trace("a_server_that_ends_during_a_trace_ends_it_with_success") {
+        return;
+    }
+    let engine = engine("ends");
+    let attached = Attached::to(engine.target.pid, &["--access-log", "/dev/null"]);
+    drop(engine);
+    let (code, said) = attached.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("the server has ended"), "{said}");
+}
+
+#[test]
+fn a_duration_ends_a_trace_with_success() {
+    if !may_trace("a_duration_ends_a_trace_with_success") {
+        return;
+    }
+    let engine = engine("duration");
+    let pid = engine.target.pid.to_string();
+    let start = Instant::now();
+    let (code, said) = attach(&["-p", &pid, "--duration", "1s", "--access-log", "/dev/null"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&start.elapsed()));
+}
+
+#[test]
+fn what_cannot_be_traced_has_an_error_and_an_exit_code_of_its_own() {
+    // The highest PID there is on a 64-bit Linux (PID_MAX_LIMIT); taken last.
+    let (code, said) = attach(&["-p", "4194303"]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("fix:"), "{said}");
+    let own = std::process::id().to_string();
+    let (code, said) = attach(&["-p", &own]);
+    assert_eq!(code, Some(5), "{said}");
+    let (code, said) = attach(&["-p", &own, "--level", "steps"]);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("steps"), "{said}");
+    let (code, said) = attach(&["-p", "zero"]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, said) = attach(&["--name", "a server that does not exist"]);
+    assert_eq!(code, Some(3), "{said}");
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    if !may_trace("a_missing_capability_is_named") {
+        return;
+    }
+    let engine = engine("capability");
+    // Root without the two, and without the one that stands for both.
+    let output = Command::new("setpriv")
+        .args(["--bounding-set", "-bpf,-perfmon,-sys_admin"])
+        .arg(binary())
+        .args(["attach", "-p", &engine.target.pid.to_string(), "--access-log", "/dev/null"])
+        .output()
+        .expect("setpriv of util-linux");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("missing CAP_BPF and CAP_PERFMON"), "{said}");
+    assert!(said.contains("fix:"), "{said}");
+}
+
+#[test]
+fn an_object_that_is_none_is_a_usage_error() {
+    if !may_trace("an_object_that_is_none_is_a_usage_error") {
+        return;
+    }
+    let engine = engine("object");
+    let pid = engine.target.pid.to_string();
+    let (code, said) = attach(&["-p", &pid, "--bpf-object", "/nonexistent.o", "--access-log", "/dev/null"]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, said) = attach(&["-p", &pid, "--debug-bpf", "--access-log", "/dev/null"]);
+    assert_eq!(code, Some(2), "the shipped object has no log: {said}");
+    assert!(said.contains("debug-log"), "{said}");
+}
