@@ -13,6 +13,7 @@ use inferspan::exit::Failure;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::output::{Output, Trace};
 use inferspan::telemetry::Telemetry;
+use inferspan_tests::backend::Folder;
 use inferspan_tests::outputs;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -65,6 +66,10 @@ impl TraceService for Receiver {
 
 /// Starts a gRPC receiver; the runtime ends it when dropped.
 fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
+    grpc_with(mood, tonic::transport::Server::builder())
+}
+
+fn grpc_with(mood: Mood, mut server: tonic::transport::Server) -> (tokio::runtime::Runtime, String, Receiver) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let receiver = Receiver { requests: Arc::default(), tenants: Arc::default(), mood };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -74,7 +79,7 @@ fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
     runtime.spawn(async move {
         let incoming =
             tonic::transport::server::TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
-        tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        server.add_service(service).serve_with_incoming(incoming).await.unwrap();
     });
     (runtime, url, receiver)
 }
@@ -312,25 +317,35 @@ fn a_bad_url_is_refused_before_the_run() {
     assert!(error.downcast_ref::<Failure>().unwrap().fix.contains("4317"));
 }
 
-/// Set for the child process of the next test: the URL is in the standard variables.
+/// Set for a child process of the tests below.
 const CHILD: &str = "INFERSPAN_TEST_CHILD";
 
+/// Exports where the standard variables say, in a child of [`child`]; does nothing among the other tests.
 #[test]
-fn the_standard_variables_alone_turn_export_on() {
+fn child_exports() {
     if std::env::var_os(CHILD).is_some() {
         let args = OutputArgs { access_log: Some("/dev/null".into()), ..OutputArgs::default() };
         let mut sinks = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap();
         sinks.push(&mut outputs::all(1));
-        assert_eq!(sinks.finish().spans_exported, 8);
-        return;
+        let summary = sinks.finish();
+        assert_eq!((summary.spans_exported, summary.failures), (8, vec![]));
     }
+}
+
+/// Variables belong to a process, so the export runs in one of its own: this program, again. Says whether it went well, and what it said.
+fn child(vars: &[(&str, &str)]) -> (bool, String) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_exports", "--nocapture"]).env(CHILD, "1").envs(vars.iter().copied());
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.success(), said)
+}
+
+#[test]
+fn the_standard_variables_alone_turn_export_on() {
     let child = |vars: &[(&str, &str)]| {
-        // Variables belong to a process, so the export runs in one of its own: this test, again.
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_standard_variables_alone_turn_export_on"]).env(CHILD, "1");
-        command.envs(vars.iter().copied());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let (went_well, said) = child(vars);
+        assert!(went_well, "{said}");
     };
     let (_runtime, url, receiver) = grpc(Mood::Takes);
     child(&[
@@ -348,4 +363,28 @@ fn the_standard_variables_alone_turn_export_on() {
     let base = url.trim_end_matches("/v1/traces");
     child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", base), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
     assert_eq!(requests.lock().unwrap()[0].0, "/v1/traces");
+}
+
+#[test]
+fn tls_trusts_the_certificate_that_the_variable_names_and_no_other() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem = certificate.cert.pem();
+    let identity = tonic::transport::Identity::from_pem(&pem, certificate.signing_key.serialize_pem());
+    let tls = tonic::transport::ServerTlsConfig::new().identity(identity);
+    let server = tonic::transport::Server::builder().tls_config(tls).unwrap();
+    let (_runtime, url, receiver) = grpc_with(Mood::Takes, server);
+    let url = url.replace("http://127.0.0.1", "https://localhost");
+    let folder = Folder::new("tls").unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, pem).unwrap();
+
+    let (went_well, said) = child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
+    assert!(!went_well, "an unknown certificate was trusted");
+    assert!(said.to_lowercase().contains("certificate"), "{said}");
+    assert!(receiver.requests.lock().unwrap().is_empty());
+
+    let file = file.to_str().unwrap();
+    let (went_well, said) = child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_EXPORTER_OTLP_CERTIFICATE", file)]);
+    assert!(went_well, "{said}");
+    assert_everything_arrived(&receiver.requests.lock().unwrap());
 }

@@ -11,12 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 
-use self::endpoint::{Endpoint, Protocol};
+use self::endpoint::Endpoint;
 use self::spans::Origin;
+use self::transport::{TransportError, build};
 use super::Pressure;
 use super::complaint::Complaint;
 use super::queue::{self, Popped, Reader, Writer};
@@ -27,6 +28,7 @@ use crate::telemetry::Telemetry;
 
 pub mod endpoint;
 pub mod spans;
+pub mod transport;
 
 /// Spans that wait for the back end at most; about 50 MB of traces as they come.
 const QUEUE_SPANS: u64 = 65_536;
@@ -77,10 +79,11 @@ impl Otlp {
             .thread_name("inferspan-otlp-io")
             .enable_all()
             .build()?;
-        // A wrong header, URL or scheme shows now, not at the first request.
+        let timeout = timeout_of(|name| std::env::var(name).ok());
+        // A wrong certificate, header, URL or scheme shows now, not at the first request.
         {
             let _context = runtime.enter();
-            build(&endpoint).map_err(|error| {
+            build(&endpoint, timeout).map_err(|error| {
                 Failure::new(
                     Code::Usage,
                     format!("{} {}: {error}", endpoint.source, endpoint.url),
@@ -97,7 +100,7 @@ impl Otlp {
             endpoint,
             origin,
             scope: spans::scope(),
-            timeout: timeout_of(|name| std::env::var(name).ok()) + TIMEOUT_SLACK,
+            timeout,
             deadline: Arc::clone(&deadline),
             complaint: Arc::clone(&complaint),
             telemetry: Arc::clone(&telemetry),
@@ -137,6 +140,7 @@ struct Exporter {
     endpoint: Endpoint,
     origin: Origin,
     scope: InstrumentationScope,
+    /// For one batch, retries included.
     timeout: Duration,
     deadline: Arc<Mutex<Option<Instant>>>,
     complaint: Arc<Complaint>,
@@ -193,7 +197,8 @@ impl Exporter {
 
     fn export(&mut self, key: &ResourceKey, spans: Vec<SpanData>) -> Result<(), String> {
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = deadline.map_or(self.timeout, |at| at.saturating_duration_since(Instant::now()).min(self.timeout));
+        let longest = self.timeout + TIMEOUT_SLACK;
+        let left = deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
         if left.is_zero() {
             return Err("the run ended before the back end took everything".to_owned());
         }
@@ -207,12 +212,12 @@ impl Exporter {
     }
 
     /// The exporter of this resource; an exporter holds one resource, so each has its own.
-    fn exporter_at(&mut self, key: &ResourceKey) -> Result<usize, ExporterBuildError> {
+    fn exporter_at(&mut self, key: &ResourceKey) -> Result<usize, TransportError> {
         if let Some(at) = self.exporters.iter().position(|(known, _)| known == key) {
             return Ok(at);
         }
         let _context = self.runtime.enter();
-        let mut exporter = build(&self.endpoint)?;
+        let mut exporter = build(&self.endpoint, self.timeout)?;
         let attributes = spans::resource(&key.0, key.1, &self.origin);
         exporter.set_resource(&Resource::builder_empty().with_attributes(attributes).build());
         if self.exporters.len() == MAX_EXPORTERS {
@@ -220,18 +225,6 @@ impl Exporter {
         }
         self.exporters.push((key.clone(), exporter));
         Ok(self.exporters.len() - 1)
-    }
-}
-
-/// An exporter without a resource. Must be called inside the runtime.
-fn build(endpoint: &Endpoint) -> Result<SpanExporter, ExporterBuildError> {
-    match endpoint.protocol {
-        Protocol::Grpc => SpanExporter::builder().with_tonic().with_endpoint(&endpoint.url).build(),
-        Protocol::HttpProtobuf => SpanExporter::builder()
-            .with_http()
-            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_endpoint(&endpoint.url)
-            .build(),
     }
 }
 
