@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -84,15 +84,27 @@ fn grpc_with(mood: Mood, mut server: tonic::transport::Server) -> (tokio::runtim
     (runtime, url, receiver)
 }
 
-/// Starts an HTTP receiver that answers `status`; returns its URL and (path, content type, body) of what came.
-fn http(status: u16) -> (String, Arc<Mutex<Vec<(String, String, Vec<u8>)>>>) {
+/// Path, content type and body of what came over HTTP.
+type Posts = Arc<Mutex<Vec<(String, String, Vec<u8>)>>>;
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// Starts an HTTP receiver that answers `status`; returns its URL and what comes.
+fn http(status: u16) -> (String, Posts) {
+    http_with(status, |stream| Some(Box::new(stream)))
+}
+
+/// `open` makes of a connection what HTTP is spoken on, or nothing.
+fn http_with(status: u16, open: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static) -> (String, Posts) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
     let requests = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&requests);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
+            let Some(stream) = open(stream.unwrap()) else { continue };
+            let mut stream = BufReader::new(stream);
             let (mut path, mut kind, mut length) = (String::new(), String::new(), 0);
             for line in stream.by_ref().lines() {
                 let line = line.unwrap();
@@ -114,6 +126,7 @@ fn http(status: u16) -> (String, Arc<Mutex<Vec<(String, String, Vec<u8>)>>>) {
             seen.lock().unwrap().push((path, kind, body));
             let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             stream.get_mut().write_all(head.as_bytes()).unwrap();
+            stream.get_mut().flush().unwrap();
         }
     });
     (url, requests)
@@ -311,6 +324,20 @@ fn a_back_end_that_is_not_there_ends_in_time_and_is_counted() {
 }
 
 #[test]
+fn a_replay_does_not_wait_for_a_back_end_that_is_not_there() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (mut sinks, _) = open(&format!("http://{free}"), Pressure::Wait);
+    let started = Instant::now();
+    for _ in 0..20_000 {
+        sinks.push(&mut vec![Output::Trace(outputs::request(1))]);
+    }
+    let summary = sinks.finish();
+    assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
+    assert_eq!((summary.spans_exported, summary.spans_dropped), (0, 140_000));
+    assert!(summary.failures[0].contains("(140000 spans lost)"), "{:?}", summary.failures);
+}
+
+#[test]
 fn a_bad_url_is_refused_before_the_run() {
     let args = OutputArgs { otlp: Some("ftp://h".into()), ..OutputArgs::default() };
     let error = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap_err();
@@ -369,6 +396,8 @@ fn the_standard_variables_alone_turn_export_on() {
 fn tls_trusts_the_certificate_that_the_variable_names_and_no_other() {
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let pem = certificate.cert.pem();
+    let der = certificate.cert.der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
     let identity = tonic::transport::Identity::from_pem(&pem, certificate.signing_key.serialize_pem());
     let tls = tonic::transport::ServerTlsConfig::new().identity(identity);
     let server = tonic::transport::Server::builder().tls_config(tls).unwrap();
@@ -387,4 +416,27 @@ fn tls_trusts_the_certificate_that_the_variable_names_and_no_other() {
     let (went_well, said) = child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_EXPORTER_OTLP_CERTIFICATE", file)]);
     assert!(went_well, "{said}");
     assert_everything_arrived(&receiver.requests.lock().unwrap());
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![der], key).unwrap());
+    let (url, posts) = http_with(200, move |mut stream| {
+        let mut tls = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+        // A client that does not trust us breaks the handshake off.
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).ok()?;
+        }
+        Some(Box::new(rustls::StreamOwned::new(tls, stream)))
+    });
+    let url = url.replace("http://127.0.0.1", "https://localhost");
+    let (went_well, said) = child(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &url)]);
+    assert!(!went_well, "{said}");
+    assert!(posts.lock().unwrap().is_empty());
+    let vars = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*url), ("OTEL_EXPORTER_OTLP_CERTIFICATE", file)];
+    let (went_well, said) = child(&vars);
+    assert!(went_well, "{said}");
+    let posts = posts.lock().unwrap();
+    let decoded: Vec<_> =
+        posts.iter().map(|(_, _, body)| ExportTraceServiceRequest::decode(&body[..]).unwrap()).collect();
+    assert_everything_arrived(&decoded);
 }

@@ -49,6 +49,10 @@ const TIMEOUT_SLACK: Duration = Duration::from_secs(2);
 const FLUSH_LIVE: Duration = Duration::from_secs(10);
 const FLUSH_REPLAY: Duration = Duration::from_mins(1);
 
+/// A replay gives up after this many failed requests in a row: nothing comes after it that the back end could be back for, and
+/// each would cost the exporter's retries.
+const REPLAY_FAILURES: u32 = 3;
+
 /// Resources whose exporters are kept; the servers of one host are few.
 const MAX_EXPORTERS: usize = 64;
 
@@ -104,6 +108,8 @@ impl Otlp {
             deadline: Arc::clone(&deadline),
             complaint: Arc::clone(&complaint),
             telemetry: Arc::clone(&telemetry),
+            pressure,
+            failed_in_a_row: 0,
             exporters: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("inferspan-otlp".into()).spawn(move || exporter.run())?;
@@ -145,6 +151,8 @@ struct Exporter {
     deadline: Arc<Mutex<Option<Instant>>>,
     complaint: Arc<Complaint>,
     telemetry: Arc<Telemetry>,
+    pressure: Pressure,
+    failed_in_a_row: u32,
     /// Oldest first.
     exporters: Vec<(ResourceKey, SpanExporter)>,
 }
@@ -185,29 +193,38 @@ impl Exporter {
             let count = spans.len() as u64;
             match self.export(&key, spans) {
                 Ok(()) => {
+                    self.failed_in_a_row = 0;
                     self.telemetry.spans_exported.fetch_add(count, Relaxed);
                 }
                 Err(what) => {
+                    self.failed_in_a_row += 1;
                     self.telemetry.spans_dropped_export.fetch_add(count, Relaxed);
-                    self.complaint.raise(&what, count, "spans");
+                    match what {
+                        Some(what) => self.complaint.raise(&what, count, "spans"),
+                        None => self.complaint.add(count),
+                    }
                 }
             }
         }
     }
 
-    fn export(&mut self, key: &ResourceKey, spans: Vec<SpanData>) -> Result<(), String> {
+    /// Sends one request; `Err(None)` when it was not even tried, for the reason last given.
+    fn export(&mut self, key: &ResourceKey, spans: Vec<SpanData>) -> Result<(), Option<String>> {
+        if self.pressure == Pressure::Wait && self.failed_in_a_row >= REPLAY_FAILURES {
+            return Err(None);
+        }
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         let longest = self.timeout + TIMEOUT_SLACK;
         let left = deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
         if left.is_zero() {
-            return Err("the run ended before the back end took everything".to_owned());
+            return Err(Some("the run ended before the back end took everything".to_owned()));
         }
-        let at = self.exporter_at(key).map_err(|error| error.to_string())?;
+        let at = self.exporter_at(key).map_err(|error| Some(error.to_string()))?;
         let exporter = &self.exporters[at].1;
         match self.runtime.block_on(async { tokio::time::timeout(left, exporter.export(spans)).await }) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", left.as_secs_f64().round())),
+            Ok(Err(error)) => Err(Some(error.to_string())),
+            Err(_) => Err(Some(format!("no answer within {} s", left.as_secs_f64().round()))),
         }
     }
 
