@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use inferspan::exit::Failure;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::output::{Output, Trace};
 use inferspan::telemetry::Telemetry;
+use inferspan_tests::backend::Folder;
 use inferspan_tests::outputs;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -65,6 +66,10 @@ impl TraceService for Receiver {
 
 /// Starts a gRPC receiver; the runtime ends it when dropped.
 fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
+    grpc_with(mood, tonic::transport::Server::builder())
+}
+
+fn grpc_with(mood: Mood, mut server: tonic::transport::Server) -> (tokio::runtime::Runtime, String, Receiver) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let receiver = Receiver { requests: Arc::default(), tenants: Arc::default(), mood };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -74,20 +79,32 @@ fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
     runtime.spawn(async move {
         let incoming =
             tonic::transport::server::TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
-        tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        server.add_service(service).serve_with_incoming(incoming).await.unwrap();
     });
     (runtime, url, receiver)
 }
 
-/// Starts an HTTP receiver that answers `status`; returns its URL and (path, content type, body) of what came.
-fn http(status: u16) -> (String, Arc<Mutex<Vec<(String, String, Vec<u8>)>>>) {
+/// Path, content type and body of what came over HTTP.
+type Posts = Arc<Mutex<Vec<(String, String, Vec<u8>)>>>;
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// Starts an HTTP receiver that answers `status`; returns its URL and what comes.
+fn http(status: u16) -> (String, Posts) {
+    http_with(status, |stream| Some(Box::new(stream)))
+}
+
+/// `open` makes of a connection what HTTP is spoken on, or nothing.
+fn http_with(status: u16, open: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static) -> (String, Posts) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
     let requests = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&requests);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
+            let Some(stream) = open(stream.unwrap()) else { continue };
+            let mut stream = BufReader::new(stream);
             let (mut path, mut kind, mut length) = (String::new(), String::new(), 0);
             for line in stream.by_ref().lines() {
                 let line = line.unwrap();
@@ -109,6 +126,7 @@ fn http(status: u16) -> (String, Arc<Mutex<Vec<(String, String, Vec<u8>)>>>) {
             seen.lock().unwrap().push((path, kind, body));
             let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             stream.get_mut().write_all(head.as_bytes()).unwrap();
+            stream.get_mut().flush().unwrap();
         }
     });
     (url, requests)
@@ -306,31 +324,55 @@ fn a_back_end_that_is_not_there_ends_in_time_and_is_counted() {
 }
 
 #[test]
+fn a_replay_does_not_wait_for_a_back_end_that_is_not_there() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (mut sinks, _) = open(&format!("http://{free}"), Pressure::Wait);
+    let started = Instant::now();
+    for _ in 0..20_000 {
+        sinks.push(&mut vec![Output::Trace(outputs::request(1))]);
+    }
+    let summary = sinks.finish();
+    assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
+    assert_eq!((summary.spans_exported, summary.spans_dropped), (0, 140_000));
+    assert!(summary.failures[0].contains("(140000 spans lost)"), "{:?}", summary.failures);
+}
+
+#[test]
 fn a_bad_url_is_refused_before_the_run() {
     let args = OutputArgs { otlp: Some("ftp://h".into()), ..OutputArgs::default() };
     let error = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap_err();
     assert!(error.downcast_ref::<Failure>().unwrap().fix.contains("4317"));
 }
 
-/// Set for the child process of the next test: the URL is in the standard variables.
+/// Set for a child process of the tests below.
 const CHILD: &str = "INFERSPAN_TEST_CHILD";
 
+/// Exports where the standard variables say, in a child of [`child`]; does nothing among the other tests.
 #[test]
-fn the_standard_variables_alone_turn_export_on() {
+fn child_exports() {
     if std::env::var_os(CHILD).is_some() {
         let args = OutputArgs { access_log: Some("/dev/null".into()), ..OutputArgs::default() };
         let mut sinks = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap();
         sinks.push(&mut outputs::all(1));
-        assert_eq!(sinks.finish().spans_exported, 8);
-        return;
+        let summary = sinks.finish();
+        assert_eq!((summary.spans_exported, summary.failures), (8, vec![]));
     }
+}
+
+/// Variables belong to a process, so the export runs in one of its own: this program, again. Says whether it went well, and what it said.
+fn child(vars: &[(&str, &str)]) -> (bool, String) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_exports", "--nocapture"]).env(CHILD, "1").envs(vars.iter().copied());
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.success(), said)
+}
+
+#[test]
+fn the_standard_variables_alone_turn_export_on() {
     let child = |vars: &[(&str, &str)]| {
-        // Variables belong to a process, so the export runs in one of its own: this test, again.
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_standard_variables_alone_turn_export_on"]).env(CHILD, "1");
-        command.envs(vars.iter().copied());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let (went_well, said) = child(vars);
+        assert!(went_well, "{said}");
     };
     let (_runtime, url, receiver) = grpc(Mood::Takes);
     child(&[
@@ -348,4 +390,53 @@ fn the_standard_variables_alone_turn_export_on() {
     let base = url.trim_end_matches("/v1/traces");
     child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", base), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
     assert_eq!(requests.lock().unwrap()[0].0, "/v1/traces");
+}
+
+#[test]
+fn tls_trusts_the_certificate_that_the_variable_names_and_no_other() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem = certificate.cert.pem();
+    let der = certificate.cert.der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let identity = tonic::transport::Identity::from_pem(&pem, certificate.signing_key.serialize_pem());
+    let tls = tonic::transport::ServerTlsConfig::new().identity(identity);
+    let server = tonic::transport::Server::builder().tls_config(tls).unwrap();
+    let (_runtime, url, receiver) = grpc_with(Mood::Takes, server);
+    let url = url.replace("http://127.0.0.1", "https://localhost");
+    let folder = Folder::new("tls").unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, pem).unwrap();
+
+    let (went_well, said) = child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
+    assert!(!went_well, "an unknown certificate was trusted");
+    assert!(said.to_lowercase().contains("certificate"), "{said}");
+    assert!(receiver.requests.lock().unwrap().is_empty());
+
+    let file = file.to_str().unwrap();
+    let (went_well, said) = child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_EXPORTER_OTLP_CERTIFICATE", file)]);
+    assert!(went_well, "{said}");
+    assert_everything_arrived(&receiver.requests.lock().unwrap());
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![der], key).unwrap());
+    let (url, posts) = http_with(200, move |mut stream| {
+        let mut tls = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+        // A client that does not trust us breaks the handshake off.
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).ok()?;
+        }
+        Some(Box::new(rustls::StreamOwned::new(tls, stream)))
+    });
+    let url = url.replace("http://127.0.0.1", "https://localhost");
+    let (went_well, said) = child(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &url)]);
+    assert!(!went_well, "{said}");
+    assert!(posts.lock().unwrap().is_empty());
+    let vars = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*url), ("OTEL_EXPORTER_OTLP_CERTIFICATE", file)];
+    let (went_well, said) = child(&vars);
+    assert!(went_well, "{said}");
+    let posts = posts.lock().unwrap();
+    let decoded: Vec<_> =
+        posts.iter().map(|(_, _, body)| ExportTraceServiceRequest::decode(&body[..]).unwrap()).collect();
+    assert_everything_arrived(&decoded);
 }

@@ -1,7 +1,6 @@
 //! Where traces go and how: the `--otlp` flag and the standard `OTEL_*` variables, resolved once, as pure data.
 //!
-//! The flag wins over the variables. What is refused: https (this build has no TLS: spans go to a collector near by, which
-//! forwards them), other schemes, `http/json`, a URL without a host.
+//! The flag wins over the variables. What is refused: a scheme other than http and https, `http/json`, a URL without a host.
 
 use crate::exit::{Code, Failure};
 
@@ -58,15 +57,8 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
     };
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     match scheme {
-        "http" => {}
-        "https" => {
-            return Err(Failure::new(
-                Code::Unsupported,
-                format!("{source} {url}: TLS is not supported yet"),
-                "export to an OpenTelemetry Collector on this host over http, and let it forward over TLS",
-            ));
-        }
-        _ => return Err(bad("the scheme must be http")),
+        "http" | "https" => {}
+        _ => return Err(bad("the scheme must be http or https")),
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (host, port) = split_port(authority).ok_or_else(|| bad("the port is not a number"))?;
@@ -137,6 +129,7 @@ mod tests {
     #[test]
     fn the_flag_is_grpc_unless_path_port_or_variable_say_http() {
         assert_eq!(ok(Some("http://h:4317"), &[]), ("http://h:4317".into(), Protocol::Grpc));
+        assert_eq!(ok(Some("https://h:4317"), &[]), ("https://h:4317".into(), Protocol::Grpc));
         assert_eq!(ok(Some("h:4317"), &[]), ("http://h:4317".into(), Protocol::Grpc));
         assert_eq!(ok(Some("http://h:4318"), &[]), ("http://h:4318/v1/traces".into(), Protocol::HttpProtobuf));
         assert_eq!(ok(Some("http://[::1]:4318/"), &[]), ("http://[::1]:4318/v1/traces".into(), Protocol::HttpProtobuf));
@@ -166,7 +159,6 @@ mod tests {
     fn what_cannot_work_is_refused_with_the_reason() {
         for (url, why) in [
             ("ftp://h", "scheme"),
-            ("https://h:4317", "TLS"),
             ("http://", "no host"),
             ("http://:4317", "no host"),
             ("http://h:port", "port"),

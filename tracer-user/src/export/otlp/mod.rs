@@ -11,12 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 
-use self::endpoint::{Endpoint, Protocol};
+use self::endpoint::Endpoint;
 use self::spans::Origin;
+use self::transport::{TransportError, build};
 use super::Pressure;
 use super::complaint::Complaint;
 use super::queue::{self, Popped, Reader, Writer};
@@ -27,6 +28,7 @@ use crate::telemetry::Telemetry;
 
 pub mod endpoint;
 pub mod spans;
+pub mod transport;
 
 /// Spans that wait for the back end at most; about 50 MB of traces as they come.
 const QUEUE_SPANS: u64 = 65_536;
@@ -46,6 +48,10 @@ const TIMEOUT_SLACK: Duration = Duration::from_secs(2);
 /// How long the end of a run waits for what is queued, live and in a replay.
 const FLUSH_LIVE: Duration = Duration::from_secs(10);
 const FLUSH_REPLAY: Duration = Duration::from_mins(1);
+
+/// A replay gives up after this many failed requests in a row: nothing comes after it that the back end could be back for, and
+/// each would cost the exporter's retries.
+const REPLAY_FAILURES: u32 = 3;
 
 /// Resources whose exporters are kept; the servers of one host are few.
 const MAX_EXPORTERS: usize = 64;
@@ -77,10 +83,11 @@ impl Otlp {
             .thread_name("inferspan-otlp-io")
             .enable_all()
             .build()?;
-        // A wrong header, URL or scheme shows now, not at the first request.
+        let timeout = timeout_of(|name| std::env::var(name).ok());
+        // A wrong certificate, header, URL or scheme shows now, not at the first request.
         {
             let _context = runtime.enter();
-            build(&endpoint).map_err(|error| {
+            build(&endpoint, timeout).map_err(|error| {
                 Failure::new(
                     Code::Usage,
                     format!("{} {}: {error}", endpoint.source, endpoint.url),
@@ -97,10 +104,12 @@ impl Otlp {
             endpoint,
             origin,
             scope: spans::scope(),
-            timeout: timeout_of(|name| std::env::var(name).ok()) + TIMEOUT_SLACK,
+            timeout,
             deadline: Arc::clone(&deadline),
             complaint: Arc::clone(&complaint),
             telemetry: Arc::clone(&telemetry),
+            pressure,
+            failed_in_a_row: 0,
             exporters: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("inferspan-otlp".into()).spawn(move || exporter.run())?;
@@ -137,10 +146,13 @@ struct Exporter {
     endpoint: Endpoint,
     origin: Origin,
     scope: InstrumentationScope,
+    /// For one batch, retries included.
     timeout: Duration,
     deadline: Arc<Mutex<Option<Instant>>>,
     complaint: Arc<Complaint>,
     telemetry: Arc<Telemetry>,
+    pressure: Pressure,
+    failed_in_a_row: u32,
     /// Oldest first.
     exporters: Vec<(ResourceKey, SpanExporter)>,
 }
@@ -181,38 +193,48 @@ impl Exporter {
             let count = spans.len() as u64;
             match self.export(&key, spans) {
                 Ok(()) => {
+                    self.failed_in_a_row = 0;
                     self.telemetry.spans_exported.fetch_add(count, Relaxed);
                 }
                 Err(what) => {
+                    self.failed_in_a_row += 1;
                     self.telemetry.spans_dropped_export.fetch_add(count, Relaxed);
-                    self.complaint.raise(&what, count, "spans");
+                    match what {
+                        Some(what) => self.complaint.raise(&what, count, "spans"),
+                        None => self.complaint.add(count),
+                    }
                 }
             }
         }
     }
 
-    fn export(&mut self, key: &ResourceKey, spans: Vec<SpanData>) -> Result<(), String> {
-        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = deadline.map_or(self.timeout, |at| at.saturating_duration_since(Instant::now()).min(self.timeout));
-        if left.is_zero() {
-            return Err("the run ended before the back end took everything".to_owned());
+    /// Sends one request; `Err(None)` when it was not even tried, for the reason last given.
+    fn export(&mut self, key: &ResourceKey, spans: Vec<SpanData>) -> Result<(), Option<String>> {
+        if self.pressure == Pressure::Wait && self.failed_in_a_row >= REPLAY_FAILURES {
+            return Err(None);
         }
-        let at = self.exporter_at(key).map_err(|error| error.to_string())?;
+        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = self.timeout + TIMEOUT_SLACK;
+        let left = deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
+        if left.is_zero() {
+            return Err(Some("the run ended before the back end took everything".to_owned()));
+        }
+        let at = self.exporter_at(key).map_err(|error| Some(error.to_string()))?;
         let exporter = &self.exporters[at].1;
         match self.runtime.block_on(async { tokio::time::timeout(left, exporter.export(spans)).await }) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", left.as_secs_f64().round())),
+            Ok(Err(error)) => Err(Some(error.to_string())),
+            Err(_) => Err(Some(format!("no answer within {} s", left.as_secs_f64().round()))),
         }
     }
 
     /// The exporter of this resource; an exporter holds one resource, so each has its own.
-    fn exporter_at(&mut self, key: &ResourceKey) -> Result<usize, ExporterBuildError> {
+    fn exporter_at(&mut self, key: &ResourceKey) -> Result<usize, TransportError> {
         if let Some(at) = self.exporters.iter().position(|(known, _)| known == key) {
             return Ok(at);
         }
         let _context = self.runtime.enter();
-        let mut exporter = build(&self.endpoint)?;
+        let mut exporter = build(&self.endpoint, self.timeout)?;
         let attributes = spans::resource(&key.0, key.1, &self.origin);
         exporter.set_resource(&Resource::builder_empty().with_attributes(attributes).build());
         if self.exporters.len() == MAX_EXPORTERS {
@@ -220,18 +242,6 @@ impl Exporter {
         }
         self.exporters.push((key.clone(), exporter));
         Ok(self.exporters.len() - 1)
-    }
-}
-
-/// An exporter without a resource. Must be called inside the runtime.
-fn build(endpoint: &Endpoint) -> Result<SpanExporter, ExporterBuildError> {
-    match endpoint.protocol {
-        Protocol::Grpc => SpanExporter::builder().with_tonic().with_endpoint(&endpoint.url).build(),
-        Protocol::HttpProtobuf => SpanExporter::builder()
-            .with_http()
-            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_endpoint(&endpoint.url)
-            .build(),
     }
 }
 

@@ -67,8 +67,8 @@ impl Digest {
             }
         }
         for (nth, (_, trace)) in self.slowest.iter().enumerate() {
-            let title = if nth == 0 { "slowest request".to_owned() } else { format!("slowest request, {}", nth + 1) };
-            let _ = writeln!(out, "\n{}", style.paint(1, &title));
+            let title = ["slowest request", "second slowest", "third slowest"].get(nth).unwrap_or(&"slow request");
+            let _ = writeln!(out, "\n{}", style.paint(1, title));
             out.push_str(&waterfall::render(trace, style));
         }
         out

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::{Style, duration};
 use crate::export::sanitise::sanitise;
+use crate::model::keys::attribute;
 use crate::output::{Span, SpanId, SpanStatus, Trace, Value};
 
 /// Rows drawn of one trace; the rest is counted.
@@ -41,8 +42,7 @@ pub fn render(trace: &Trace, style: Style) -> String {
 /// What the root says about the request.
 fn about(root: &Span) -> String {
     let mut out = String::new();
-    for key in ["gen_ai.request.model", "inferspan.outcome", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"]
-    {
+    for key in [attribute::REQUEST_MODEL, attribute::OUTCOME, attribute::INPUT_TOKENS, attribute::OUTPUT_TOKENS] {
         let Some((_, value)) = root.attributes.iter().find(|(known, _)| *known == key) else { continue };
         let value = match value {
             Value::Str(text) => sanitise(text, 40).into_owned(),
@@ -81,8 +81,16 @@ fn rows(spans: &[Span]) -> Vec<(&Span, usize)> {
 fn label(span: &Span, depth: usize, style: Style) -> String {
     let mut name = "  ".repeat(depth.min(6));
     name.push_str(span.name);
-    if let Some((_, Value::Int(step))) = span.attributes.iter().find(|(key, _)| *key == "step") {
+    let number = |key| {
+        span.attributes.iter().find_map(|(known, value)| match value {
+            Value::Int(number) if *known == key => Some(*number),
+            _ => None,
+        })
+    };
+    if let Some(step) = number(attribute::STEP) {
         let _ = write!(name, " {step}");
+    } else if let (Some(first), Some(last)) = (number(attribute::FIRST_STEP), number(attribute::LAST_STEP)) {
+        let _ = write!(name, " {first}-{last}");
     }
     let name = sanitise(&name, NAME).into_owned();
     if style.unicode { name } else { name.replace('…', "~") }
@@ -129,6 +137,11 @@ mod tests {
         }
     }
 
+    fn with(mut span: Span, attributes: &[(&'static str, i64)]) -> Span {
+        span.attributes = attributes.iter().map(|(key, value)| (*key, Value::Int(*value))).collect();
+        span
+    }
+
     fn trace(spans: Vec<Span>) -> Trace {
         Trace { server: Arc::new(Server::default()), service: Service::Requests, spans }
     }
@@ -142,14 +155,16 @@ mod tests {
             span(2, Some(1), "queue_wait", 0, 10),
             span(4, Some(1), "decode", 50, 100),
             span(3, Some(1), "prefill", 10, 50),
-            span(5, Some(4), "decode_step", 50, 51),
+            with(span(5, Some(4), "decode_step", 50, 51), &[("step", 1)]),
+            with(span(6, Some(4), "decode_steps", 51, 100), &[("steps.first", 2), ("steps.last", 40)]),
         ]);
         let expected = "  trace 07070707070707070707070707070707\n\
             \x20 inference_request                 100ms ██████████\n\
             \x20   queue_wait                     10.0ms █\n\
             \x20   prefill                        40.0ms  ████\n\
             \x20   decode                         50.0ms      █████\n\
-            \x20     decode_step                  1.00ms      ▏\n";
+            \x20     decode_step 1                1.00ms      ▏\n\
+            \x20     decode_steps 2-40            49.0ms      █████\n";
         assert_eq!(render(&trace, NARROW), expected);
     }
 
