@@ -317,6 +317,7 @@ fn doctor_is_plain_stable_and_ends_quietly_when_its_reader_does() {
         "memlock",
         "ring_buffer",
         "syscalls",
+        "new_processes",
         "uprobes",
     ];
     assert_eq!(names, expected);
