@@ -1,21 +1,19 @@
 //! Checks of the host: kernel, privileges, and whether the very programs of `attach` load and attach here.
 //!
 //! They are attached for a moment with no process to trace, and, for the uprobes, to a function of inferspan's own that
-//! has run already.
+//! nobody calls.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapType;
 use aya::sys::is_map_supported;
-use object::read::ReadCache;
-use object::{Object as _, ObjectSegment as _};
 use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
 
 use super::Check;
 use crate::attach::loader::{LoadError, Options, Probes, Rings};
 use crate::attach::plan::Point;
 use crate::discover::privilege::{Capability, Privileges};
+use crate::discover::text;
 
 /// Ring buffers came with 5.8; attach cookies, by which one program serves all tokenizer functions, with 5.15.
 const OLDEST: (u32, u32) = (5, 8);
@@ -69,24 +67,27 @@ fn load() -> Result<(Probes, Rings), LoadError> {
     Ok((probes, rings))
 }
 
-/// Uprobes at the entry point of this binary: code that has run and will not run again.
-fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
-    let path = PathBuf::from("/proc/self/exe");
-    let offset = entry_point(&path).ok_or("the entry point of inferspan cannot be found")?;
-    let point = Point { function: FUNCTION_ENCODE, offset, symbol: "_start".to_owned() };
-    probes.attach_library(&path, &[point]).map_err(|error| error.to_string())
+/// A place for a uprobe. Never called: a return probe rewrites its caller's frame, in every process of this binary.
+#[inline(never)]
+extern "C" fn never_called(value: u64) -> u64 {
+    // Unlike any other function, so that the compiler does not merge it with one that runs.
+    std::hint::black_box(value).wrapping_mul(0x1_f3a7_5eed).rotate_left(29)
 }
 
-/// File offset of the entry point of an ELF file.
-fn entry_point(path: &Path) -> Option<u64> {
-    let cache = ReadCache::new(File::open(path).ok()?);
-    let elf = object::File::parse(&cache).ok()?;
-    let entry = elf.entry();
-    elf.segments().find_map(|segment| {
-        let (offset, size) = segment.file_range();
-        let into = entry.checked_sub(segment.address()).filter(|into| *into < size)?;
-        offset.checked_add(into)
-    })
+/// Uprobes in this binary.
+fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
+    let maps = std::fs::read("/proc/self/maps").map_err(|error| error.to_string())?;
+    let address = never_called as *const () as u64;
+    let offset = file_offset(&maps, address).ok_or("inferspan's own code is not mapped from a file")?;
+    let point = Point { function: FUNCTION_ENCODE, offset, symbol: "never_called".to_owned() };
+    probes.attach_library(&PathBuf::from("/proc/self/exe"), &[point]).map_err(|error| error.to_string())
+}
+
+/// Where in its file the code at `address` lies.
+fn file_offset(maps: &[u8], address: u64) -> Option<u64> {
+    let mapping =
+        text::maps(maps).find(|mapping| mapping.executable && (mapping.start..mapping.end).contains(&address))?;
+    mapping.offset.checked_add(address - mapping.start)
 }
 
 /// A small file of the kernel's, without the newline.
@@ -375,11 +376,15 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_point_is_inside_the_file() {
-        let path = Path::new("/proc/self/exe");
-        let offset = entry_point(path).expect("this test is an ELF file");
-        assert!(offset > 0 && offset < std::fs::metadata(path).unwrap().len());
-        assert_eq!(entry_point(Path::new("/proc/self/cmdline")), None);
+    fn the_place_for_a_uprobe_is_where_its_code_is_in_the_file() {
+        let maps = std::fs::read("/proc/self/maps").unwrap();
+        let address = never_called as *const () as u64;
+        let offset = file_offset(&maps, address).expect("this test is mapped from a file") as usize;
+        let file = std::fs::read("/proc/self/exe").unwrap();
+        // SAFETY: the function's code is at least this long and readable.
+        let code = unsafe { std::slice::from_raw_parts(address as *const u8, 8) };
+        assert_eq!(&file[offset..offset + 8], code);
+        assert_eq!(file_offset(&maps, 1), None);
     }
 
     #[test]
