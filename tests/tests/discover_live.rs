@@ -40,6 +40,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// What `--json` printed.
+fn document(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {:?}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
+    })
+}
+
 fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
@@ -93,7 +100,7 @@ fn directory(name: &str) -> PathBuf {
 fn listed(model: &str) -> Value {
     let start = Instant::now();
     loop {
-        let document: Value = serde_json::from_slice(&run(&["ls", "--json"]).stdout).unwrap();
+        let document = document(&run(&["ls", "--json"]));
         assert_eq!(document["schema"], "inferspan.ls/1");
         let servers = document["servers"].as_array().unwrap();
         if let Some(server) = servers.iter().find(|server| server["model"] == model)
@@ -112,7 +119,7 @@ fn pids(server: &Value) -> Vec<u32> {
 
 /// The check called `target` in `doctor -p PID --json`, and the exit code.
 fn target(output: &Output) -> (Value, Option<i32>) {
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let document = document(output);
     assert_eq!(document["schema"], "inferspan.doctor/1");
     let checks = document["checks"].as_array().unwrap();
     (checks.iter().find(|check| check["name"] == "target").unwrap().clone(), output.status.code())
@@ -248,7 +255,7 @@ fn a_server_in_a_pid_namespace_is_found_from_outside_and_its_inner_pid_is_explai
     let (check, code) = target(&inside);
     assert_eq!(code, Some(1));
     assert!(check["fix"].as_str().unwrap().contains("hostPID"), "{check}");
-    let document: Value = serde_json::from_slice(&inside.stdout).unwrap();
+    let document = document(&inside);
     let namespace =
         document["checks"].as_array().unwrap().iter().find(|check| check["name"] == "pid_namespace").unwrap();
     assert_eq!(namespace["status"], "FAIL");
@@ -283,7 +290,7 @@ fn without_privileges_the_missing_ones_are_named() {
     );
 
     let output = as_nobody("", "ls --json");
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let document = document(&output);
     let listed = document["servers"].as_array().unwrap().iter().find(|server| server["pid"] == pid).unwrap();
     assert_eq!(listed["traceable"], "no");
     assert_eq!(listed["reasons"][0], "run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE");
@@ -317,6 +324,7 @@ fn doctor_is_plain_stable_and_ends_quietly_when_its_reader_does() {
         "memlock",
         "ring_buffer",
         "syscalls",
+        "new_processes",
         "uprobes",
     ];
     assert_eq!(names, expected);
@@ -334,4 +342,52 @@ fn doctor_is_plain_stable_and_ends_quietly_when_its_reader_does() {
         .wait_with_output()
         .unwrap();
     assert!(!String::from_utf8_lossy(&output.stderr).contains("Broken pipe"));
+}
+
+#[test]
+fn an_engine_of_another_name_is_found_like_vllm_and_its_endpoint_answers() {
+    let directory = directory("demo");
+    std::fs::create_dir_all(&directory).unwrap();
+    let announce = directory.join("ready.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo-engine"));
+    command.args(["--served-model-name", "live-demo", "--api-servers", "2", "--announce"]).arg(&announce);
+    let engine = Group(command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let start = Instant::now();
+    while !announce.exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "the demo engine does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let found = discover::server(engine.0.id()).unwrap();
+    let of = |role: Role| -> Vec<Option<u32>> {
+        found.processes.iter().filter(|process| process.role == role).map(|process| process.index).collect()
+    };
+    assert_eq!(
+        (of(Role::Api), of(Role::Engine), of(Role::Worker)),
+        (vec![Some(0), Some(1)], vec![Some(0)], vec![Some(0)])
+    );
+    assert_eq!(found.server.model, "live-demo");
+    for process in &found.processes {
+        assert_eq!(discover::server(process.pid).unwrap().server, found.server, "from {}", process.pid);
+    }
+    let document = document(&run(&["doctor", "--json", "-p", &engine.0.id().to_string()]));
+    let check =
+        |name: &str| document["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap().clone();
+    assert_eq!(check("target")["status"], "OK");
+    assert_eq!(check("endpoint")["status"], "OK", "{}", check("endpoint"));
+    assert_eq!(check("tokenizer")["status"], "WARN", "it has none of Hugging Face's");
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+#[test]
+fn doctors_that_run_at_once_harm_neither_each_other_nor_what_starts_meanwhile() {
+    // A doctor probes its own binary for a moment, which is the binary of all the others.
+    let start = |arguments: &[&str]| {
+        Command::new(inferspan()).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let started: Vec<Child> =
+        (0..8).flat_map(|_| [start(&["doctor", "--json"]), start(&["--version"]), start(&["ls"])]).collect();
+    for child in started {
+        let output = child.wait_with_output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{:?}: {}", output.status, text(&output.stderr));
+    }
 }

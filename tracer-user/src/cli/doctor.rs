@@ -106,7 +106,8 @@ fn text(checks: &[Check], colour: bool) -> String {
     for Check { name, status, detail, fix } in checks {
         let word = format!("{:4}", status.name());
         let word = if colour { format!("\x1b[{}m{word}\x1b[0m", status.colour()) } else { word };
-        let _ = writeln!(text, "{word}  {name:width$}  {detail}");
+        // A verifier's log follows the first line; `--json` has it whole.
+        let _ = writeln!(text, "{word}  {name:width$}  {}", detail.lines().next().unwrap_or_default());
         if let Some(fix) = fix {
             let _ = writeln!(text, "{:width$}  fix: {fix}", "", width = width + 6);
         }

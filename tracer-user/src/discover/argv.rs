@@ -159,6 +159,11 @@ fn dashed(option: &str) -> String {
     option.replace('_', "-")
 }
 
+/// The options of a server that is no program of vLLM's but takes options of the same names, as its own wrappers do.
+pub fn options(words: &[String]) -> Launch {
+    launch(&words.iter().skip(1).map(String::as_str).collect::<Vec<_>>())
+}
+
 /// The options that matter, in both forms, the last one counting, as argparse has it.
 fn launch(words: &[&str]) -> Launch {
     let mut launch = Launch::default();
@@ -260,6 +265,13 @@ mod tests {
         assert!(launch.tls && launch.headless);
         assert_eq!(launched("vllm serve m --port=99999").port, None);
         assert_eq!(launched("vllm serve m --port").port, None);
+    }
+
+    #[test]
+    fn servers_of_ones_own_are_read_by_vllms_option_names() {
+        let words = ["my-server", "--served-model-name", "demo", "--port=0"].map(str::to_owned);
+        assert_eq!(options(&words).served_model(), Some("demo"));
+        assert_eq!(options(&[]), Launch::default());
     }
 
     #[test]

@@ -414,20 +414,17 @@ impl<'a> Survey<'a> {
     fn identity(&self, root: u32, held: &[(&Seen, Rc<Holdings>)]) -> Server {
         let environ = self.host.read(root, "environ", TEXT_MAX).unwrap_or_default();
         let cgroup = self.host.read(root, "cgroup", TEXT_MAX).unwrap_or_default();
-        let launch = held.first().and_then(|(seen, _)| match &seen.program {
-            Program::Launcher(launch) => Some(launch),
-            _ => None,
-        });
+        let launch = match held.first().map(|(seen, _)| &seen.program) {
+            Some(Program::Launcher(launch)) => launch.clone(),
+            _ => argv::options(&text::arguments(&self.host.read(root, "cmdline", TEXT_MAX).unwrap_or_default())),
+        };
         let version = held.iter().find_map(|(seen, holdings)| {
             let directory = package::Root::open(&self.host.path(seen.stat.pid, "root"))?;
             package::version(holdings.mapped.iter().map(|mapping| mapping.path.as_path()), &directory)
         });
         Server {
             service: text::variable(&environ, "OTEL_SERVICE_NAME").unwrap_or_else(|| "vllm".to_owned()),
-            model: launch
-                .and_then(argv::Launch::served_model)
-                .map(|model| text::printable(model.as_bytes()))
-                .unwrap_or_default(),
+            model: launch.served_model().map(|model| text::printable(model.as_bytes())).unwrap_or_default(),
             engine: "vllm".to_owned(),
             engine_version: version,
             container_id: container::container_id(&String::from_utf8_lossy(&cgroup)),

@@ -1,13 +1,19 @@
-//! Checks of the host: kernel, privileges, and what the BPF system call says when asked.
+//! Checks of the host: kernel, privileges, and whether the very programs of `attach` load and attach here.
+//!
+//! They are attached for a moment with no process to trace, and, for the uprobes, to a function of inferspan's own that
+//! nobody calls.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::MapType;
-use aya::programs::ProgramType;
-use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
+use aya::sys::is_map_supported;
+use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
 
 use super::Check;
+use crate::attach::loader::{LoadError, Options, Probes, Rings};
+use crate::attach::plan::Point;
 use crate::discover::privilege::{Capability, Privileges};
+use crate::discover::text;
 
 /// Ring buffers came with 5.8; attach cookies, by which one program serves all tokenizer functions, with 5.15.
 const OLDEST: (u32, u32) = (5, 8);
@@ -40,12 +46,48 @@ pub(super) fn checks() -> Vec<Check> {
         "map type ringbuf",
         is_map_supported(MapType::RingBuf).map_err(|error| chain(&error)),
     ));
-    checks.push(syscalls(is_program_supported(ProgramType::RawTracePoint).map_err(|error| chain(&error))));
-    let cookie =
-        is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_get_attach_cookie).map_err(|error| chain(&error));
-    let pmu = Path::new("/sys/bus/event_source/devices/uprobe/type").exists();
-    checks.push(uprobes(pmu, cookie, privileges));
+    let mut loaded = load();
+    checks.push(syscalls(loaded.as_ref().map(|(probes, _)| probes.attached())));
+    match &mut loaded {
+        Ok((probes, _rings)) => {
+            checks.extend([children(probes.not_following.as_deref()), uprobes(attach_to_self(probes))]);
+        }
+        Err(_) => checks.extend([not_tried("new_processes"), not_tried("uprobes")]),
+    }
     checks
+}
+
+/// The programs of `attach`, attached to the host's tracepoints and filtering for no process. The rings are among the maps
+/// that programs still to be loaded refer to.
+fn load() -> Result<(Probes, Rings), LoadError> {
+    // The smallest rings: nothing is to come through them.
+    let options = Options { edge_ring_bytes: 4096, data_ring_bytes: 4096, ..Options::default() };
+    let (mut probes, rings) = Probes::load(&options)?;
+    probes.attach()?;
+    Ok((probes, rings))
+}
+
+/// A place for a uprobe. Never called: a return probe rewrites its caller's frame, in every process of this binary.
+#[inline(never)]
+extern "C" fn never_called(value: u64) -> u64 {
+    // Unlike any other function, so that the compiler does not merge it with one that runs.
+    std::hint::black_box(value).wrapping_mul(0x1_f3a7_5eed).rotate_left(29)
+}
+
+/// Uprobes in this binary.
+fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
+    let maps = std::fs::read("/proc/self/maps").map_err(|error| error.to_string())?;
+    let address = never_called as *const () as u64;
+    let offset = file_offset(&maps, address).ok_or("inferspan's own code is not mapped from a file")?;
+    let point = Point { function: FUNCTION_ENCODE, offset, symbol: "never_called".to_owned() };
+    probes.attach_library(&PathBuf::from("/proc/self/exe"), &[point]).map_err(|error| error.to_string())
+}
+
+/// Where in its file the code at `address` lies.
+fn file_offset(maps: &[u8], address: u64) -> Option<u64> {
+    let mapping =
+        text::maps(maps).find(|mapping| mapping.executable && (mapping.start..mapping.end).contains(&address))?;
+    mapping.offset.checked_add(address - mapping.start)
 }
 
 /// A small file of the kernel's, without the newline.
@@ -103,8 +145,8 @@ fn btf(present: bool) -> Check {
     } else {
         Check::warn(
             "btf",
-            "the kernel has no type information (/sys/kernel/btf/vmlinux); the cheaper ways into system calls need it",
-            "none needed for tracing; a kernel with CONFIG_DEBUG_INFO_BTF has it",
+            "the kernel has no type information (/sys/kernel/btf/vmlinux)",
+            "none needed for a server that has started; a kernel with CONFIG_DEBUG_INFO_BTF has it",
         )
     }
 }
@@ -227,41 +269,48 @@ fn refused(error: &str) -> String {
     }
 }
 
-fn syscalls(answer: Result<bool, String>) -> Check {
-    let check = supported("syscalls", "raw tracepoint programs", answer);
-    if check.status == super::Status::Ok {
-        // docs/architecture.md, decision 2.
-        Check::ok("syscalls", "by one program at the raw tracepoint sys_exit (it loads)")
-    } else {
-        check
+/// docs/architecture.md, decision 2.
+fn syscalls(attached: Result<usize, &LoadError>) -> Check {
+    match attached {
+        Ok(programs) => Check::ok(
+            "syscalls",
+            format!("by one program at the raw tracepoint sys_exit: loaded and attached, {programs} programs in all"),
+        ),
+        Err(LoadError::Permission { what }) => {
+            Check::fail("syscalls", format!("the kernel refuses {what}: not permitted"), refused("(os error 1)"))
+        }
+        Err(error) => Check::fail("syscalls", error.to_string(), "see the error; report it with the kernel's version"),
+    }
+}
+
+fn not_tried(name: &'static str) -> Check {
+    Check::warn(name, "not tried: no program is loaded", "see syscalls")
+}
+
+fn children(not_following: Option<&str>) -> Check {
+    match not_following {
+        None => Check::ok("new_processes", "processes that a server starts later are followed"),
+        Some(why) => {
+            let detail = format!("processes that a server starts later are not followed: {why}");
+            Check::warn(
+                "new_processes",
+                detail,
+                "attach when the server has started; a kernel with CONFIG_DEBUG_INFO_BTF has it",
+            )
+        }
     }
 }
 
 /// Uprobes are only for the tokenizer's times, so nothing here fails.
-fn uprobes(pmu: bool, cookie: Result<bool, String>, privileges: Privileges) -> Check {
-    if !pmu {
-        let detail = "the kernel has no uprobe events: no tokenizer times";
-        return Check::warn("uprobes", detail, "use a kernel with CONFIG_UPROBE_EVENTS and CONFIG_PERF_EVENTS");
-    }
-    match cookie {
-        Ok(false) => {
-            return Check::warn("uprobes", "no BPF attach cookies: no tokenizer times", "use Linux 5.15 or later");
-        }
-        Err(error) => {
-            let fix = refused(&error);
-            return Check::warn("uprobes", format!("could not be tried: {error}"), fix);
-        }
-        Ok(true) => {}
-    }
-    if privileges.has(Capability::SysAdmin) {
-        Check::ok("uprobes", "by perf events, with attach cookies")
-    } else {
+fn uprobes(attached: Result<(), String>) -> Check {
+    match attached {
+        Ok(()) => Check::ok("uprobes", "by perf events with attach cookies: attached to inferspan itself"),
         // CVE-2025-38466: every kernel with the fix wants CAP_SYS_ADMIN for uprobes by perf events, CAP_PERFMON or not.
-        Check::warn(
+        Err(error) => Check::warn(
             "uprobes",
-            "by perf events; kernels since mid-2025 want CAP_SYS_ADMIN for that (CVE-2025-38466): perhaps no tokenizer times",
-            format!("{ROOT}, or give it CAP_SYS_ADMIN"),
-        )
+            format!("no tokenizer times: {error}"),
+            "run as root (sudo), or give it CAP_SYS_ADMIN, which kernels since mid-2025 want for uprobes (CVE-2025-38466); Linux 5.15 or later",
+        ),
     }
 }
 
@@ -306,10 +355,11 @@ mod tests {
         assert_eq!(capabilities(BPF_ONLY).status, Status::Ok);
         assert!(capabilities(NONE).detail.contains("CAP_BPF and CAP_PERFMON"));
         assert_eq!(ptrace(BPF_ONLY).status, Status::Warn);
-        assert_eq!(uprobes(true, Ok(true), ROOT_CAPS).status, Status::Ok);
-        assert!(uprobes(true, Ok(true), BPF_ONLY).detail.contains("CVE-2025-38466"));
-        assert_eq!(uprobes(false, Ok(true), ROOT_CAPS).status, Status::Warn);
-        assert_eq!(uprobes(true, Ok(false), ROOT_CAPS).status, Status::Warn);
+        assert_eq!(uprobes(Ok(())).status, Status::Ok);
+        let refused = uprobes(Err("not permitted".into()));
+        assert!(refused.status == Status::Warn && refused.fix.is_some_and(|fix| fix.contains("CVE-2025-38466")));
+        assert_eq!(children(Some("no BTF")).status, Status::Warn);
+        assert_eq!(children(None).status, Status::Ok);
         assert_eq!(perf_event_paranoid(Some("4"), ROOT_CAPS).status, Status::Ok);
         assert_eq!(perf_event_paranoid(Some("2"), NONE).status, Status::Warn);
         assert_eq!(perf_event_paranoid(Some("-1"), NONE).status, Status::Ok);
@@ -326,12 +376,25 @@ mod tests {
     }
 
     #[test]
+    fn the_place_for_a_uprobe_is_where_its_code_is_in_the_file() {
+        let maps = std::fs::read("/proc/self/maps").unwrap();
+        let address = never_called as *const () as u64;
+        let offset = file_offset(&maps, address).expect("this test is mapped from a file") as usize;
+        let file = std::fs::read("/proc/self/exe").unwrap();
+        // SAFETY: the function's code is at least this long and readable.
+        let code = unsafe { std::slice::from_raw_parts(address as *const u8, 8) };
+        assert_eq!(&file[offset..offset + 8], code);
+        assert_eq!(file_offset(&maps, 1), None);
+    }
+
+    #[test]
     fn refusals_name_the_permission() {
         let check =
             supported("ring_buffer", "x", Err("`bpf_map_create` failed: Operation not permitted (os error 1)".into()));
         assert!(check.status == Status::Fail && check.fix.is_some_and(|fix| fix.contains("CAP_BPF")));
         assert_eq!(supported("ring_buffer", "x", Ok(false)).status, Status::Fail);
-        assert_eq!(syscalls(Ok(true)).status, Status::Ok);
+        let check = syscalls(Err(&LoadError::Permission { what: "creating BPF maps".into() }));
+        assert!(check.status == Status::Fail && check.fix.is_some_and(|fix| fix.contains("CAP_BPF")));
         assert_eq!(pid_namespace(Some("pid:[4026532999]")).status, Status::Fail);
         assert_eq!(pid_namespace(Some("pid:[4026531836]")).status, Status::Ok);
         assert_eq!(architecture("aarch64").status, Status::Fail);

@@ -1,12 +1,15 @@
 //! Checks of one server: found, readable, known version, tokenizer functions, clock, endpoint.
 
-use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
+use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
+
 use super::Check;
-use crate::discover::elf::{TokenizerFunctions, tokenizer_functions};
+use crate::attach::plan::Point;
+use crate::attach::{library, plan};
 use crate::discover::privilege::is_supported;
 use crate::discover::{self, Host, ServerProcess, ServerProcesses, printable_path, role_name};
 use crate::input::Role;
@@ -89,17 +92,15 @@ fn access(found: &ServerProcesses) -> Check {
     }
 }
 
-/// One check for each library file that an API server has mapped.
+/// One check for each library file that an API server has mapped, found and read as `attach` does.
 fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
-    let mut known = BTreeSet::new();
-    let checks: Vec<Check> = of(found, Role::Api)
-        .flat_map(|process| &process.tokenizers)
-        .filter(|file| known.insert((file.device, file.inode)))
-        .map(|file| {
-            tokenizer(
-                &printable_path(&file.path),
-                tokenizer_functions(&file.open_path).map_err(|error| error.to_string()),
-            )
+    let maps: Vec<_> =
+        of(found, Role::Api).filter_map(|process| Some((process.pid, library::mappings(process.pid).ok()?))).collect();
+    let checks: Vec<Check> = plan::tokenizers(&maps)
+        .iter()
+        .map(|tokenizer| {
+            let points = library::reach(tokenizer).and_then(|path| library::points(&path));
+            judge_tokenizer(&printable_path(Path::new(&tokenizer.path)), points.map_err(|error| error.to_string()))
         })
         .collect();
     if checks.is_empty() {
@@ -113,19 +114,22 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
     checks
 }
 
-fn tokenizer(path: &str, functions: Result<TokenizerFunctions, String>) -> Check {
-    match functions {
-        Ok(TokenizerFunctions { encode, decode_step }) if encode > 0 && decode_step > 0 => {
-            Check::ok("tokenizer", format!("{encode} encode and {decode_step} decode functions in {path}"))
-        }
-        Ok(TokenizerFunctions { encode, decode_step }) => Check::warn(
+fn judge_tokenizer(path: &str, points: Result<Vec<Point>, String>) -> Check {
+    let points = match points {
+        Ok(points) => points,
+        Err(error) => return Check::warn("tokenizer", format!("{path} cannot be read: {error}"), "run as root (sudo)"),
+    };
+    let encode = points.iter().filter(|point| point.function == FUNCTION_ENCODE).count();
+    let decode = points.len() - encode;
+    let detail = format!("{encode} encode and {decode} decode functions in {path}");
+    if encode > 0 && decode > 0 {
+        Check::ok("tokenizer", detail)
+    } else {
+        Check::warn(
             "tokenizer",
-            format!(
-                "{encode} encode and {decode_step} decode functions in {path}: it is stripped, or a version that is not known"
-            ),
+            format!("{detail}: it is stripped, or a version that is not known"),
             "use the tokenizers wheel of PyPI, which has its symbols",
-        ),
-        Err(error) => Check::warn("tokenizer", format!("{path} cannot be read: {error}"), "run as root (sudo)"),
+        )
     }
 }
 
@@ -228,6 +232,8 @@ fn judge(address: SocketAddr, tls: bool, answer: &Answer) -> Check {
 mod tests {
     use std::net::TcpListener;
 
+    use tracer_ebpf::wire::tokenizer::FUNCTION_DECODE_STEP;
+
     use super::super::Status;
     use super::*;
 
@@ -277,9 +283,11 @@ mod tests {
 
     #[test]
     fn tokenizers_without_their_functions_are_a_warning() {
-        let both = TokenizerFunctions { encode: 3, decode_step: 1 };
-        assert_eq!(tokenizer("/t.so", Ok(both)).status, Status::Ok);
-        assert_eq!(tokenizer("/t.so", Ok(TokenizerFunctions { encode: 3, decode_step: 0 })).status, Status::Warn);
-        assert_eq!(tokenizer("/t.so", Err("no such file".into())).status, Status::Warn);
+        let point = |function| Point { function, offset: 0, symbol: String::new() };
+        let (encode, step) = (point(FUNCTION_ENCODE), point(FUNCTION_DECODE_STEP));
+        assert_eq!(judge_tokenizer("/t.so", Ok(vec![encode.clone(), step])).status, Status::Ok);
+        assert_eq!(judge_tokenizer("/t.so", Ok(vec![encode])).status, Status::Warn);
+        assert_eq!(judge_tokenizer("/t.so", Ok(vec![])).status, Status::Warn);
+        assert_eq!(judge_tokenizer("/t.so", Err("no such file".into())).status, Status::Warn);
     }
 }
