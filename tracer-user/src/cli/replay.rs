@@ -31,7 +31,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
-    let mut log = SyscallLog::open(&args.file).map_err(failure)?;
+    let mut log = SyscallLog::open(&args.file).map_err(|error| failure(&error))?;
     let mut head = Vec::new();
     let mut preroll = Preroll::default();
     let mut closes_visible = false;
@@ -135,8 +135,8 @@ impl Run {
     }
 }
 
-fn failure(error: LogError) -> Failure {
-    let (code, fix) = match &error {
+fn failure(error: &LogError) -> Failure {
+    let (code, fix) = match error {
         LogError::Open { error, .. } if error.kind() == io::ErrorKind::NotFound => (Code::NoTarget, "check the path"),
         LogError::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
             (Code::Permission, "make the file readable")

@@ -53,19 +53,16 @@ impl Core {
             let arrival = add.arrival.map(|unix| self.clock.event_of_unix((unix * 1e9) as u64));
             generation.arrival == arrival || !generation.settled()
         });
-        let key = match (again, known) {
-            (Some(generation), Some(key)) => {
-                generation.added = Some(generation.added.map_or(at, |added| added.min(at)));
-                key
-            }
-            _ => {
-                let key = self.key();
-                let generation = Generation::from_add(add, at, &self.clock);
-                self.recent.remove(&generation.id);
-                self.generation_of.insert(Arc::clone(&generation.id), key);
-                self.generations.insert(key, generation);
-                key
-            }
+        let key = if let (Some(generation), Some(key)) = (again, known) {
+            generation.added = Some(generation.added.map_or(at, |added| added.min(at)));
+            key
+        } else {
+            let key = self.key();
+            let generation = Generation::from_add(add, at, &self.clock);
+            self.recent.remove(&generation.id);
+            self.generation_of.insert(Arc::clone(&generation.id), key);
+            self.generations.insert(key, generation);
+            key
         };
         if direction == Direction::Out {
             let encode = self.take_encode(front_end, key);
@@ -151,11 +148,11 @@ impl Core {
                     }
                     self.in_flight = rest;
                     for earlier in overtaken {
-                        self.apply(earlier.message, earlier.sent, out);
+                        self.apply(&earlier.message, earlier.sent, out);
                     }
-                    self.apply(message, at, out);
+                    self.apply(&message, at, out);
                 } else if self.remember(key) {
-                    self.apply(message, at, out);
+                    self.apply(&message, at, out);
                 }
             }
             Direction::Out => {
@@ -163,7 +160,7 @@ impl Core {
                     return;
                 }
                 if self.receivers == Receivers::Unseen {
-                    self.apply(message, at, out);
+                    self.apply(&message, at, out);
                 } else {
                     self.in_flight.push_back(InFlight { sent: at, from: end, message, key });
                 }
@@ -177,10 +174,10 @@ impl Core {
             return false;
         }
         self.seen_order.push_back(key);
-        if self.seen_order.len() > MAX_SEEN {
-            if let Some(old) = self.seen_order.pop_front() {
-                self.seen_messages.remove(&old);
-            }
+        if self.seen_order.len() > MAX_SEEN
+            && let Some(old) = self.seen_order.pop_front()
+        {
+            self.seen_messages.remove(&old);
         }
         true
     }
@@ -192,18 +189,18 @@ impl Core {
             if self.receivers == Receivers::Unknown {
                 self.receivers = Receivers::Unseen;
             }
-            self.apply(message.message, message.sent, out);
+            self.apply(&message.message, message.sent, out);
         }
     }
 
-    fn apply(&mut self, message: Outputs, received: EventNanos, out: &mut Vec<Output>) {
+    fn apply(&mut self, message: &Outputs, received: EventNanos, out: &mut Vec<Output>) {
         if message.utility && message.outputs.is_empty() {
             return;
         }
         let engine = message.engine;
         let stamp = message.timestamp.map_or(received as i64, |at| (at * 1e9).round() as i64);
         let at = message.timestamp.map_or(received, |at| self.clock.event_of_engine(at));
-        let share = self.share(&message);
+        let share = self.share(message);
         let (step, before) = self.steps.entry(engine).or_default().message(engine, stamp, at, share);
         if let Some(before) = before {
             self.emit_step(&before, out);
@@ -270,20 +267,21 @@ impl Core {
         let Some(generation) = self.generations.get_mut(&key) else { return };
         let Some(took) = generation.take(output, at, received, step, &self.clock) else { return };
         generation.lost |= cut;
-        if took.first {
-            if let (Some(scheduled), Some(steps)) = (generation.scheduled, self.steps.get(&engine)) {
-                generation.chunks = steps.ends_between(scheduled, at).take(MAX_CHUNKS).collect();
-            }
+        if took.first
+            && let (Some(scheduled), Some(steps)) = (generation.scheduled, self.steps.get(&engine))
+        {
+            generation.chunks = steps.ends_between(scheduled, at).take(MAX_CHUNKS).collect();
         }
         let exchange = generation.exchange;
         let prompt = (generation.prompt_tokens, generation.cached_tokens);
         let first_seen = generation.added.is_some() || !output.events.is_empty() || output.prompt_tokens.is_some();
         let labels = self.labels(engine);
-        if took.first && first_seen {
-            if let Some(tokens) = prompt.0 {
-                let cached = prompt.1.unwrap_or(0);
-                out.push(Output::Metric(Metric::Prompt { labels: labels.clone(), tokens, cached }));
-            }
+        if took.first
+            && first_seen
+            && let Some(tokens) = prompt.0
+        {
+            let cached = prompt.1.unwrap_or(0);
+            out.push(Output::Metric(Metric::Prompt { labels: labels.clone(), tokens, cached }));
         }
         if took.preemptions > 0 {
             out.push(Output::Metric(Metric::Preempted { labels: labels.clone(), count: took.preemptions }));

@@ -172,10 +172,10 @@ impl Core {
             if self.recent.insert(Arc::clone(&generation.id)) {
                 self.recent_order.push_back(Arc::clone(&generation.id));
             }
-            if self.recent_order.len() > MAX_RECENT {
-                if let Some(old) = self.recent_order.pop_front() {
-                    self.recent.remove(&old);
-                }
+            if self.recent_order.len() > MAX_RECENT
+                && let Some(old) = self.recent_order.pop_front()
+            {
+                self.recent.remove(&old);
             }
         }
         Some(generation)

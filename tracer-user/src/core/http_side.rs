@@ -80,10 +80,10 @@ impl Core {
     pub(super) fn peer_closed(&mut self, end: End, at: EventNanos) {
         let Some(connection) = self.connections.get(&end) else { return };
         for slot in connection.slots.clone() {
-            if let Slot::Exchange(key) = slot {
-                if let Some(exchange) = self.exchanges.get_mut(&key) {
-                    exchange.disconnected.get_or_insert(at);
-                }
+            if let Slot::Exchange(key) = slot
+                && let Some(exchange) = self.exchanges.get_mut(&key)
+            {
+                exchange.disconnected.get_or_insert(at);
             }
         }
     }

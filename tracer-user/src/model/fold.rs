@@ -13,7 +13,7 @@ pub const LAST: usize = 2;
 pub const OUTLIER: u64 = 3;
 
 /// A part of the decode phase. Step k leads from token k−1 to token k.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Piece {
     Step {
         k: usize,

@@ -245,10 +245,10 @@ impl Generation {
                 0
             }
             LifeEventKind::Scheduled => {
-                if let Some(from) = self.waiting_since.take() {
-                    if self.waits.len() < MAX_WAITS {
-                        self.waits.push(Wait { from, to: at });
-                    }
+                if let Some(from) = self.waiting_since.take()
+                    && self.waits.len() < MAX_WAITS
+                {
+                    self.waits.push(Wait { from, to: at });
                 }
                 self.scheduled.get_or_insert(at);
                 0

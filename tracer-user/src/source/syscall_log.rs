@@ -158,7 +158,7 @@ fn event(at: EventNanos, thread: u32, what: What) -> Line {
 /// Unix seconds to ns; logs have µs, which an f64 holds exactly enough (0.24 µs at 2026).
 fn nanos(seconds: f64) -> Option<EventNanos> {
     let micros = (seconds * 1e6).round();
-    (micros >= 0.0 && micros < 9e15).then_some(micros as u64 * 1000)
+    (0.0..9e15).contains(&micros).then_some(micros as u64 * 1000)
 }
 
 /// A unix socket is its own inode (its peer's may not be known yet), a TCP one its two addresses.

@@ -105,23 +105,19 @@ impl Requests {
                     return &[];
                 };
                 let rest = &bytes[end - before..];
-                match parse(&held[..end]) {
-                    Some((head, body)) => {
-                        sink(RequestEvent::Head(head));
-                        match body {
-                            Some(body) => self.state = State::Body { body, kept: Vec::new(), cut: false },
-                            None => {
-                                self.state = State::Idle;
-                                sink(RequestEvent::Complete(RequestFields::default()));
-                            }
-                        }
-                        rest
-                    }
-                    None => {
+                if let Some((head, body)) = parse(&held[..end]) {
+                    sink(RequestEvent::Head(head));
+                    if let Some(body) = body {
+                        self.state = State::Body { body, kept: Vec::new(), cut: false }
+                    } else {
                         self.state = State::Idle;
-                        sink(RequestEvent::Lost);
-                        &[]
+                        sink(RequestEvent::Complete(RequestFields::default()));
                     }
+                    rest
+                } else {
+                    self.state = State::Idle;
+                    sink(RequestEvent::Lost);
+                    &[]
                 }
             }
             State::Body { body, kept, cut } => {

@@ -91,18 +91,18 @@ impl Responses {
                 self.state = State::Head(Vec::new());
                 bytes
             }
-            State::Head(held) => {
-                let before = held.len();
-                held.extend_from_slice(&bytes[..bytes.len().min(MAX_HEAD + 4 - before)]);
+            State::Head(so_far) => {
+                let before = so_far.len();
+                so_far.extend_from_slice(&bytes[..bytes.len().min(MAX_HEAD + 4 - before)]);
                 let from = before.saturating_sub(3);
-                let Some(end) = memchr::memmem::find(&held[from..], b"\r\n\r\n").map(|i| from + i + 4) else {
-                    if held.len() > MAX_HEAD {
+                let Some(end) = memchr::memmem::find(&so_far[from..], b"\r\n\r\n").map(|i| from + i + 4) else {
+                    if so_far.len() > MAX_HEAD {
                         self.state = State::Idle;
                     }
                     return &[];
                 };
                 let rest = &bytes[end - before..];
-                match parse(&held[..end]) {
+                match parse(&so_far[..end]) {
                     // 1xx: the real response follows.
                     Some(Head { status: 100..=199, .. }) => self.state = State::Idle,
                     Some(head) => {

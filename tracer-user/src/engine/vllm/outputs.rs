@@ -16,12 +16,11 @@ pub(super) fn outputs(body: &[u8], cut: bool) -> EngineMessage {
     let mut out = Outputs { cut, ..Outputs::default() };
     match read(&mut cursor, &mut out) {
         Ok(true) => EngineMessage::Outputs(out),
-        Ok(false) => EngineMessage::Other,
         Err(Stop::Truncated(_)) if !out.outputs.is_empty() || out.stats.is_some() => {
             out.cut = true;
             EngineMessage::Outputs(out)
         }
-        Err(_) => EngineMessage::Other,
+        Ok(false) | Err(_) => EngineMessage::Other,
     }
 }
 
@@ -33,9 +32,8 @@ fn read(cursor: &mut Cursor<'_>, out: &mut Outputs) -> Result<bool, Stop> {
     out.engine = engine;
     let Token::Array(n) = cursor.token()? else { return Ok(false) };
     for _ in 0..n.min(MAX_OUTPUTS) {
-        match output(cursor, &mut out.outputs)? {
-            true => {}
-            false => return Ok(false),
+        if !output(cursor, &mut out.outputs)? {
+            return Ok(false);
         }
     }
     match cursor.token()? {
@@ -77,7 +75,7 @@ fn output(cursor: &mut Cursor<'_>, outputs: &mut Vec<RequestOutput>) -> Result<b
     for index in 2..fields {
         let token = cursor.token()?;
         match token {
-            Token::Int(reason) if index == finish_index => out.finish = finish_reason(reason),
+            Token::Int(reason) if index == finish_index => out.finish = Some(finish_reason(reason)),
             Token::Int(n) if Some(index) == cached_index => out.cached_tokens = u64::try_from(n).ok(),
             Token::Array(n) if index > finish_index && out.events.is_empty() => events(cursor, n, &mut out.events)?,
             Token::Map(pairs) => prefill_stats(cursor, pairs, out)?,
@@ -88,15 +86,14 @@ fn output(cursor: &mut Cursor<'_>, outputs: &mut Vec<RequestOutput>) -> Result<b
 }
 
 /// vLLM's `FinishReason` (ERROR since 0.13, REPETITION since 0.17).
-fn finish_reason(reason: i64) -> Option<FinishReason> {
+fn finish_reason(reason: i64) -> FinishReason {
     match reason {
-        0 => Some(FinishReason::Stop),
-        1 => Some(FinishReason::Length),
-        2 => Some(FinishReason::Abort),
-        3 => Some(FinishReason::Error),
-        4 => Some(FinishReason::Repetition),
-        // A reason of a later release: over, and not one of those that count as success.
-        _ => Some(FinishReason::Error),
+        0 => FinishReason::Stop,
+        1 => FinishReason::Length,
+        2 => FinishReason::Abort,
+        4 => FinishReason::Repetition,
+        // 3, and a reason of a later release: over, and not one of those that count as success.
+        _ => FinishReason::Error,
     }
 }
 

@@ -40,10 +40,11 @@ fn read_fields(cursor: &mut Cursor<'_>, fields: u32, add: &mut Add) -> Result<()
             }
             Token::Str(raw) => {
                 // external_req_id moves; it is the last top-level string that the engine's id starts with.
-                if let Ok(text) = std::str::from_utf8(raw) {
-                    if !text.is_empty() && ids::split_child(&add.id).1.starts_with(text) {
-                        add.external_id = Some(keep(text));
-                    }
+                if let Ok(text) = std::str::from_utf8(raw)
+                    && !text.is_empty()
+                    && ids::split_child(&add.id).1.starts_with(text)
+                {
+                    add.external_id = Some(keep(text));
                 }
             }
             Token::Map(n) => read_map(cursor, n, add)?,
