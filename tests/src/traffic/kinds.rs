@@ -258,8 +258,8 @@ impl Session {
             generations,
             request_id: named.then(|| format!("rid-{}-{}", self.seed, self.count)),
             trace: traced.then(|| {
-                let id = u128::from(self.random.next()) << 64 | u128::from(self.random.next() | 1);
-                (format!("{id:032x}"), format!("{:016x}", self.random.next() | 1))
+                let id = u128::from(self.random.number()) << 64 | u128::from(self.random.number() | 1);
+                (format!("{id:032x}"), format!("{:016x}", self.random.number() | 1))
             }),
         }
     }
