@@ -18,7 +18,7 @@ use crate::judge::Target;
 use crate::traffic::Client;
 
 /// A first start reads 6 GB of Python and shared objects: 116 s on an idle machine of two cores.
-const START: Duration = Duration::from_secs(300);
+const START: Duration = Duration::from_mins(5);
 /// Name under which the model is served.
 pub const MODEL: &str = "tiny";
 
@@ -41,14 +41,13 @@ impl Installed {
     /// `None`, said loudly, when the environment names no vLLM.
     pub fn from_env() -> Option<Self> {
         let find = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.exists());
-        match (find("INFERSPAN_VLLM_VENV"), find("INFERSPAN_VLLM_MODEL")) {
-            (Some(venv), Some(model)) => Some(Self { venv, model }),
-            _ => {
-                eprintln!(
-                    "SKIPPED: INFERSPAN_VLLM_VENV and INFERSPAN_VLLM_MODEL name no vLLM; `cargo xtask test` sets them"
-                );
-                None
-            }
+        if let (Some(venv), Some(model)) = (find("INFERSPAN_VLLM_VENV"), find("INFERSPAN_VLLM_MODEL")) {
+            Some(Self { venv, model })
+        } else {
+            eprintln!(
+                "SKIPPED: INFERSPAN_VLLM_VENV and INFERSPAN_VLLM_MODEL name no vLLM; `cargo xtask test` sets them"
+            );
+            None
         }
     }
 }

@@ -24,7 +24,7 @@ const ARGUMENTS: [&str; 7] =
 fn plain(arguments: &[&str], name: &str) -> DemoEngine {
     let mut command = Command::new(ENGINE);
     command.args(arguments);
-    DemoEngine::start(command, &folder(name), |_, announced| Some(announced)).unwrap()
+    DemoEngine::start(command, &folder(name), |_, announced| Some(announced)).expect("the demo engine starts")
 }
 
 fn plan(seed: u64, until: Until) -> Plan {

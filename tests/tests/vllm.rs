@@ -11,7 +11,7 @@ use inferspan_tests::vllm::{Installed, Vllm};
 #[test]
 fn every_number_and_every_tree_of_a_real_server_is_right() {
     let Some(installed) = Installed::from_env() else { return };
-    // 24 blocks of 32 tokens hold one and a half of the longest sequences: preemptions occur.
+    // 24 blocks of 32 tokens hold one and a half of the longest sequences, so that there are preemptions.
     let arguments = ["--enable-prompt-tokens-details", "--num-gpu-blocks-override", "24", "--block-size", "32"];
     let server = Vllm::start(&installed, &arguments).unwrap();
     let target = server.target();

@@ -49,7 +49,7 @@ struct Core {
 }
 
 /// Runs until an API server is gone.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: &Config) -> anyhow::Result<()> {
     sys::set_comm("VLLM::EngineCore");
     sys::die_with_parent();
     let requests = UnixListener::bind(&config.worker.requests).context("the engine's worker socket")?;

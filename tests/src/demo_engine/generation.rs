@@ -124,7 +124,7 @@ impl Generation {
             until = self.text.floor_char_boundary(until.saturating_sub(self.hold)).max(self.sent);
         }
         self.sent = self.sent.min(until);
-        progress.text = self.text[self.sent..until].to_owned();
+        progress.text.push_str(&self.text[self.sent..until]);
         self.sent = until;
         progress.embedding = output.embedding;
         if let Some(reason) = progress.finish_reason {

@@ -2,6 +2,8 @@
 //!
 //! Enters: paths and bodies from anybody. Leaves: a [`Plan`], or a [`Reject`] with vLLM's status and words.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use super::wire::Sampling;
@@ -124,7 +126,8 @@ fn template(messages: &Value) -> Result<String, Reject> {
     for message in messages {
         let role = message["role"].as_str().unwrap_or("user");
         let content = message["content"].as_str().unwrap_or_default();
-        text.push_str(&format!("<|{role}|>\n{content}\n"));
+        // A string takes every byte.
+        let _ = write!(text, "<|{role}|>\n{content}\n");
     }
     text.push_str("<|assistant|>\n");
     Ok(text)

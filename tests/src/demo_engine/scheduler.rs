@@ -184,29 +184,25 @@ impl Scheduler {
                 continue;
             }
             let mut output = Output { request_id: id.clone(), ..Output::default() };
-            match &request.add.sampling {
-                Some(sampling) => {
-                    // At a temperature every sequence goes its own way, as with an unseeded sampler.
-                    let own = id.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
-                    let seed = if sampling.temperature > 0.0 { sampling.seed.unwrap_or(own) } else { 0 };
-                    let token = next_token(seed, &request.tokens, !sampling.ignore_eos);
-                    request.tokens.push(token);
-                    output.tokens.push(token);
-                    let generated = request.tokens.len() - request.add.prompt.len();
-                    output.finish = if token == END {
-                        Some(STOP)
-                    } else if generated >= sampling.max_tokens as usize
-                        || request.tokens.len() >= self.limits.max_model_len
-                    {
-                        Some(LENGTH)
-                    } else {
-                        None
-                    };
-                }
-                None => {
-                    output.embedding = Some(embed(&request.tokens));
-                    output.finish = Some(STOP);
-                }
+            if let Some(sampling) = &request.add.sampling {
+                // At a temperature every sequence goes its own way, as with an unseeded sampler.
+                let own = id.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+                let seed = if sampling.temperature > 0.0 { sampling.seed.unwrap_or(own) } else { 0 };
+                let token = next_token(seed, &request.tokens, !sampling.ignore_eos);
+                request.tokens.push(token);
+                output.tokens.push(token);
+                let generated = request.tokens.len() - request.add.prompt.len();
+                output.finish = if token == END {
+                    Some(STOP)
+                } else if generated >= sampling.max_tokens as usize || request.tokens.len() >= self.limits.max_model_len
+                {
+                    Some(LENGTH)
+                } else {
+                    None
+                };
+            } else {
+                output.embedding = Some(embed(&request.tokens));
+                output.finish = Some(STOP);
             }
             output.events = std::mem::take(&mut request.events);
             output.prefill = request.prefill.take().map(|prefill| Prefill {
@@ -237,7 +233,9 @@ impl Scheduler {
 fn embed(tokens: &[u32]) -> Vec<f32> {
     let mut values: Vec<f32> = (0..EMBEDDING as u64).map(|i| next_token(i, tokens, false) as f32 - 1024.0).collect();
     let length = values.iter().map(|value| value * value).sum::<f32>().sqrt().max(1.0);
-    values.iter_mut().for_each(|value| *value /= length);
+    for value in &mut values {
+        *value /= length;
+    }
     values
 }
 

@@ -99,8 +99,8 @@ impl Role {
                 let listener = sys::inherited_listener(config.listener_fd)?;
                 api::run(config, listener, &*stop_flag()?, || ())
             }
-            Self::Engine(config) => engine::run(config),
-            Self::Worker(config) => worker::run(config),
+            Self::Engine(config) => engine::run(&config),
+            Self::Worker(config) => worker::run(&config),
         }
     }
 }

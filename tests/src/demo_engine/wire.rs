@@ -118,15 +118,12 @@ impl Add {
                 out.uint(u64::from(*token));
             }
             out.nil(); // mm_features
-            match &self.sampling {
-                Some(sampling) => {
-                    sampling.encode(out);
-                    out.nil(); // pooling_params
-                }
-                None => {
-                    out.nil();
-                    write_pooling_params(out);
-                }
+            if let Some(sampling) = &self.sampling {
+                sampling.encode(out);
+                out.nil(); // pooling_params
+            } else {
+                out.nil();
+                write_pooling_params(out);
             }
             out.float(self.arrival);
             out.nils(5); // lora_request … prompt_is_token_ids
@@ -138,7 +135,7 @@ impl Add {
             out.str(&self.external_id);
             out.nils(2); // reasoning_ended, reasoning_parser_kwargs
             out.bool(false); // abort_immediately
-            out.nils(2) // session_id, kv_hints
+            out.nils(2); // session_id, kv_hints
         });
         vec![vec![ADD], payload]
     }
@@ -166,7 +163,7 @@ fn write_pooling_params(out: &mut Packer) {
     out.bool(false); // requires_token_ids
     out.bool(false); // skip_reading_prefix_cache
     out.nils(2); // late_interaction_params, extra_kwargs
-    out.uint(2) // output_kind: final only
+    out.uint(2); // output_kind: final only
 }
 
 impl Sampling {
@@ -207,7 +204,7 @@ impl Sampling {
         out.str("bad_words");
         out.array(0);
         out.str("skip_reading_prefix_cache");
-        out.bool(false)
+        out.bool(false);
     }
 
     fn decode(value: &Value) -> Self {
@@ -230,7 +227,9 @@ impl Sampling {
 pub fn encode_abort(ids: &[String]) -> Message {
     let payload = built(|out| {
         out.array(ids.len());
-        ids.iter().for_each(|id| out.str(id));
+        for id in ids {
+            out.str(id);
+        }
     });
     vec![vec![ABORT], payload]
 }
@@ -282,7 +281,7 @@ pub fn encode_ready(limits: &super::scheduler::Limits) -> Message {
         out.str("dtype");
         out.str("bfloat16");
         out.str("vllm_version");
-        out.str("0.32.0")
+        out.str("0.32.0");
     });
     vec![payload]
 }
@@ -303,21 +302,18 @@ impl Outputs {
                 None => out.nil(),
             }
             out.float(self.timestamp);
-            match self.utility {
-                Some(call_id) => {
-                    out.array(3);
-                    out.uint(call_id);
-                    out.nil();
-                    out.array(2);
-                    out.nil();
-                    out.array(1);
-                    out.str("generate");
-                    out.nils(4)
-                }
-                None => {
-                    out.nils(4);
-                    out.str("default") // weight_version
-                }
+            if let Some(call_id) = self.utility {
+                out.array(3);
+                out.uint(call_id);
+                out.nil();
+                out.array(2);
+                out.nil();
+                out.array(1);
+                out.str("generate");
+                out.nils(4);
+            } else {
+                out.nils(4);
+                out.str("default"); // weight_version
             }
         });
         let mut message = vec![payload];
@@ -408,7 +404,7 @@ impl Output {
         }
         out.nil(); // routed_experts
         out.uint(0); // num_nans_in_logits
-        out.nils(4) // mm_cache_miss_hashes … prompt_token_id_logprobs
+        out.nils(4); // mm_cache_miss_hashes … prompt_token_id_logprobs
     }
 
     fn decode(value: &Value, message: &Message) -> Result<Self, Malformed> {

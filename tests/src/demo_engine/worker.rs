@@ -26,12 +26,12 @@ pub struct Config {
 pub const PING: [u8; 1] = [0];
 
 /// Runs until the engine is gone.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: &Config) -> anyhow::Result<()> {
     sys::set_comm("VLLM::Worker");
     sys::die_with_parent();
     let listener = UnixListener::bind(&config.responses).context("the worker's socket")?;
     let sockets = vec![
-        Socket { kind: "SUB", identity: None, endpoint: Endpoint::Connect(config.requests) },
+        Socket { kind: "SUB", identity: None, endpoint: Endpoint::Connect(config.requests.clone()) },
         Socket { kind: "XPUB", identity: None, endpoint: Endpoint::Bind(listener) },
     ];
     let (pings, pinged) = channel();

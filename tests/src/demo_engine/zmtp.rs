@@ -111,7 +111,7 @@ fn run(
         peers.push(peer);
     }
     loop {
-        for event in poller.wait(Duration::from_secs(3600))? {
+        for event in poller.wait(Duration::from_hours(1))? {
             if event.token == WAKE_TOKEN {
                 wake.drain();
                 while let Ok((index, message)) = incoming.try_recv() {
@@ -336,7 +336,7 @@ impl Decoder {
             bytes = rest;
             let len = match self.head[..] {
                 [flags, len] if flags & LONG == 0 => u64::from(len),
-                [_, a, b, c, d, e, f, g, h] => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+                [_, ref size @ ..] if size.len() == 8 => size.iter().fold(0, |len, byte| len << 8 | u64::from(*byte)),
                 _ => continue,
             };
             if len > MAX_FRAME {

@@ -19,7 +19,7 @@ pub fn check(sent: &[Sent], log: &[Value], model: &str, expect: Expect) -> (Vec<
     let mut taken = vec![false; log.len()];
     let mut found = vec![None; sent.len()];
     // Names first, by falling certainty; then what is left, by what it looks like.
-    let by: [&dyn Fn(&Sent, &Value) -> bool; 4] = [&by_trace, &by_request_id, &by_response_id, &by_looks];
+    let by: [fn(&Sent, &Value) -> bool; 4] = [by_trace, by_request_id, by_response_id, by_looks];
     for (round, same) in by.into_iter().enumerate() {
         for (request, found) in sent.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
             let candidates: Vec<usize> = (0..log.len()).filter(|i| !taken[*i] && same(request, &log[*i])).collect();

@@ -86,7 +86,7 @@ impl Attach {
     fn wait_attached(&mut self, lines: &Receiver<String>) -> io::Result<()> {
         let start = Instant::now();
         let mut seen = String::new();
-        while start.elapsed() < Duration::from_secs(60) {
+        while start.elapsed() < Duration::from_mins(1) {
             match lines.recv_timeout(Duration::from_secs(1)) {
                 Ok(line) if line.starts_with("inferspan: attached") => return Ok(()),
                 Ok(line) => seen = format!("{seen}{line}\n"),

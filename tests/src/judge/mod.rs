@@ -50,7 +50,7 @@ impl Target {
             if busy.abs() + moved.abs() < 0.5 {
                 return Ok(page);
             }
-            if start.elapsed() > Duration::from_secs(60) {
+            if start.elapsed() > Duration::from_mins(1) {
                 return Err(std::io::Error::other("the server does not come to rest within 60 s"));
             }
             before = page;

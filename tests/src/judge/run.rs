@@ -40,6 +40,8 @@ pub fn at_rest(target: &Target, plan: &Plan, folder: &Path) -> std::io::Result<R
     eprintln!("attached after {:.3} s", attach.took.as_secs_f64());
     let before = target.quiet()?;
     let mixed = load(target, &plan.kinds, plan.clients, plan.until, plan.seed).run()?;
+    // More long sequences at once than any small KV cache holds.
+    let pressed = load(target, &[Kind::Long], 8, Until::Requests(24), plan.seed + 3).run()?;
     let between = target.quiet()?;
     let ours_between = attach.metrics()?;
     let single = load(target, &SINGLE, 2, Until::Requests(30), plan.seed + 1).run()?;
@@ -54,13 +56,16 @@ pub fn at_rest(target: &Target, plan: &Plan, folder: &Path) -> std::io::Result<R
         mixed.elapsed,
         mixed.kinds
     );
-    let sent = [mixed.requests, single.requests].concat();
+    let sent = [mixed.requests, pressed.requests, single.requests].concat();
     let cancelled = sent.iter().filter(|sent| sent.aborted).map(|sent| sent.generations).sum();
     let tables = vec![
         compare(&after.since(&before), &ours, &finished.access, cancelled),
         compare_ttft(&after.since(&between), &ours.since(&ours_between)),
     ];
     let mut faults: Vec<String> = tables.iter().flat_map(Table::faults).collect();
+    if after.since(&before).sum("vllm:num_preemptions_total", "") < 0.5 {
+        faults.push("nothing was preempted, so that path was not tried".to_owned());
+    }
     if !sent.iter().any(|sent| matches!(sent.kind, Kind::Stop | Kind::StopStream) && sent.finish_reasons == ["stop"]) {
         faults.push("no stop string was hit, so that path was not tried".to_owned());
     }

@@ -54,6 +54,8 @@ kinds! {
     Tokens = "prompt_tokens",
     /// a prompt that shares its beginning with others
     Shared = "shared_prefix",
+    /// a long prompt of its own and a long answer, streaming
+    Long = "long_stream",
     /// a stop string that occurs
     Stop = "stop_string",
     /// the same, streaming
@@ -133,7 +135,9 @@ impl Session {
                 let bytes = self.bytes(&draft);
                 let start = Instant::now();
                 if kind == Kind::Split {
-                    let cut = self.random.within(1..bytes.len() as u64) as usize;
+                    // Anywhere, and often within the request line.
+                    let most = if self.random.one_in(2) { 12 } else { bytes.len() as u64 };
+                    let cut = self.random.within(1..most) as usize;
                     let later = cut + (bytes.len() - cut) / 2;
                     self.client.send(&[&bytes[..cut], &bytes[cut..later], &bytes[later..]])?;
                 } else {
@@ -172,7 +176,12 @@ impl Session {
         let chat = matches!(kind, Kind::Chat | Kind::ChatStream | Kind::TwoStream);
         let stream = matches!(
             kind,
-            Kind::CompletionStream | Kind::ChatStream | Kind::TwoStream | Kind::StopStream | Kind::AbortStream
+            Kind::CompletionStream
+                | Kind::ChatStream
+                | Kind::TwoStream
+                | Kind::Long
+                | Kind::StopStream
+                | Kind::AbortStream
         );
         let count = self.random.within(2..20);
         let text = self.words(count);
@@ -205,6 +214,11 @@ impl Session {
             Kind::Shared => {
                 let shared = Session::new("", "", "", 1).words(SHARED_WORDS as u64);
                 body["prompt"] = json!(format!("{shared} {text}"));
+            }
+            Kind::Long => {
+                body["prompt"] = json!(self.words(60));
+                body["max_tokens"] = json!(self.random.within(80..140));
+                body["ignore_eos"] = json!(true);
             }
             Kind::Stop | Kind::StopStream => {
                 body["prompt"] = json!(STOP_PROMPT);
@@ -244,8 +258,8 @@ impl Session {
             generations,
             request_id: named.then(|| format!("rid-{}-{}", self.seed, self.count)),
             trace: traced.then(|| {
-                let id = u128::from(self.random.next()) << 64 | u128::from(self.random.next() | 1);
-                (format!("{id:032x}"), format!("{:016x}", self.random.next() | 1))
+                let id = u128::from(self.random.number()) << 64 | u128::from(self.random.number() | 1);
+                (format!("{id:032x}"), format!("{:016x}", self.random.number() | 1))
             }),
         }
     }

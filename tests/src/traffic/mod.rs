@@ -91,7 +91,7 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -100,7 +100,7 @@ impl Random {
 
     /// In `range`.
     pub fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
-        range.start + (self.next() >> 16) % (range.end - range.start)
+        range.start + (self.number() >> 16) % (range.end - range.start)
     }
 
     pub fn one_in(&mut self, n: u64) -> bool {
