@@ -64,9 +64,9 @@ pub fn metrics(prometheus: &Prometheus) -> Result<String> {
     Ok(text)
 }
 
-/// A count without decimals, anything else with four.
+/// A count without decimals; times are seconds, and a queue can be microseconds.
 fn number(value: f64) -> String {
-    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.4}") }
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.6}") }
 }
 
 /// The traces by service, from Jaeger, which must have every one of `expected` (trace ids).
