@@ -84,8 +84,8 @@ impl Jaeger {
         Ok(jaeger)
     }
 
-    /// Every service that sent spans, with its number of traces and of spans, by name.
-    pub fn traces_by_service(&self) -> Result<Vec<(String, usize, usize)>> {
+    /// Every service that sent spans, by name.
+    pub fn traces_by_service(&self) -> Result<Vec<Service>> {
         let answer = http::json(&format!("{}/api/services", self.url), &[])?;
         let mut found = Vec::new();
         for service in answer["data"].as_array().map_or(&[][..], Vec::as_slice) {
@@ -96,11 +96,19 @@ impl Jaeger {
                 bail!("Jaeger's query API gave no traces of {service}: {answer}");
             };
             let spans = traces.iter().map(|trace| trace["spans"].as_array().map_or(0, Vec::len)).sum();
-            found.push((service.to_owned(), traces.len(), spans));
+            let trace_ids = traces.iter().filter_map(|trace| Some(trace["traceID"].as_str()?.to_owned())).collect();
+            found.push(Service { name: service.to_owned(), trace_ids, spans });
         }
-        found.sort();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
+}
+
+/// What Jaeger has of one service.
+pub struct Service {
+    pub name: String,
+    pub trace_ids: Vec<String>,
+    pub spans: usize,
 }
 
 pub struct Prometheus {

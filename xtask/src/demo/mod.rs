@@ -11,6 +11,7 @@ mod report;
 mod server;
 
 use std::fs;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -94,8 +95,12 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     }
     command.arg("--access-log").arg(&access_log).arg("--traces-out").arg(&traces_out);
     eprintln!("xtask: {}", shell::display(&command));
+    if !std::io::stdout().is_terminal() {
+        // It has a terminal, but where its lines end up has none.
+        command.env("NO_COLOR", "1");
+    }
     let mut attach = shell::step("attaching", || {
-        let mut attach = Process::start("attach", &mut command, &folder)?;
+        let mut attach = Process::start_on_terminal("attach", &mut command, &folder)?;
         let page = format!("http://{metrics}/metrics");
         let ready = || Ok(http::answers(&page).then_some(()));
         wait_for("attach", ATTACH_LIMIT, &interrupt, &mut [&mut attach, &mut server.process], ready)?;
@@ -199,20 +204,21 @@ fn found(
     traces_out: &Path,
     interrupt: &Interrupt,
 ) -> Result<Found> {
-    let requests = report::lines(access_log, "the access log")?;
+    let (trace_ids, requests) = report::access_log(access_log)?;
     let exports = report::lines(traces_out, "the trace file")?;
     let traces = match jaeger {
         None => "  (not sent anywhere)\n".to_owned(),
         Some(jaeger) => {
             let mut last = None;
-            let waited =
-                wait_for("the traces in Jaeger", ARRIVAL_LIMIT, interrupt, &mut [], || match report::traces(jaeger) {
+            let waited = wait_for("the traces in Jaeger", ARRIVAL_LIMIT, interrupt, &mut [], || {
+                match report::traces(jaeger, &trace_ids) {
                     Ok(traces) => Ok(Some(traces)),
                     Err(error) => {
                         last = Some(error);
                         Ok(None)
                     }
-                });
+                }
+            });
             match (waited, last) {
                 (Ok(traces), _) => traces,
                 (Err(_), Some(error)) if !interrupt.came() => return Err(error),

@@ -1,11 +1,13 @@
 //! Processes that the demo starts: each in a group of its own, and gone when its owner is.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -72,6 +74,8 @@ pub struct Process {
     group: Pid,
     stopped: bool,
     patience: Duration,
+    /// Copies what it prints on its terminal, if it has one.
+    terminal: Option<JoinHandle<()>>,
     /// Holds what it prints to stdout and, in `errors`, to stderr.
     pub output: PathBuf,
     pub errors: PathBuf,
@@ -88,7 +92,23 @@ impl Process {
         command.process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start `{}`", shell::display(command)))?;
         let group = Pid::from_child(&child);
-        Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, output, errors })
+        Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, terminal: None, output, errors })
+    }
+
+    /// Like [`Process::start`], but its stdout is a terminal, so that it prints what a user sees.
+    pub fn start_on_terminal(name: &'static str, command: &mut Command, folder: &Path) -> Result<Self> {
+        let output = folder.join(format!("{name}.out"));
+        let errors = folder.join(format!("{name}.err"));
+        let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
+        let (ours, theirs) = open_terminal().context("cannot open a pseudo-terminal")?;
+        let copy = create(&output)?;
+        command.stdin(Stdio::null()).stdout(theirs).stderr(create(&errors)?).process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start `{}`", shell::display(command)))?;
+        // The command still holds the other end, and the reader would never see the end.
+        command.stdout(Stdio::null());
+        let group = Pid::from_child(&child);
+        let terminal = Some(std::thread::spawn(move || copy_terminal(ours, copy)));
+        Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, terminal, output, errors })
     }
 
     /// Kills it after `patience` when it does not stop at its drop.
@@ -118,6 +138,10 @@ impl Process {
         self.stopped = true;
         // What it started and left behind.
         let _ = kill_process_group(self.group, Signal::KILL);
+        if let Some(terminal) = self.terminal.take() {
+            // Nobody holds the other end any more, so it ends.
+            let _ = terminal.join();
+        }
         status.with_context(|| {
             format!(
                 "{} did not stop within {} s of a signal and was killed\n{}",
@@ -189,6 +213,33 @@ impl Drop for Process {
     }
 }
 
+/// Both ends of a pseudo-terminal: ours and the program's.
+fn open_terminal() -> rustix::io::Result<(File, File)> {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let name = ptsname(&ours, Vec::new())?;
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let theirs = rustix::fs::open(name, flags, rustix::fs::Mode::empty())?;
+    // Lines end as in a file.
+    let mut modes = tcgetattr(&theirs)?;
+    modes.output_modes.remove(OutputModes::OPOST);
+    tcsetattr(&theirs, OptionalActions::Now, &modes)?;
+    tcsetwinsize(&theirs, Winsize { ws_row: 50, ws_col: 110, ws_xpixel: 0, ws_ypixel: 0 })?;
+    Ok((ours.into(), theirs.into()))
+}
+
+/// Copies until the program's end is closed everywhere, which Linux reports as an I/O error.
+fn copy_terminal(mut from: File, mut to: File) {
+    let mut buffer = [0; 8192];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        // A full disk must not stop the program at its terminal: go on reading.
+        let _ = to.write_all(&buffer[..read]);
+    }
+}
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
@@ -256,6 +307,19 @@ mod tests {
     /// Neither gone nor a zombie that nobody has collected yet.
     fn running(pid: i32) -> bool {
         fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[test]
+    fn what_is_printed_on_the_terminal_is_kept() {
+        let folder = folder("terminal");
+        let mut command = Command::new("sh");
+        command.args(["-c", "test -t 1 && echo one && echo two; sleep 600"]);
+        let mut process = Process::start_on_terminal("sh", &mut command, &folder).unwrap();
+        let read = || Ok(fs::read_to_string(&process.output)?.ends_with("two\n").then_some(()));
+        wait_for("the lines", Duration::from_secs(10), &Interrupt(Arc::default()), &mut [], read).unwrap();
+        process.stop_with(Signal::TERM, Duration::from_secs(10)).unwrap();
+        assert_eq!(fs::read_to_string(&process.output).unwrap(), "one\ntwo\n");
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What the demo shows at its end, read back from where a user would read it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use super::backends::{Jaeger, Prometheus};
 
@@ -62,22 +64,32 @@ pub fn metrics(prometheus: &Prometheus) -> Result<String> {
     Ok(text)
 }
 
-/// A count without decimals, anything else with four.
+/// A count without decimals; times are seconds, and a queue can be microseconds.
 fn number(value: f64) -> String {
-    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.4}") }
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.6}") }
 }
 
-/// The traces by service, from Jaeger.
-pub fn traces(jaeger: &Jaeger) -> Result<String> {
+/// The traces by service, from Jaeger, which must have every one of `expected` (trace ids).
+pub fn traces(jaeger: &Jaeger, expected: &BTreeSet<String>) -> Result<String> {
     let services = jaeger.traces_by_service()?;
     let mut text = String::new();
-    for (service, traces, spans) in &services {
-        let _ = writeln!(text, "  {service:<29} {traces} traces, {spans} spans");
+    for service in &services {
+        let _ = writeln!(text, "  {:<29} {} traces, {} spans", service.name, service.trace_ids.len(), service.spans);
     }
     // The server's own service and the one of its engine's steps.
-    if services.len() < 2 || services.iter().any(|(_, traces, _)| *traces == 0) {
+    if services.len() < 2 || services.iter().any(|service| service.trace_ids.is_empty()) {
         bail!("Jaeger lacks traces: the server's service and its engine's should both have some, but it has\n{text}");
     }
+    let found: BTreeSet<&str> = services.iter().flat_map(|service| &service.trace_ids).map(String::as_str).collect();
+    let missing: Vec<&str> = expected.iter().map(String::as_str).filter(|id| !found.contains(id)).collect();
+    if let Some(first) = missing.first() {
+        bail!(
+            "Jaeger lacks {} of the {} traces that the access log names, among them {first}",
+            missing.len(),
+            expected.len()
+        );
+    }
+    let _ = writeln!(text, "  every one of the {} traces that the access log names is there", expected.len());
     Ok(text)
 }
 
@@ -95,6 +107,24 @@ pub fn terminal(path: &Path) -> Result<String> {
         let _ = writeln!(shown, "  {line}");
     }
     Ok(shown)
+}
+
+/// The trace ids in an access log, and its number of requests; requests that bring one `traceparent` share a trace.
+pub fn access_log(path: &Path) -> Result<(BTreeSet<String>, usize)> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the access log {}", path.display()))?;
+    let mut ids = BTreeSet::new();
+    for line in text.lines() {
+        let record: Value =
+            serde_json::from_str(line).with_context(|| format!("{} holds no JSON: {line}", path.display()))?;
+        let Some(id) = record["trace_id"].as_str() else {
+            bail!("{} has a request without a trace_id: {line}", path.display());
+        };
+        ids.insert(id.to_owned());
+    }
+    if ids.is_empty() {
+        bail!("the access log is empty: {}", path.display());
+    }
+    Ok((ids, text.lines().count()))
 }
 
 /// The number of lines of a file that must have some.

@@ -34,6 +34,8 @@ impl Server {
         let announcement = folder.join("server.json");
         let mut command = Command::new(program);
         command.args(["--port", "0", "--announce"]).arg(&announcement);
+        // Little memory and small batches, so that there are preemptions and chunked prefills to see.
+        command.args(["--blocks", "32", "--max-num-batched-tokens", "128"]);
         let mut process = Process::start("server", &mut command, folder)?;
         let said: Value = wait_for("the demo server", DEMO_LIMIT, interrupt, &mut [&mut process], || {
             // Absent or half written: not yet.
