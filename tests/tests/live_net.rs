@@ -77,6 +77,14 @@ fn a_connection_is_seen_from_accept_to_close() {
 }
 
 #[test]
+fn a_reset_tells_that_the_peer_is_gone() {
+    let Some((fixture, trace)) = trace("reset") else { return };
+    let end = fixture.end("reset_server");
+    assert_eq!(trace.events().filter(|event| event.what == What::PeerClosed { end }).count(), 1);
+    assert_eq!(trace.data(end, Direction::Out), [whole(b"response that nobody reads")]);
+}
+
+#[test]
 fn payloads_are_cut_at_their_caps_and_keep_their_length() {
     let Some((fixture, trace)) = trace("large") else { return };
     let sizes = |end, direction| -> Vec<(u64, usize)> {

@@ -47,7 +47,7 @@ pub enum What {
     },
     /// A socket was accepted: `end` starts a new lifetime.
     Opened { end: End },
-    /// The peer closed its writing side (a read returned 0).
+    /// The peer closed its writing side (a read returned 0), or is gone (`ECONNRESET`, `EPIPE`).
     PeerClosed { end: End },
     /// The descriptor was closed: `end`'s lifetime is over.
     Closed { end: End },

@@ -234,6 +234,21 @@ impl Before {
         close(client);
     }
 
+    /// A client that leaves with data unread: a reset, no end of stream.
+    fn reset(&self) {
+        let client = connect(self.port);
+        let server = accept(self.listener);
+        println!("reset_server {server}");
+        write(client, b"request");
+        read(server, 100);
+        write(server, b"response that nobody reads");
+        close(client);
+        let mut byte = 0u8;
+        // SAFETY: one byte fits.
+        let got = unsafe { libc::recv(server, (&raw mut byte).cast(), 1, 0) };
+        assert_eq!((got, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::ECONNRESET)));
+    }
+
     /// Payloads above every cap.
     fn large(&self) {
         let bytes: Vec<u8> = (0..60_000u32).map(|index| index as u8).collect();
@@ -305,6 +320,7 @@ fn main() {
         "calls" => before.calls(),
         "noise" => before.noise(),
         "lifetime" => before.lifetime(),
+        "reset" => before.reset(),
         "large" => before.large(),
         "child" => before.child(),
         "flood" => before.flood(),

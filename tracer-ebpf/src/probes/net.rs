@@ -51,6 +51,10 @@ const SYS_RECVMSG: u64 = 47;
 /// `MSG_OOB | MSG_PEEK | MSG_ERRQUEUE`: what such a receive returns is not the stream, or not yet.
 const NOT_THE_STREAM: u64 = 0x1 | 0x2 | 0x2000;
 
+/// Errors that say that the peer is gone; all others are ignored.
+const EPIPE: i64 = 32;
+const ECONNRESET: i64 = 104;
+
 /// Most pieces that are gathered from an iovec array; a call with more is captured up to here.
 const PIECES_MAX: u64 = 32;
 
@@ -118,10 +122,23 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
             return 0;
         }
     }
-    if result > 0 || (result == 0 && !call.out && call.asked) {
+    if result > 0 {
         data(pid_tgid, &regs, result as u64, &call);
+    } else if (result == 0 && !call.out && call.asked) || result == -ECONNRESET || (result == -EPIPE && call.out) {
+        peer_closed(pid_tgid, regs.di as u32);
     }
     0
+}
+
+/// The stream has ended, or the connection was reset.
+#[inline(always)]
+fn peer_closed(pid_tgid: u64, fd: u32) {
+    let class = filter::class_of((pid_tgid >> 32) as u32, fd);
+    if class != CLASS_IGNORED {
+        // SAFETY: no arguments, no preconditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        emit::edge(&Socket { header: emit::header(now, pid_tgid, KIND_PEER_CLOSED), fd, class });
+    }
 }
 
 /// Inlined once: its loop is what the verifier spends its time on.
@@ -134,10 +151,6 @@ fn data(pid_tgid: u64, regs: &Registers, result: u64, call: &Call) {
     }
     // SAFETY: no arguments, no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    if result == 0 {
-        emit::edge(&Socket { header: emit::header(now, pid_tgid, KIND_PEER_CLOSED), fd, class });
-        return;
-    }
     // SAFETY: no arguments, no preconditions.
     let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
     let cap = u64::from(maps::cap(cap_index(class, call.out)));

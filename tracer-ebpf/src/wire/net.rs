@@ -4,7 +4,7 @@ use super::header::Header;
 
 /// A socket was accepted ([`Socket`]).
 pub const KIND_OPENED: u32 = 1;
-/// A read returned 0: the peer closed its writing side ([`Socket`]).
+/// A read returned 0 (the peer closed its writing side), or a call said that the connection is reset ([`Socket`]).
 pub const KIND_PEER_CLOSED: u32 = 2;
 /// A descriptor that is a socket, or was never classified, was closed ([`Socket`]).
 pub const KIND_CLOSED: u32 = 3;

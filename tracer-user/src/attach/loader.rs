@@ -85,6 +85,8 @@ pub enum LoadError {
     Verifier { program: &'static str, error: io::Error, log: String },
     #[error("cannot attach `{program}` to {point}: {error}")]
     Attach { program: &'static str, point: String, error: String },
+    #[error("inferspan traces on x86-64 only for now: the programs read that machine's registers")]
+    Architecture,
     #[error("inferspan runs in a pid namespace of its own, and the kernel reports the host's process ids")]
     PidNamespace,
     #[error("the BPF object cannot be loaded: {0}")]
@@ -119,6 +121,9 @@ impl std::fmt::Debug for Probes {
 impl Probes {
     /// Loads the object and all maps; nothing is attached yet.
     pub fn load(options: &Options) -> Result<(Self, Rings), LoadError> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(LoadError::Architecture);
+        }
         raise_memlock();
         let offsets = task::running_kernel();
         let caps = cap_table(options.caps);

@@ -124,8 +124,8 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         alive: BTreeSet::new(),
         servers,
         session,
-        rediscover: None,
-        forked: false,
+        forked: None,
+        next_look: Instant::now(),
     };
     run.introduce();
     let end = run.follow(&stop, args.duration.map(|duration| Instant::now() + duration));
@@ -203,6 +203,11 @@ fn failure_of(error: &LoadError) -> Failure {
             error.to_string(),
             "run it on the host, or share its pid namespace (docker: --pid=host, Kubernetes: hostPID: true)",
         ),
+        LoadError::Architecture => Failure::new(
+            Code::Unsupported,
+            error.to_string(),
+            "trace a server on an x86-64 host; `inferspan replay` works everywhere",
+        ),
         LoadError::NoLog(_) => Failure::new(
             Code::Usage,
             error.to_string(),
@@ -235,13 +240,15 @@ struct Run {
     pipeline: Pipeline,
     /// Processes with a role of their own that have not ended.
     alive: BTreeSet<u32>,
-    /// When to look for processes that came later.
-    rediscover: Option<Instant>,
-    forked: bool,
+    /// When a process of the targets last came or changed its image.
+    forked: Option<Instant>,
+    next_look: Instant,
 }
 
-/// A new process has its title and its sockets by then; and a compiler's children are not looked for one by one.
-const REDISCOVER_AFTER: Duration = Duration::from_secs(3);
+/// How often processes that came later are looked for, while some may still be on their way to their title and their
+/// sockets: a vLLM engine takes up to two minutes.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+const LOOK_FOR: Duration = Duration::from_mins(3);
 /// How often the targets are looked at, in case an exit was lost.
 const CHECK_ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// How soon a signal is noticed; ticks come more often.
@@ -328,12 +335,9 @@ impl Run {
             if self.alive.is_empty() {
                 return End::Target;
             }
-            if std::mem::take(&mut self.forked) && self.rediscover.is_none() {
-                self.rediscover = Some(now + REDISCOVER_AFTER);
-            }
-            if self.rediscover.is_some_and(|at| now >= at) {
-                self.rediscover = None;
-                self.rediscover();
+            if now >= self.next_look && self.forked.is_some_and(|at| now - at < LOOK_FOR) {
+                self.next_look = now + LOOK_EVERY;
+                self.look_again();
             }
         }
     }
@@ -344,7 +348,13 @@ impl Run {
                 What::Exited => {
                     self.alive.remove(&event.process);
                 }
-                What::Forked { .. } | What::Executed => self.forked = true,
+                What::Forked { .. } | What::Executed => {
+                    let now = Instant::now();
+                    self.forked = Some(now);
+                    if self.next_look < now {
+                        self.next_look = now + LOOK_EVERY;
+                    }
+                }
                 _ => {}
             }
         }
@@ -352,7 +362,7 @@ impl Run {
     }
 
     /// Looks at the servers again: a process that came later gets its role and its tokenizer probes.
-    fn rediscover(&mut self) {
+    fn look_again(&mut self) {
         for (index, known) in self.servers.iter_mut().enumerate() {
             let Ok(found) = discover::server(known.server.pid) else { continue };
             if found.server.start_ticks != known.server.start_ticks {
