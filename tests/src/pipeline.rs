@@ -46,7 +46,9 @@ impl Made {
 /// The pipeline of `inferspan replay`, with nothing behind it.
 pub fn run(events: &[Event]) -> Made {
     let mut preroll = Preroll::default();
-    events.iter().for_each(|event| preroll.look(event));
+    for event in events {
+        preroll.look(event);
+    }
     let closes_visible = events.iter().any(|e| matches!(e.what, What::Closed { .. }));
     let mut core = Core::new(Config { closes_visible, ..Config::default() });
     let mut order = Order::new(500_000_000);
