@@ -1,10 +1,13 @@
 //! The real captures through the pure pipeline: right trees and counts, however the streams are cut, and nothing wrong when
 //! records are missing. The expected counts are an independent program's (fixtures/captures/oracle.py).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
+use inferspan::core::Oddities;
 use inferspan::input::{Event, What};
-use inferspan::output::{Outcome, Service, Span, Trace};
+use inferspan::output::{FinishReason, Outcome, Service, Span, Trace};
 use inferspan_tests::pipeline::{self, Made};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -46,7 +49,7 @@ fn agrees(made: &Made, name: &str, oracle: &Value) -> usize {
             assert_eq!(generation.cached_tokens, want["cached_tokens"].as_u64(), "{name} {id} cached");
             assert_eq!(Some(generation.preemptions), want["preemptions"].as_u64(), "{name} {id} preemptions");
             if let Some(reason) = want["finish_reason"].as_str() {
-                assert_eq!(generation.finish_reason.map(|r| r.name()), Some(reason), "{name} {id}");
+                assert_eq!(generation.finish_reason.map(FinishReason::name), Some(reason), "{name} {id}");
             }
             assert!(close(generation.seconds.queue, &want["queue"]), "{name} {id} queue");
             assert!(close(generation.seconds.prefill, &want["prefill"]), "{name} {id} prefill");
@@ -77,7 +80,7 @@ fn every_capture_gives_the_oracles_counts_and_times() {
             (oracle["prefix_queries"].as_u64().unwrap(), oracle["prefix_hits"].as_u64().unwrap()),
             "{name}"
         );
-        assert_eq!(made.oddities, Default::default(), "{name}");
+        assert_eq!(made.oddities, Oddities::default(), "{name}");
     }
 }
 
