@@ -1,9 +1,13 @@
 //! `inferspan replay`: the same pipeline as `attach`, on a file, unprivileged.
+//!
+//! Everything is written when the file is read; with `--metrics` the endpoint then stays until a signal.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::output::OutputArgs;
 use crate::core::{Config, Core};
@@ -82,6 +86,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     telemetry.syscall_events.fetch_add(run.events, Relaxed);
     telemetry.add_lost(LossStage::Decode, log.bad_lines());
     telemetry.spans_dropped_limit.fetch_add(run.core.oddities().spans_dropped, Relaxed);
+    let server = sinks.keep_metrics_server();
     let summary = sinks.finish();
     eprintln!("inferspan: replayed {} calls of {} lines", run.events, log.lines());
     if let Some(ns) = uncertainty {
@@ -99,6 +104,10 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     for failure in &summary.failures {
         eprintln!("inferspan: {failure}");
         code = Code::Finding;
+    }
+    if let Some(server) = server {
+        eprintln!("inferspan: metrics stay at http://{}/metrics; Ctrl-C ends", server.address());
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?.forever().next();
     }
     Ok(code)
 }

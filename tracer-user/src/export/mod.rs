@@ -116,6 +116,11 @@ impl Sinks {
         Some(self.metrics.as_ref()?.server.as_ref()?.address())
     }
 
+    /// The metrics endpoint, to outlive the run: it serves the values as they are at the end.
+    pub fn keep_metrics_server(&mut self) -> Option<MetricsServer> {
+        self.metrics.as_mut()?.server.take()
+    }
+
     /// Hands outputs over, in order; drains `outputs`.
     pub fn push(&mut self, outputs: &mut Vec<Output>) {
         for output in outputs.drain(..) {
