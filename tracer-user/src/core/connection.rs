@@ -22,8 +22,11 @@ pub(super) enum HttpEvent {
 /// A request on the connection whose response is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
-    /// Its head is still coming; first byte at.
-    Started(u64),
+    /// Its head is still coming; its first byte was read at `at`.
+    Started {
+        at: u64,
+        place: u32,
+    },
     Exchange(u64),
     /// An endpoint that does not generate.
     Ignored,
@@ -45,11 +48,20 @@ pub(super) struct Connection {
     protocol: Protocol,
     /// Requests in order; the first is the one being answered.
     pub slots: VecDeque<Slot>,
+    /// When the newest request started, and how many before it did in the same call.
+    newest: (u64, u32),
 }
 
 impl Connection {
     pub fn new(process: u32) -> Self {
-        Self { process, protocol: Protocol::Unknown, slots: VecDeque::new() }
+        Self { process, protocol: Protocol::Unknown, slots: VecDeque::new(), newest: (0, 0) }
+    }
+
+    /// A request started.
+    pub fn start(&mut self, at: u64) {
+        let place = if self.newest.0 == at { self.newest.1 + 1 } else { 0 };
+        self.newest = (at, place);
+        self.slots.push_back(Slot::Started { at, place });
     }
 
     /// Takes the bytes of one call.
@@ -95,7 +107,7 @@ impl Connection {
 
 fn recognise(direction: Direction, len: u64, bytes: &[u8]) -> Protocol {
     let server_side = match direction {
-        Direction::In => http::starts_request(bytes),
+        Direction::In => http::starts_request(bytes) || http::may_start_request(bytes),
         Direction::Out => http::starts_response(bytes),
     };
     let client_side = match direction {

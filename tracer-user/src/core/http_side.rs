@@ -25,19 +25,22 @@ impl Core {
     fn request_event(&mut self, at: EventNanos, process: u32, end: End, event: RequestEvent) {
         let Some(connection) = self.connections.get_mut(&end) else { return };
         match event {
-            RequestEvent::Started => connection.slots.push_back(Slot::Started(at)),
+            RequestEvent::Started => connection.start(at),
             RequestEvent::Lost => {
                 connection.slots.pop_back();
             }
             RequestEvent::Head(head) => {
-                let Some(slot @ &mut Slot::Started(started)) = connection.slots.back_mut() else { return };
+                let Some(slot) = connection.slots.back_mut() else { return };
+                let Slot::Started { at: started, place } = *slot else { return };
                 match operation_of(&head.method, &head.path) {
                     None => *slot = Slot::Ignored,
                     Some(operation) => {
                         self.next_key += 1;
                         let key = self.next_key;
                         *slot = Slot::Exchange(key);
-                        self.exchanges.insert(key, Exchange::new(end, process, started, head, operation));
+                        let mut exchange = Exchange::new(end, process, started, head, operation);
+                        exchange.place = place;
+                        self.exchanges.insert(key, exchange);
                     }
                 }
             }

@@ -26,6 +26,8 @@ pub struct Exchange {
     pub process: u32,
     /// First request byte read.
     pub started: EventNanos,
+    /// How many requests before it started in the same call.
+    pub place: u32,
     pub head: RequestHead,
     pub operation: &'static Operation,
     /// Last request byte read.
@@ -61,6 +63,7 @@ impl Exchange {
             end,
             process,
             started,
+            place: 0,
             head,
             operation,
             complete: None,

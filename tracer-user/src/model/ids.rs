@@ -23,9 +23,19 @@ fn trace(parts: &[&[u8]]) -> TraceId {
     TraceId(hash.digest128().max(1).to_be_bytes())
 }
 
+/// What tells an HTTP request from every other: where and when its first byte was read, and its place among those that came in
+/// the same call (pipelined ones).
+pub fn exchange_salt(end: End, started: EventNanos, place: u32) -> u64 {
+    let mut bytes = [0; 20];
+    bytes[..8].copy_from_slice(&end.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&started.to_le_bytes());
+    bytes[16..].copy_from_slice(&place.to_le_bytes());
+    xxh3_64(&bytes)
+}
+
 /// The trace of an HTTP request that brought no `traceparent`.
-pub fn exchange_trace(run: u64, end: End, started: EventNanos) -> TraceId {
-    trace(&[b"exchange", &run.to_le_bytes(), &end.0.to_le_bytes(), &started.to_le_bytes()])
+pub fn exchange_trace(run: u64, salt: u64) -> TraceId {
+    trace(&[b"exchange", &run.to_le_bytes(), &salt.to_le_bytes()])
 }
 
 /// The trace of a generation whose HTTP side was not seen. `stamp`: its arrival, or its first sighting.
@@ -88,9 +98,11 @@ mod tests {
 
     #[test]
     fn ids_are_the_same_for_the_same_request_and_differ_between_requests() {
-        let a = exchange_trace(1, End(2), 3);
-        assert_eq!(a, exchange_trace(1, End(2), 3));
-        assert_ne!(a, exchange_trace(1, End(2), 4));
+        let of = |started, place| exchange_trace(1, exchange_salt(End(2), started, place));
+        let a = of(3, 0);
+        assert_eq!(a, of(3, 0));
+        assert_ne!(a, of(4, 0));
+        assert_ne!(a, of(3, 1), "pipelined in one call");
         assert_ne!(span(a, 0, "decode_step", 1), span(a, 0, "decode_step", 2));
     }
 }

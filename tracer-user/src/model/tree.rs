@@ -40,8 +40,8 @@ pub struct Place {
 pub fn place(finished: &Finished<'_>, run: u64) -> Place {
     let (own, salt, header) = match (finished.exchange, finished.generations.first()) {
         (Some(exchange), _) => {
-            let own = ids::exchange_trace(run, exchange.end, exchange.started);
-            (own, exchange.started ^ exchange.end.0.rotate_left(32), exchange.head.traceparent.as_deref())
+            let salt = ids::exchange_salt(exchange.end, exchange.started, exchange.place);
+            (ids::exchange_trace(run, salt), salt, exchange.head.traceparent.as_deref())
         }
         (None, Some(generation)) => {
             let stamp = generation.arrival.unwrap_or(generation.seen);

@@ -18,9 +18,16 @@ const MAX_HEADERS: usize = 128;
 /// Bytes of a JSON body that are kept to read fields from.
 const MAX_BODY: usize = 64 * 1024;
 
+const METHODS: [&[u8]; 7] = [b"POST ", b"GET ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "];
+
 /// Whether `bytes` starts like a request to a server.
 pub fn starts_request(bytes: &[u8]) -> bool {
-    [&b"POST "[..], b"GET ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "].iter().any(|m| bytes.starts_with(m))
+    METHODS.iter().any(|method| bytes.starts_with(method))
+}
+
+/// Whether `bytes` is all of a call that ended inside a request's method.
+pub fn may_start_request(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && METHODS.iter().any(|method| method.starts_with(bytes))
 }
 
 /// Whether `bytes` starts like a response.

@@ -1,7 +1,7 @@
 //! The requests that come in on a connection.
 
 use super::body::{Body, Chunk, Progress};
-use super::{MAX_BODY, MAX_HEAD, MAX_HEADERS, starts_request};
+use super::{MAX_BODY, MAX_HEAD, MAX_HEADERS, may_start_request, starts_request};
 use crate::decode::json::RequestFields;
 
 /// What a request's head says. Of the header values only trace context and request id are kept.
@@ -82,7 +82,7 @@ impl Requests {
     fn step<'b>(&mut self, bytes: &'b [u8], sink: &mut impl FnMut(RequestEvent)) -> &'b [u8] {
         match &mut self.state {
             State::Idle => {
-                if !starts_request(bytes) && !is_request_prefix(bytes) {
+                if !starts_request(bytes) && !may_start_request(bytes) {
                     // Stray CRLFs between requests are allowed (RFC 9112 section 2.2); anything else is skipped to the next call.
                     return match bytes {
                         [b'\r' | b'\n', rest @ ..] => rest,
@@ -139,14 +139,6 @@ impl Requests {
             }
         }
     }
-}
-
-/// The first bytes of a method, cut by the call.
-fn is_request_prefix(bytes: &[u8]) -> bool {
-    bytes.len() < 8
-        && [&b"POST "[..], b"GET ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "]
-            .iter()
-            .any(|m| m.starts_with(bytes))
 }
 
 /// The head, and the body that follows it if one does.
