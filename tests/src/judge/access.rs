@@ -16,6 +16,10 @@ pub struct Expect {
 /// Index in `log` of the record of each of `sent`, and what is wrong.
 pub fn check(sent: &[Sent], log: &[Value], model: &str, expect: Expect) -> (Vec<Option<usize>>, Vec<String>) {
     let mut faults = Vec::new();
+    let mut spans = std::collections::BTreeSet::new();
+    for record in log.iter().filter(|record| !spans.insert((record["trace_id"].as_str(), record["span_id"].as_str()))) {
+        faults.push(format!("another record has the same trace_id and span_id: {record}"));
+    }
     let mut taken = vec![false; log.len()];
     let mut found = vec![None; sent.len()];
     // Names first, by falling certainty; then what is left, by what it looks like.
