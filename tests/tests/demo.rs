@@ -29,7 +29,7 @@ fn plain(arguments: &[&str], name: &str) -> DemoEngine {
 
 fn plan(seed: u64, until: Until) -> Plan {
     // The demo engine has no tokenizer library to probe.
-    let expect = Expect { tokenizer: false, others: false };
+    let expect = Expect { tokenizer: false, since: 0.0 };
     Plan { kinds: Kind::ALL.to_vec(), until, clients: 6, seed, expect }
 }
 

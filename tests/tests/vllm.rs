@@ -35,7 +35,7 @@ fn every_number_and_every_tree_of_a_real_server_is_right() {
         until: Until::Elapsed(Duration::from_secs(25)),
         clients: 6,
         seed: 11,
-        expect: Expect { tokenizer: true, others: false },
+        expect: Expect { tokenizer: true, since: 0.0 },
     };
     let rest = at_rest(&target, &plan, &folder.join("at-rest")).unwrap();
     let plan = Plan { until: Until::Elapsed(Duration::from_secs(12)), ..plan };

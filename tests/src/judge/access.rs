@@ -9,32 +9,19 @@ use crate::traffic::{Kind, Sent};
 pub struct Expect {
     /// The tokenizer library is probed, so `tokenize` is known.
     pub tokenizer: bool,
-    /// Other records than those of `sent` may be there (a load that began before the attach).
-    pub others: bool,
+    /// Only requests begun after this moment are judged, unix seconds: when the tracer was attached.
+    pub since: f64,
 }
 
 /// Index in `log` of the record of each of `sent`, and what is wrong.
 pub fn check(sent: &[Sent], log: &[Value], model: &str, expect: Expect) -> (Vec<Option<usize>>, Vec<String>) {
     let mut faults = Vec::new();
-    let mut taken = vec![false; log.len()];
-    let mut found = vec![None; sent.len()];
-    // Names first, by falling certainty; then what is left, by what it looks like.
-    let by: [fn(&Sent, &Value) -> bool; 4] = [by_trace, by_request_id, by_response_id, by_looks];
-    for (round, same) in by.into_iter().enumerate() {
-        for (request, found) in sent.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
-            let candidates: Vec<usize> = (0..log.len()).filter(|i| !taken[*i] && same(request, &log[*i])).collect();
-            if round == 0 && candidates.len() > 1 {
-                faults.push(format!("{} records for one request: {request:?}", candidates.len()));
-            }
-            // Nameless ones look alike, and another load's are there too: the one that ended when this one did.
-            let apart = |index: &usize| ended_apart(request, &log[*index]);
-            if let Some(index) = candidates.into_iter().min_by(|a, b| apart(a).total_cmp(&apart(b))) {
-                taken[index] = true;
-                *found = Some(index);
-            }
-        }
+    let mut spans = std::collections::BTreeSet::new();
+    for record in log.iter().filter(|record| !spans.insert((record["trace_id"].as_str(), record["span_id"].as_str()))) {
+        faults.push(format!("another record has the same trace_id and span_id: {record}"));
     }
-    for (request, found) in sent.iter().zip(&found) {
+    let (found, taken) = assign(sent, log, expect);
+    for (request, found) in sent.iter().zip(&found).filter(|(request, _)| request.started >= expect.since) {
         match found {
             None => faults.push(format!("no record of {request:?}")),
             Some(index) => {
@@ -45,12 +32,45 @@ pub fn check(sent: &[Sent], log: &[Value], model: &str, expect: Expect) -> (Vec<
             }
         }
     }
-    if !expect.others {
-        for (record, _) in log.iter().zip(&taken).filter(|(_, taken)| !**taken) {
-            faults.push(format!("a record of no request: {record}"));
+    for (record, _) in log.iter().zip(&taken).filter(|(_, taken)| !**taken) {
+        // Of one begun before the attach the HTTP side may be unseen, and with it all that would tell whose it is.
+        if expect.since > 0.0 && (record["method"].is_null() || finished(record) < expect.since) {
+            continue;
         }
+        faults.push(format!("a record of no request: {record}"));
     }
     (found, faults)
+}
+
+/// Joins requests and records: names first, by falling certainty; then what is left, by what it looks like and when.
+fn assign(sent: &[Sent], log: &[Value], expect: Expect) -> (Vec<Option<usize>>, Vec<bool>) {
+    let mut taken = vec![false; log.len()];
+    let mut found = vec![None; sent.len()];
+    // One that is judged has a record; one from before the attach may have none, and must not take another's.
+    let (judged, early): (Vec<usize>, Vec<usize>) =
+        (0..sent.len()).partition(|index| sent[*index].started >= expect.since);
+    let order = [judged, early].concat();
+    for same in [by_trace, by_request_id, by_response_id, by_looks] {
+        for &index in &order {
+            if found[index].is_some() {
+                continue;
+            }
+            let request = &sent[index];
+            let apart = |record: &Value| (finished(record) - request.started - request.e2e).abs();
+            let candidates = (0..log.len()).filter(|record| !taken[*record] && same(request, &log[*record]));
+            if let Some(nearest) = candidates.min_by(|a, b| apart(&log[*a]).total_cmp(&apart(&log[*b]))) {
+                taken[nearest] = true;
+                found[index] = Some(nearest);
+            }
+        }
+    }
+    (found, taken)
+}
+
+/// When a record's request was over, unix seconds.
+fn finished(record: &Value) -> f64 {
+    let time = record["time"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    time.map_or(0.0, |time| time.as_nanosecond() as f64 / 1e9)
 }
 
 fn by_trace(sent: &Sent, record: &Value) -> bool {

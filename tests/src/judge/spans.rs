@@ -73,7 +73,8 @@ impl Traces {
 /// `found` is the index in `log` of each of `sent`'s records.
 pub fn check(sent: &[Sent], found: &[Option<usize>], log: &[Value], traces: &Traces, expect: Expect) -> Vec<String> {
     let mut faults = Vec::new();
-    for (request, index) in sent.iter().zip(found).filter_map(|(request, index)| Some((request, (*index)?))) {
+    let judged = sent.iter().zip(found).filter(|(request, _)| request.started >= expect.since);
+    for (request, index) in judged.filter_map(|(request, index)| Some((request, (*index)?))) {
         let record = &log[index];
         let wrong = match traces.0.get(&text(&record["trace_id"])) {
             None => vec!["no trace".to_owned()],
