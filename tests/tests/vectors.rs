@@ -1,4 +1,4 @@
-//! Messages of nine releases, encoded from each one's own field list (`fixtures/captures/synthetic`), decoded by shape alone;
+//! Messages of ten releases, encoded from each one's own field list (`fixtures/captures/synthetic`), decoded by shape alone;
 //! cut at every byte they give what they hold; and layouts of releases that do not exist yet are read too.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -151,6 +151,12 @@ impl Core {
         if cut_off && generations.is_empty() && exchange.complete.is_none() {
             return; // a request that was still coming in when the stream ended: nothing is known of it
         }
+        if let ([generation], Some(counted)) = (generations.as_mut_slice(), exchange.completion_tokens) {
+            // The front end found the stop string before this output reached it; its own count says so.
+            if generation.aborted().is_some() && matches!(exchange.ending, Some((_, Ending::Complete))) {
+                generation.trim(counted);
+            }
+        }
         if !cut_off {
             for generation in generations.iter_mut().filter(|g| !g.settled()) {
                 generation.lost = true;

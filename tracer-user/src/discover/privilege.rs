@@ -6,7 +6,7 @@
 use super::{Host, ServerProcesses};
 use crate::input::Role;
 
-/// Oldest vLLM whose engine speaks the messages that are decoded (docs/support.md).
+/// Oldest vLLM whose engine speaks the messages that are decoded (docs/support-matrix.md).
 const OLDEST_VLLM: (u32, u32) = (0, 8);
 
 /// A capability that matters here, by its number in include/uapi/linux/capability.h.

@@ -237,6 +237,19 @@ impl Generation {
         Some(took)
     }
 
+    /// Takes back the newest outputs beyond `counted` tokens: they were received and dropped.
+    pub fn trim(&mut self, counted: u64) {
+        while self.untimed_steps == 0 && self.tokens.len() > 1 {
+            let Some(last) = self.last.filter(|last| self.output_tokens >= counted + u64::from(last.tokens.max(1)))
+            else {
+                return;
+            };
+            self.output_tokens -= u64::from(last.tokens);
+            self.tokens.pop();
+            self.last = self.tokens.last().copied();
+        }
+    }
+
     fn life_event(&mut self, kind: LifeEventKind, at: EventNanos) -> u64 {
         match kind {
             LifeEventKind::Queued => {
@@ -321,6 +334,20 @@ mod tests {
             [Wait { from: 1_000_000_000, to: 2_000_000_000 }, Wait { from: 4_000_000_000, to: 6_000_000_000 }]
         );
         assert_eq!((g.queue_seconds(), g.prefill_seconds(), g.decode_seconds()), (Some(1.0), Some(1.0), Some(4.0)));
+    }
+
+    #[test]
+    fn outputs_that_the_front_end_did_not_count_are_taken_back() {
+        // tokens at 1, 2, 3; the front end counted two
+        let (clock, mut g) = (Clock::default(), generation());
+        for at in 1..=3 {
+            g.take(&output(1, None, &[]), at, at, STEP, &clock).unwrap();
+        }
+        g.abort(4);
+        g.trim(2);
+        assert_eq!((g.output_tokens, g.last.map(|t| t.at), g.tokens.len()), (2, Some(2), 2));
+        g.trim(5);
+        assert_eq!(g.output_tokens, 2);
     }
 
     #[test]
