@@ -91,12 +91,6 @@ fn by_response_id(sent: &Sent, record: &Value) -> bool {
     sent.trace.is_none() && sent.id.is_some() && record["request_id"].as_str() == sent.id.as_deref()
 }
 
-/// Seconds between the ends of a request as its client and the log saw them.
-fn ended_apart(sent: &Sent, record: &Value) -> f64 {
-    let logged = record["time"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok());
-    logged.map_or(f64::MAX, |time| (time.as_nanosecond() as f64 / 1e9 - (sent.started + sent.e2e)).abs())
-}
-
 /// Aborted and rejected requests without a name.
 fn by_looks(sent: &Sent, record: &Value) -> bool {
     sent.trace.is_none()
