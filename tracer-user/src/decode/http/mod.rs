@@ -5,6 +5,7 @@
 //! starts a message.
 
 mod body;
+mod head;
 pub mod request;
 pub mod response;
 

@@ -1,7 +1,8 @@
 //! The requests that come in on a connection.
 
-use super::body::{Body, Chunk, Progress};
-use super::{MAX_BODY, MAX_HEAD, MAX_HEADERS, may_start_request, starts_request};
+use super::body::{Body, Progress};
+use super::head::{Assembly, Head, announced};
+use super::{MAX_BODY, MAX_HEADERS, may_start_request, starts_request};
 use crate::decode::json::RequestFields;
 
 /// What a request's head says. Of the header values only trace context and request id are kept.
@@ -31,7 +32,7 @@ enum State {
     /// Not at a known place; the next call that starts a request does.
     #[default]
     Idle,
-    Head(Vec<u8>),
+    Head(Head),
     Body {
         body: Body,
         kept: Vec<u8>,
@@ -90,36 +91,32 @@ impl Requests {
                     };
                 }
                 sink(RequestEvent::Started);
-                self.state = State::Head(Vec::new());
+                self.state = State::Head(Head::default());
                 bytes
             }
-            State::Head(held) => {
-                let before = held.len();
-                held.extend_from_slice(&bytes[..bytes.len().min(MAX_HEAD + 4 - before)]);
-                let from = before.saturating_sub(3);
-                let Some(end) = memchr::memmem::find(&held[from..], b"\r\n\r\n").map(|i| from + i + 4) else {
-                    if held.len() > MAX_HEAD {
-                        self.state = State::Idle;
-                        sink(RequestEvent::Lost);
-                    }
-                    return &[];
-                };
-                let rest = &bytes[end - before..];
-                if let Some((head, body)) = parse(&held[..end]) {
-                    sink(RequestEvent::Head(head));
-                    if let Some(body) = body {
-                        self.state = State::Body { body, kept: Vec::new(), cut: false }
-                    } else {
-                        self.state = State::Idle;
-                        sink(RequestEvent::Complete(RequestFields::default()));
-                    }
-                    rest
-                } else {
+            State::Head(head) => match head.push(bytes) {
+                Assembly::More => &[],
+                Assembly::TooLong => {
                     self.state = State::Idle;
                     sink(RequestEvent::Lost);
                     &[]
                 }
-            }
+                Assembly::Whole(used) => {
+                    let Some((head, body)) = parse(head.bytes()) else {
+                        self.state = State::Idle;
+                        sink(RequestEvent::Lost);
+                        return &[];
+                    };
+                    sink(RequestEvent::Head(head));
+                    if let Some(body) = body {
+                        self.state = State::Body { body, kept: Vec::new(), cut: false };
+                    } else {
+                        self.state = State::Idle;
+                        sink(RequestEvent::Complete(RequestFields::default()));
+                    }
+                    &bytes[used..]
+                }
+            },
             State::Body { body, kept, cut } => {
                 let cut = *cut;
                 let progress = body.advance(bytes, &mut |data| {
@@ -158,13 +155,8 @@ fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
     for header in request.headers.iter() {
         let Ok(value) = std::str::from_utf8(header.value) else { continue };
         let keep = || Some(value.chars().take(MAX_VALUE).collect::<String>()).filter(|v| !v.is_empty());
-        if header.name.eq_ignore_ascii_case("content-length") {
-            body = value.trim().parse().ok().filter(|&n| n > 0).map(Body::Length).or(body);
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            if value.to_ascii_lowercase().contains("chunked") {
-                body = Some(Body::Chunked(Chunk::Size(Vec::new())));
-            }
-        } else if header.name.eq_ignore_ascii_case("x-request-id") {
+        body = announced(header.name, value, body);
+        if header.name.eq_ignore_ascii_case("x-request-id") {
             out.request_id = keep();
         } else if header.name.eq_ignore_ascii_case("traceparent") {
             out.traceparent = keep();
@@ -172,7 +164,8 @@ fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
             out.tracestate = keep();
         }
     }
-    Some((out, body))
+    // A length of 0 is no body.
+    Some((out, body.filter(|body| !matches!(body, Body::Length(0)))))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The responses that go out on a connection.
 
-use super::body::{Body, Chunk, Progress};
-use super::{MAX_BODY, MAX_HEAD, MAX_HEADERS, starts_response};
+use super::body::{Body, Progress};
+use super::head::{Assembly, Head, announced};
+use super::{MAX_BODY, MAX_HEADERS, starts_response};
 use crate::decode::json::ResponseFields;
 use crate::decode::sse;
 
@@ -21,7 +22,7 @@ pub enum ResponseEvent {
 enum State {
     #[default]
     Idle,
-    Head(Vec<u8>),
+    Head(Head),
     Body {
         body: Body,
         content: Content,
@@ -82,50 +83,47 @@ impl Responses {
         }
     }
 
+    fn begin(&mut self, head: ResponseHead, sink: &mut impl FnMut(ResponseEvent)) {
+        sink(ResponseEvent::Head { status: head.status, stream: head.stream });
+        if let Body::Length(0) = head.body {
+            sink(ResponseEvent::Complete(None));
+            return;
+        }
+        let content = if head.stream {
+            Content::Events(sse::Lines::default())
+        } else {
+            Content::Json { kept: Vec::new(), cut: false }
+        };
+        self.state = State::Body { body: head.body, content };
+    }
+
     fn step<'b>(&mut self, bytes: &'b [u8], sink: &mut impl FnMut(ResponseEvent)) -> &'b [u8] {
         match &mut self.state {
             State::Idle => {
                 if !starts_response(bytes) && !b"HTTP/1.".starts_with(bytes) {
                     return &[];
                 }
-                self.state = State::Head(Vec::new());
+                self.state = State::Head(Head::default());
                 bytes
             }
-            State::Head(so_far) => {
-                let before = so_far.len();
-                so_far.extend_from_slice(&bytes[..bytes.len().min(MAX_HEAD + 4 - before)]);
-                let from = before.saturating_sub(3);
-                let Some(end) = memchr::memmem::find(&so_far[from..], b"\r\n\r\n").map(|i| from + i + 4) else {
-                    if so_far.len() > MAX_HEAD {
-                        self.state = State::Idle;
-                    }
-                    return &[];
-                };
-                let rest = &bytes[end - before..];
-                match parse(&so_far[..end]) {
-                    // 1xx: the real response follows.
-                    Some(Head { status: 100..=199, .. }) => self.state = State::Idle,
-                    Some(head) => {
-                        sink(ResponseEvent::Head { status: head.status, stream: head.stream });
-                        let content = if head.stream {
-                            Content::Events(sse::Lines::default())
-                        } else {
-                            Content::Json { kept: Vec::new(), cut: false }
-                        };
-                        if let Body::Length(0) = head.body {
-                            sink(ResponseEvent::Complete(None));
-                            self.state = State::Idle;
-                        } else {
-                            self.state = State::Body { body: head.body, content };
-                        }
-                    }
-                    None => {
-                        self.state = State::Idle;
-                        return &[];
-                    }
+            State::Head(head) => match head.push(bytes) {
+                Assembly::More => &[],
+                Assembly::TooLong => {
+                    self.state = State::Idle;
+                    &[]
                 }
-                rest
-            }
+                Assembly::Whole(used) => {
+                    let parsed = parse(head.bytes());
+                    self.state = State::Idle;
+                    match parsed {
+                        // 1xx: the real response follows.
+                        Some(ResponseHead { status: 100..=199, .. }) => {}
+                        Some(head) => self.begin(head, sink),
+                        None => return &[],
+                    }
+                    &bytes[used..]
+                }
+            },
             State::Body { body, content } => {
                 let progress = body.advance(bytes, &mut |data| match content {
                     Content::Events(lines) => lines.push(data, &mut |d| chunk(d, sink)),
@@ -165,36 +163,29 @@ fn complete(content: &mut Content, sink: &mut impl FnMut(ResponseEvent)) {
     }
 }
 
-struct Head {
+struct ResponseHead {
     status: u16,
     stream: bool,
     body: Body,
 }
 
-fn parse(head: &[u8]) -> Option<Head> {
+fn parse(head: &[u8]) -> Option<ResponseHead> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     if !response.parse(head).ok()?.is_complete() {
         return None;
     }
     let status = response.code?;
-    let mut body = if matches!(status, 204 | 304) { Body::Length(0) } else { Body::UntilClose };
-    let mut stream = false;
+    let (mut body, mut stream) = (None, false);
     for header in response.headers.iter() {
         let Ok(value) = std::str::from_utf8(header.value) else { continue };
-        if header.name.eq_ignore_ascii_case("content-length") {
-            if let (Ok(n), Body::UntilClose) = (value.trim().parse(), &body) {
-                body = Body::Length(n);
-            }
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding")
-            && value.to_ascii_lowercase().contains("chunked")
-        {
-            body = Body::Chunked(Chunk::Size(Vec::new()));
-        } else if header.name.eq_ignore_ascii_case("content-type") {
+        body = announced(header.name, value, body);
+        if header.name.eq_ignore_ascii_case("content-type") {
             stream = value.trim_start().to_ascii_lowercase().starts_with("text/event-stream");
         }
     }
-    Some(Head { status, stream, body })
+    let body = if matches!(status, 204 | 304) { Body::Length(0) } else { body.unwrap_or(Body::UntilClose) };
+    Some(ResponseHead { status, stream, body })
 }
 
 #[cfg(test)]
