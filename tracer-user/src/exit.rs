@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// Exit codes, docs/cli in the README: 0 ok · 1 finding · 2 usage · 3 target not found or gone · 4 permission · 5 unsupported · 130 interrupted.
+/// Exit codes, as the README lists them: 0 ok · 1 finding · 2 usage · 3 target not found or gone · 4 permission · 5 unsupported · 130 interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {

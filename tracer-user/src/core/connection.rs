@@ -42,6 +42,9 @@ enum Protocol {
     Client,
 }
 
+/// Requests that one connection may have unanswered; a client that pipelines more loses the join of the oldest.
+const MAX_SLOTS: usize = 1_024;
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub process: u32,
@@ -59,6 +62,9 @@ impl Connection {
 
     /// A request started.
     pub fn start(&mut self, at: u64) {
+        if self.slots.len() == MAX_SLOTS {
+            self.slots.pop_front();
+        }
         let place = if self.newest.0 == at { self.newest.1 + 1 } else { 0 };
         self.newest = (at, place);
         self.slots.push_back(Slot::Started { at, place });

@@ -7,6 +7,8 @@ use crate::output::FinishReason;
 
 /// Most requests of one message that are read (vLLM's largest max_num_seqs defaults are 1,024).
 const MAX_OUTPUTS: u32 = 65_536;
+/// Engine indices (data-parallel ranks) from here on are taken for another kind of message; state is kept for each.
+const MAX_ENGINES: u32 = 4_096;
 /// Most life events of one output that are kept.
 const MAX_EVENTS: u32 = 1_024;
 
@@ -28,7 +30,7 @@ pub(super) fn outputs(body: &[u8], cut: bool) -> EngineMessage {
 fn read(cursor: &mut Cursor<'_>, out: &mut Outputs) -> Result<bool, Stop> {
     let Token::Array(fields) = cursor.token()? else { return Ok(false) };
     let Token::Int(engine) = cursor.token()? else { return Ok(false) };
-    let Ok(engine) = u32::try_from(engine) else { return Ok(false) };
+    let Some(engine) = u32::try_from(engine).ok().filter(|&index| index < MAX_ENGINES) else { return Ok(false) };
     out.engine = engine;
     let Token::Array(n) = cursor.token()? else { return Ok(false) };
     for _ in 0..n.min(MAX_OUTPUTS) {
