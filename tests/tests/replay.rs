@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use inferspan::core::Oddities;
 use inferspan::decode::http::starts_request;
-use inferspan::input::{Event, What};
+use inferspan::input::{Direction, Event, What};
 use inferspan::output::{FinishReason, Outcome, Service, Span, Trace};
 use inferspan_tests::pipeline::{self, Made};
 use proptest::prelude::*;
@@ -142,6 +142,42 @@ fn outcomes_of_the_mixed_capture() {
             of("cmpl-stp", 200, Outcome::Stop),
         ]
     );
+}
+
+/// A client that leaves before any byte of the answer, in a log that shows no close, with no id of its own choosing: the engine
+/// request that was cancelled is the only one that can be its.
+#[test]
+fn a_cancelled_request_without_a_name_finds_its_engine_request_in_a_log_without_closes() {
+    let mut events = pipeline::events("v0.32_logprobs_stop_abort.jsonl.gz");
+    let whole = pipeline::run(&events);
+    let aborted = whole.access.iter().find(|a| a.outcome == Outcome::Abort).unwrap();
+    let posts =
+        |bytes: &[u8]| bytes.starts_with(b"POST ") && String::from_utf8_lossy(bytes).contains("X-Request-Id: abrt");
+    let end = events
+        .iter()
+        .find_map(|e| match &e.what {
+            What::Data { end, bytes, .. } if posts(bytes) => Some(*end),
+            _ => None,
+        })
+        .unwrap();
+    // Its header loses its name, and its answer is not written.
+    events.retain(|e| !matches!(&e.what, What::Data { end: of, direction: Direction::Out, .. } if *of == end));
+    for event in &mut events {
+        match &mut event.what {
+            What::Data { end: of, bytes, .. } if *of == end => {
+                *bytes = String::from_utf8_lossy(bytes).replace("X-Request-Id", "X-Whatever-I").into_bytes();
+            }
+            _ => {}
+        }
+    }
+    let made = pipeline::run(&events);
+    assert_eq!(made.access.len(), whole.access.len());
+    let found: Vec<_> = made.access.iter().filter(|a| a.outcome == Outcome::Abort).collect();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].path.as_deref(), found[0].status), (Some("/v1/completions"), None));
+    assert_eq!(found[0].generations, aborted.generations);
+    // The stop string's request is cancelled too, and keeps its own.
+    assert_eq!(made.access.iter().filter(|a| a.outcome == Outcome::Stop).count(), 1);
 }
 
 #[test]

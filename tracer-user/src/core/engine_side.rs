@@ -101,7 +101,7 @@ impl Core {
                 generation.abort(at);
                 match generation.exchange {
                     Some(exchange) => self.touched.push(exchange),
-                    None => self.join_cancelled(key),
+                    None => self.join_cancelled(key, false),
                 }
             }
         }

@@ -59,6 +59,7 @@ impl Core {
                 self.emit_step(&step, out);
             }
         }
+        self.join_left_over(QUIET);
         let exchanges: Vec<u64> = self.exchanges.keys().copied().collect();
         for key in exchanges {
             self.mark_cancelled(key, QUIET);
@@ -83,6 +84,21 @@ impl Core {
             }
         }
         self.evict(out);
+    }
+
+    /// Cancelled engine requests that no exchange claimed yet are tried again: their client may have been seen leaving since, or
+    /// (where closes are not seen) their answer has not come for so long that there is none.
+    fn join_left_over(&mut self, quiet: EventNanos) {
+        let now = self.now;
+        let left: Vec<(u64, bool)> = self
+            .generations
+            .iter()
+            .filter(|(_, g)| g.exchange.is_none())
+            .filter_map(|(&key, g)| Some((key, now.saturating_sub(g.aborted()?) >= quiet)))
+            .collect();
+        for (key, unanswered) in left {
+            self.join_cancelled(key, unanswered && !self.config.closes_visible);
+        }
     }
 
     /// Where closes are not seen: all engine requests cancelled, then quiet, means that the client left.
@@ -127,6 +143,7 @@ impl Core {
                 self.emit_step(&step, out);
             }
         }
+        self.join_left_over(0);
         let exchanges: Vec<u64> = self.exchanges.keys().copied().collect();
         for key in exchanges {
             self.mark_cancelled(key, 0);

@@ -178,8 +178,9 @@ impl Core {
         self.touched.push(exchange_key);
     }
 
-    /// A cancelled engine request without an exchange: the request of its kind that a client left unanswered.
-    pub(super) fn join_cancelled(&mut self, generation_key: u64) {
+    /// A cancelled engine request without an exchange: the request of its kind that a client left unanswered. Where closes are
+    /// not seen, `unanswered` says that enough time passed for an answer: what has none was left.
+    pub(super) fn join_cancelled(&mut self, generation_key: u64, unanswered: bool) {
         let Some(generation) = self.generations.get(&generation_key) else { return };
         let (Some(added), Some(_)) = (generation.added, generation.aborted()) else { return };
         let arrival = generation.arrival.unwrap_or(added).min(added);
@@ -188,7 +189,10 @@ impl Core {
             .iter()
             .filter(|(_, e)| e.response_id.is_none() && e.chosen_id().is_none() && same(e.process, generation.process))
             .filter(|(_, e)| e.generations.is_empty() || self.is_sibling(e, generation))
-            .filter(|(_, e)| e.disconnected.is_some() || matches!(e.ending, Some((_, Ending::Disconnected))))
+            .filter(|(_, e)| {
+                let left = e.disconnected.is_some() || matches!(e.ending, Some((_, Ending::Disconnected)));
+                left || (unanswered && e.status.is_none())
+            })
             .filter(|(_, e)| e.kind_fits(&generation.external_id) && e.complete.is_some_and(|at| at <= arrival))
             .filter(|(_, e)| e.fields.max_tokens.is_none_or(|n| generation.max_tokens.is_none_or(|m| n == m)))
             .min_by_key(|&(&key, e)| (!self.is_sibling(e, generation), key));

@@ -1,7 +1,5 @@
 //! One HTTP request and its response: what the connection showed of it.
 
-use std::collections::BTreeSet;
-
 use super::generation::seconds;
 use super::operation::Operation;
 use crate::decode::http::{RequestHead, ResponseEvent};
@@ -37,7 +35,8 @@ pub struct Exchange {
     pub stream: Option<bool>,
     pub response_id: Option<String>,
     pub response_model: Option<String>,
-    pub finish_reasons: BTreeSet<String>,
+    /// A choice of the answer ended by length.
+    pub by_length: bool,
     pub completion_tokens: Option<u64>,
     /// The body reported an error after a 200.
     pub error: bool,
@@ -72,7 +71,7 @@ impl Exchange {
             stream: None,
             response_id: None,
             response_model: None,
-            finish_reasons: BTreeSet::new(),
+            by_length: false,
             completion_tokens: None,
             error: false,
             first_content: None,
@@ -127,7 +126,7 @@ impl Exchange {
     fn fields_seen(&mut self, fields: ResponseFields) -> bool {
         self.error |= fields.error;
         self.completion_tokens = fields.completion_tokens.or(self.completion_tokens);
-        self.finish_reasons.extend(fields.finish_reasons);
+        self.by_length |= fields.finish_reasons.iter().any(|reason| reason == "length");
         if self.response_model.is_none() {
             self.response_model = fields.model;
         }

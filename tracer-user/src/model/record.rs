@@ -60,8 +60,7 @@ impl Finished<'_> {
                 Ending::Disconnected | Ending::Cancelled => return Some(Outcome::Abort),
             }
             if reasons.is_empty() {
-                let length = exchange.finish_reasons.contains("length");
-                return Some(if length { Outcome::Length } else { Outcome::Stop });
+                return Some(if exchange.by_length { Outcome::Length } else { Outcome::Stop });
             }
         } else if reasons.len() < self.generations.len() {
             return None;
