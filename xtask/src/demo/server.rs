@@ -33,7 +33,8 @@ impl Server {
     pub fn start_demo(program: &Path, folder: &Path, interrupt: &Interrupt) -> Result<Self> {
         let announcement = folder.join("server.json");
         let mut command = Command::new(program);
-        command.args(["--port", "0", "--announce"]).arg(&announcement);
+        // The name on the command line is how a real server is told its model; without it metrics begin unlabelled.
+        command.args(["--port", "0", "--served-model-name", "demo", "--announce"]).arg(&announcement);
         // Little memory and small batches, so that there are preemptions and chunked prefills to see.
         command.args(["--blocks", "32", "--max-num-batched-tokens", "128"]);
         let mut process = Process::start("server", &mut command, folder)?;
