@@ -104,7 +104,7 @@ impl Trace {
         let telemetry = Arc::new(Telemetry::default());
         let session = Session::start(options, targets, Arc::clone(&telemetry))?;
         run();
-        let mut inputs = session.connections.iter().cloned().map(Input::Fact).collect::<Vec<_>>();
+        let mut inputs = Vec::new();
         let deadline = Instant::now() + Duration::from_millis(200);
         while Instant::now() < deadline {
             if let Ok(batch) = session.inputs().recv_timeout(Duration::from_millis(20)) {
@@ -127,7 +127,7 @@ impl Trace {
         let mut found: Vec<_> = self
             .events()
             .filter_map(|event| match &event.what {
-                What::Data { end, direction, len, bytes } if *end == of && *direction == to => {
+                What::Data { end, direction, len, bytes, .. } if *end == of && *direction == to => {
                     Some((event.at, *len, bytes.clone()))
                 }
                 _ => None,

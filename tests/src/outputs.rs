@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use inferspan::input::Server;
 use inferspan::output::{
-    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Labels, Metric, Outcome, Output, RequestSeconds,
-    Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value,
+    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Labels, Merit, Metric, Outcome, Output,
+    RequestSeconds, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value,
 };
 
 /// 2026-11-24T00:00:00Z, unix ns: when the hand-made requests start.
@@ -27,7 +27,7 @@ pub fn server() -> Arc<Server> {
 }
 
 pub fn labels() -> Labels {
-    Labels { model: "Qwen/Qwen3-8B".into(), engine: 0 }
+    Labels { server: "vllm-42".into(), model: "Qwen/Qwen3-8B".into(), engine: 0 }
 }
 
 /// Trace id of request `n`, as text.
@@ -108,14 +108,14 @@ pub fn request(n: u8) -> Trace {
     });
     let detokenize = span(id, n, 6, Some(0), "detokenize", 190, 199);
     let spans = vec![root, tokenize, queue, prefill, decode, step, detokenize];
-    Trace { server: server(), service: Service::Requests, spans }
+    Trace { server: server(), service: Service::Requests, spans, merit: Merit::default() }
 }
 
 /// The engine step that request `n` is linked to (1 span, failed, so that an error is seen too).
 pub fn step(n: u8) -> Trace {
     let mut span = span(step_trace_id(n), n, 100, None, "engine_step", 60, 125);
     span.status = SpanStatus::Error("engine_error");
-    Trace { server: server(), service: Service::Engine, spans: vec![span] }
+    Trace { server: server(), service: Service::Engine, spans: vec![span], merit: Merit::default() }
 }
 
 /// The access record of request `n`.
@@ -128,6 +128,7 @@ pub fn access(n: u8) -> AccessRecord {
         decode: Some(0.13),
         detokenize: Some(0.002),
         ttft: Some(0.06),
+        ttft_engine: Some(0.055),
         e2e: Some(0.2),
     };
     AccessRecord {
@@ -148,6 +149,7 @@ pub fn access(n: u8) -> AccessRecord {
         output_tokens: Some(3),
         preemptions: Some(1),
         incomplete: None,
+        server: "vllm-42".into(),
         seconds,
         generations: vec![GenerationRecord {
             engine_request_id: format!("cmpl-{n}-0"),

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use inferspan::core::{Config, Core, Oddities};
-use inferspan::input::{Event, Input, What};
+use inferspan::input::{Event, Input, Lost, What};
 use inferspan::order::Order;
-use inferspan::output::{AccessRecord, GenerationRecord, Metric, Output, Trace};
+use inferspan::output::{AccessRecord, EngineStep, GenerationRecord, Metric, Output, Trace};
 use inferspan::source::preroll::Preroll;
 use inferspan::source::syscall_log::SyscallLog;
 
@@ -34,6 +34,8 @@ pub struct Made {
     pub access: Vec<AccessRecord>,
     pub traces: Vec<Trace>,
     pub metrics: Vec<Metric>,
+    pub steps: Vec<EngineStep>,
+    pub lost: Vec<Lost>,
     pub oddities: Oddities,
 }
 
@@ -70,6 +72,9 @@ pub fn run(events: &[Event]) -> Made {
             Output::Access(record) => made.access.push(*record),
             Output::Trace(trace) => made.traces.push(trace),
             Output::Metric(metric) => made.metrics.push(metric),
+            Output::Step(step) => made.steps.push(*step),
+            Output::Lost(lost) => made.lost.push(lost),
+            Output::Verdict(_) => {}
         }
     }
     made

@@ -141,7 +141,11 @@ fn a_client_that_invents_models_does_not_grow_us() {
     let (mut sinks, _, address) = open();
     let request = |n: u32| {
         Output::Metric(Metric::Request {
-            labels: Labels { model: format!("model-{n}\n{}", "x".repeat(500)).into(), engine: 0 },
+            labels: Labels {
+                server: "vllm-42".into(),
+                model: format!("model-{n}\n{}", "x".repeat(500)).into(),
+                engine: 0,
+            },
             outcome: Outcome::Rejected,
             operation: "chat",
             provider: "vllm".into(),

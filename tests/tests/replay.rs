@@ -253,7 +253,7 @@ fn the_same_events_give_the_same_output() {
 fn recut(events: &[Event], cuts: &[prop::sample::Index]) -> Vec<Event> {
     let mut out = Vec::new();
     for (i, event) in events.iter().enumerate() {
-        let What::Data { end, direction, len, bytes } = &event.what else {
+        let What::Data { end, direction, len, bytes, .. } = &event.what else {
             out.push(event.clone());
             continue;
         };
@@ -266,7 +266,14 @@ fn recut(events: &[Event], cuts: &[prop::sample::Index]) -> Vec<Event> {
             continue;
         }
         for part in [&bytes[..at], &bytes[at..]] {
-            let what = What::Data { end: *end, direction: *direction, len: part.len() as u64, bytes: part.to_vec() };
+            let what = What::Data {
+                end: *end,
+                direction: *direction,
+                len: part.len() as u64,
+                bytes: part.to_vec(),
+                starts: true,
+                offset: None,
+            };
             out.push(Event { what, ..event.clone() });
         }
     }

@@ -3,7 +3,6 @@
 //! A stream of [`Input`]s is the whole nondeterminism of a run: `attach` and `replay` differ only in who makes them, and
 //! the same stream gives the same output, byte for byte. Nothing here is written to; the pure rooms read it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A point on the event clock, ns. Live: `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`). Syscall log: the log's wall clock, unix ns.
@@ -36,14 +35,20 @@ pub struct Event {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
-    /// Bytes crossed a socket: one successful data syscall.
+    /// Bytes crossed a socket: one successful data syscall, or a piece of one. A call that is captured in several pieces, or
+    /// of which only the head and the tail are, gives several of these, in order.
     Data {
         end: End,
         direction: Direction,
-        /// Bytes the call moved, ≥ 1.
+        /// Bytes of the stream that this piece covers, ≥ 1.
         len: u64,
         /// The first bytes of them; shorter than `len` when the capture cap cut them.
         bytes: Vec<u8>,
+        /// The piece is the first of its call.
+        starts: bool,
+        /// Bytes that this direction of the connection moved before this piece, where the source counts them (live): a jump
+        /// says that records were lost, and how many bytes they covered.
+        offset: Option<u64>,
     },
     /// A socket was accepted: `end` starts a new lifetime.
     Opened { end: End },
@@ -97,8 +102,6 @@ pub enum Fact {
     Server(Arc<Server>),
     /// A process of the server, with its role.
     Process { tgid: u32, role: Role },
-    /// What a connection end is joined to.
-    Connection { end: End, local: Option<SocketAddr>, peer: Option<SocketAddr> },
     /// `event_ns` on the event clock was `unix_ns` on the wall clock. Repeated, so that drift is followed.
     Clock { event_ns: EventNanos, unix_ns: u64 },
     /// Add this to an engine timestamp (`time.monotonic()`, ns) to get event-clock ns. 0 live; estimated for a syscall log.
@@ -121,6 +124,19 @@ pub struct Server {
     /// The process named at attach, and its start time (clock ticks since boot): together the run's identity.
     pub pid: u32,
     pub start_ticks: u64,
+}
+
+impl Server {
+    /// Tells servers apart that serve the same model: the service's name and its container, else its PID; the name alone where
+    /// neither is known (a replay). The label and field `server`, and `service.instance.id`.
+    pub fn instance(&self) -> String {
+        let name = if self.service.is_empty() { "unknown_service" } else { &self.service };
+        match &self.container_id {
+            Some(container) => format!("{name}-{}", container.chars().take(12).collect::<String>()),
+            None if self.pid != 0 => format!("{name}-{}", self.pid),
+            None => name.to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,15 +172,59 @@ pub enum LossStage {
     Queue,
     /// A record did not decode.
     Decode,
+    /// The kernel's table of descriptors was full: a connection that is not followed.
+    Descriptors,
+    /// An event of a descriptor that was gone before anybody could say what it was.
+    Unclassified,
+    /// A place in a connection's stream where records are missing.
+    Gap,
+    /// An engine message of which the middle was not captured.
+    Cut,
+    /// An engine message whose shape is not known, or that ends in its middle.
+    Unreadable,
+    /// A place where a ZMTP stream lost its framing.
+    Desync,
+    /// An HTTP message whose end was not seen.
+    HttpEnd,
+    /// A request that was finished early because too much was open.
+    Evicted,
+    /// A connection that is not followed because there are too many.
+    Connections,
 }
 
 impl LossStage {
+    /// Every stage, in the order of the enum.
+    pub const ALL: [Self; 13] = [
+        Self::EdgeRing,
+        Self::DataRing,
+        Self::Queue,
+        Self::Decode,
+        Self::Descriptors,
+        Self::Unclassified,
+        Self::Gap,
+        Self::Cut,
+        Self::Unreadable,
+        Self::Desync,
+        Self::HttpEnd,
+        Self::Evicted,
+        Self::Connections,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::EdgeRing => "edge_ring",
             Self::DataRing => "data_ring",
             Self::Queue => "queue",
             Self::Decode => "decode",
+            Self::Descriptors => "descriptors",
+            Self::Unclassified => "unclassified",
+            Self::Gap => "gap",
+            Self::Cut => "cut",
+            Self::Unreadable => "unreadable",
+            Self::Desync => "desync",
+            Self::HttpEnd => "http_end",
+            Self::Evicted => "evicted",
+            Self::Connections => "connections",
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::input::Server;
+use crate::engine::SchedulerStats;
+use crate::input::{End, Lost, Server};
 
 /// One thing the pure side says, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,47 @@ pub enum Output {
     Access(Box<AccessRecord>),
     /// Metrics move.
     Metric(Metric),
+    /// An engine step is over.
+    Step(Box<EngineStep>),
+    /// Something was lost or could not be used; counted, and told at the end.
+    Lost(Lost),
+    /// What a connection turned out to be, for the source.
+    Verdict(Verdict),
+}
+
+/// One iteration of an engine, compact: most are never exported. [`EngineStep::span`] draws it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineStep {
+    pub server: Arc<Server>,
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+    pub engine: u32,
+    pub start_ns: u64,
+    /// ≥ `start_ns`.
+    pub end_ns: u64,
+    /// Requests that it gave something for, their tokens, and how many of them it gave the first token.
+    pub requests: u64,
+    pub tokens: u64,
+    pub prefills: u64,
+    pub stats: Option<SchedulerStats>,
+}
+
+/// What a connection speaks, as its first bytes said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    pub end: End,
+    pub speaks: Speaks,
+}
+
+/// How much of a connection is worth capturing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Speaks {
+    /// HTTP/1.1 with clients: head and tail of each call.
+    Http,
+    /// An engine's messages: whole.
+    Engine,
+    /// Nothing that is read here: nothing.
+    Foreign,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +91,18 @@ pub struct Trace {
     /// Which service the spans belong to.
     pub service: Service,
     pub spans: Vec<Span>,
+    pub merit: Merit,
+}
+
+/// What a sampler decides by.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Merit {
+    /// `None`: it was still open when the run ended.
+    pub outcome: Option<Outcome>,
+    /// First request byte to last response byte (or as much of it as was seen), seconds.
+    pub seconds: f64,
+    /// The sampled flag of the `traceparent` that came with the request.
+    pub parent_sampled: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +193,8 @@ pub struct AccessRecord {
     pub preemptions: Option<u64>,
     /// Why something is missing, comma-separated words; `null` when the tree is whole.
     pub incomplete: Option<String>,
+    /// [`Server::instance`].
+    pub server: String,
     pub seconds: RequestSeconds,
     pub generations: Vec<GenerationRecord>,
 }
@@ -151,7 +207,10 @@ pub struct RequestSeconds {
     pub prefill: Option<f64>,
     pub decode: Option<f64>,
     pub detokenize: Option<f64>,
+    /// First request byte read → first token's arrival in the front end.
     pub ttft: Option<f64>,
+    /// The front end's own arrival stamp → first token's arrival there: as vLLM counts it.
+    pub ttft_engine: Option<f64>,
     pub e2e: Option<f64>,
 }
 
@@ -181,10 +240,12 @@ pub enum Outcome {
     Length,
     /// The client went away, or the request was cancelled.
     Abort,
-    /// 5xx, an engine error, a broken response.
+    /// 5xx, an engine error, a broken response, a connection that the server closed unasked.
     Error,
     /// 4xx.
     Rejected,
+    /// The end was not seen.
+    Unknown,
 }
 
 impl Outcome {
@@ -195,6 +256,7 @@ impl Outcome {
             Self::Abort => "abort",
             Self::Error => "error",
             Self::Rejected => "rejected",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -225,6 +287,9 @@ impl FinishReason {
 /// Labels of our own series.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {
+    /// [`Server::instance`].
+    pub server: Arc<str>,
+    /// `unknown` until the name is known; see [`Metric::ModelKnown`].
     pub model: Arc<str>,
     /// Engine index (data-parallel rank).
     pub engine: u32,
@@ -290,5 +355,21 @@ pub enum Metric {
     Step {
         labels: Labels,
         seconds: f64,
+    },
+    /// The first token of a generation reached the front end, this long after the front end's arrival stamp.
+    FirstToken {
+        labels: Labels,
+        ttft_engine: f64,
+        trace_id: TraceId,
+        span_id: SpanId,
+    },
+    /// The response's own `usage` contradicts what was counted.
+    UsageDiffers {
+        labels: Labels,
+    },
+    /// What was counted for `server` under the model `unknown` is this model's: its series go over to that name.
+    ModelKnown {
+        server: Arc<str>,
+        model: Arc<str>,
     },
 }

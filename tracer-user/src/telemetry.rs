@@ -27,7 +27,7 @@ pub struct Telemetry {
     pub access_dropped_queue: AtomicU64,
     /// `inferspan_access_records_dropped_total{reason="write_failed"}`: the access log could not be written.
     pub access_dropped_write: AtomicU64,
-    lost: [AtomicU64; 4],
+    lost: [AtomicU64; LossStage::ALL.len()],
 }
 
 impl Telemetry {
@@ -44,6 +44,3 @@ impl Telemetry {
 
 /// `inferspan_level{level}`: how much is observed; there is one level so far.
 pub const LEVEL: &str = "requests";
-
-/// Every loss stage, in label order.
-pub const LOSS_STAGES: [LossStage; 4] = [LossStage::EdgeRing, LossStage::DataRing, LossStage::Queue, LossStage::Decode];

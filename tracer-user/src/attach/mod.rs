@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use crate::input::{Fact, Input};
+use crate::input::Input;
 use crate::source::ring::{self, Counts, Reader};
 use crate::telemetry::Telemetry;
 use loader::{LoadError, Options, Probes};
@@ -47,8 +47,6 @@ pub struct Session {
     libraries: BTreeSet<((u32, u32), u64)>,
     /// Of these, the ones that are probed.
     probed: BTreeSet<((u32, u32), u64)>,
-    /// Connections that were open at attach.
-    pub connections: Vec<Fact>,
 }
 
 impl Session {
@@ -66,17 +64,16 @@ impl Session {
         }
         probes.attach()?;
         // Again, for what was opened or closed while nobody looked; then for children born in between.
-        let mut connections = Vec::new();
         for target in targets {
-            connections.extend(ring::prefill(&mut rings, target.tgid, true));
+            ring::prefill(&mut rings, target.tgid, true);
         }
         for child in unknown_children(targets, &probes) {
             probes.add_target(child.tgid, child.capture)?;
-            connections.extend(ring::prefill(&mut rings, child.tgid, true));
+            ring::prefill(&mut rings, child.tgid, true);
         }
         let reader =
             Reader::spawn(rings, telemetry).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
-        Ok(Self { probes, reader, libraries: BTreeSet::new(), probed: BTreeSet::new(), connections })
+        Ok(Self { probes, reader, libraries: BTreeSet::new(), probed: BTreeSet::new() })
     }
 
     /// Batches of inputs, as they come.

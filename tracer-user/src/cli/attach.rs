@@ -23,9 +23,9 @@ use crate::discover::privilege::Privileges;
 use crate::discover::{self, ServerProcesses, role_name};
 use crate::exit::{Code, Failure};
 use crate::export::{Pressure, Sinks};
-use crate::input::{Fact, Input, Role, What};
+use crate::input::{Fact, Input, LossStage, Role, What};
 use crate::source::ring;
-use crate::telemetry::{LOSS_STAGES, Telemetry};
+use crate::telemetry::Telemetry;
 
 const LIST: &str = "`inferspan ls` lists the inference servers on this host";
 
@@ -277,9 +277,6 @@ impl Run {
                 eprintln!("inferspan:   {:>7} {:<11} {:<15} {how}", process.pid, role_name(process.role), process.comm);
             }
         }
-        for fact in std::mem::take(&mut self.session.connections) {
-            self.pipeline.push(Input::Fact(fact));
-        }
         if let Some(why) = self.session.not_following() {
             eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
         }
@@ -399,7 +396,7 @@ impl Run {
             pipeline.export();
         });
         let (summary, late) = pipeline.finish();
-        let lost: Vec<String> = LOSS_STAGES
+        let lost: Vec<String> = LossStage::ALL
             .iter()
             .filter(|stage| telemetry.lost(**stage) > 0)
             .map(|stage| format!("{} at {}", telemetry.lost(*stage), stage.name()))

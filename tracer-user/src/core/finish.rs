@@ -218,7 +218,7 @@ impl Core {
                 out.push(Output::Metric(self.generation_metric(generation, reason, place)));
             }
         }
-        if let Some(record) = finished.access(place.trace_id, place.root_id, &self.clock) {
+        if let Some(record) = finished.access(place.trace_id, place.root_id, &self.clock, &self.server) {
             if let Some(exchange) = exchange {
                 out.push(Output::Metric(self.request_metric(&finished, exchange, record.outcome, place)));
             }
@@ -250,7 +250,7 @@ impl Core {
         let error_type = match outcome {
             Outcome::Stop | Outcome::Length => None,
             Outcome::Abort => Some(Arc::from("client_disconnected")),
-            Outcome::Error | Outcome::Rejected => {
+            Outcome::Error | Outcome::Rejected | Outcome::Unknown => {
                 let status = exchange.status.filter(|&s| s >= 400);
                 Some(status.map_or_else(|| Arc::from("engine_error"), |s| Arc::from(s.to_string())))
             }

@@ -20,7 +20,7 @@ use crate::model::exchange::Exchange;
 use crate::model::generation::Generation;
 use crate::model::ids;
 use crate::model::step::{Step, Steps};
-use crate::output::{Labels, Metric, Output, Service, Trace};
+use crate::output::{Labels, Metric, Output};
 
 /// Limits that a user may set, and what the source can see.
 #[derive(Debug, Clone)]
@@ -180,7 +180,7 @@ impl Core {
     fn event(&mut self, event: Event, out: &mut Vec<Output>) {
         let Event { at, process, what, thread: _ } = event;
         match what {
-            What::Data { end, direction, len, bytes } => self.data(at, process, end, direction, len, &bytes, out),
+            What::Data { end, direction, len, bytes, .. } => self.data(at, process, end, direction, len, &bytes, out),
             What::Opened { end } => {
                 self.close(end, at, out);
                 self.connect(end, process);
@@ -208,8 +208,6 @@ impl Core {
             Fact::Process { tgid, role } => {
                 self.roles.insert(tgid, role);
             }
-            // The addresses of a connection decide nothing: its bytes say what it is.
-            Fact::Connection { .. } => {}
             Fact::Clock { event_ns, unix_ns } => self.clock.anchor(event_ns, unix_ns),
             Fact::EngineClock { offset_ns } => self.clock.set_engine_offset(offset_ns),
             Fact::TokenizerProbed { tgid } => {
@@ -258,16 +256,15 @@ impl Core {
         } else {
             Arc::from(self.server.model.as_str())
         };
-        Labels { model, engine }
+        Labels { server: Arc::from(self.server.instance()), model, engine }
     }
 
     fn emit_step(&self, step: &Step, out: &mut Vec<Output>) {
-        if let Some(span) = step.span(self.run, &self.clock) {
-            let seconds = (span.end_ns - span.start_ns.min(span.end_ns)) as f64 / 1e9;
-            let labels = self.labels(step.reference.engine);
+        if let Some(step) = step.leave(&self.server, self.run, &self.clock) {
+            let seconds = (step.end_ns - step.start_ns) as f64 / 1e9;
+            let labels = self.labels(step.engine);
             out.push(Output::Metric(Metric::Step { labels, seconds }));
-            let server = Arc::clone(&self.server);
-            out.push(Output::Trace(Trace { server, service: Service::Engine, spans: vec![span] }));
+            out.push(Output::Step(Box::new(step)));
         }
     }
 

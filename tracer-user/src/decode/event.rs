@@ -149,6 +149,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
                 direction: if kind == net::KIND_DATA_IN { Direction::In } else { Direction::Out },
                 len,
                 bytes: payload.to_vec(),
+                starts: true,
+                offset: None,
             };
             Ok(Record::Descriptor { event: event(what)?, fd, class })
         }
@@ -230,8 +232,14 @@ mod tests {
     #[test]
     fn a_payload_keeps_its_true_length_when_it_was_cut() {
         let record = decode(&data(net::KIND_DATA_IN, 9000, 3, b"GETxx")).unwrap();
-        let what =
-            What::Data { end: End::of_descriptor(42, 7), direction: Direction::In, len: 9000, bytes: b"GET".to_vec() };
+        let what = What::Data {
+            end: End::of_descriptor(42, 7),
+            direction: Direction::In,
+            len: 9000,
+            bytes: b"GET".to_vec(),
+            starts: true,
+            offset: None,
+        };
         let event = Event { at: 1_000, process: 42, thread: 43, what };
         assert_eq!(record, Record::Descriptor { event, fd: 7, class: Class::Tcp });
     }

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::exit::Failure;
-use crate::input::{End, Fact, Role, Server};
+use crate::input::{Fact, Role, Server};
 
 /// One inference server: the process that was started and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,12 +131,6 @@ impl ServerProcesses {
         let engine = self.processes.iter().find(|process| process.role == Role::Engine);
         facts.push(Fact::EngineClock { offset_ns: engine.map(|engine| engine.clock_offset_ns).unwrap_or_default() });
         facts.extend(self.processes.iter().map(|process| Fact::Process { tgid: process.pid, role: process.role }));
-        for process in &self.processes {
-            for socket in process.tcp.iter().filter(|socket| socket.peer.is_some()) {
-                let end = End::of_descriptor(process.pid, socket.fd);
-                facts.push(Fact::Connection { end, local: Some(socket.local), peer: socket.peer });
-            }
-        }
         facts
     }
 }

@@ -55,6 +55,7 @@ pub(super) mod tests {
             output_tokens: Some(34),
             preemptions: Some(0),
             incomplete: None,
+            server: "vllm-42".into(),
             seconds: RequestSeconds {
                 queue: Some(0.0001),
                 prefill: Some(0.01),

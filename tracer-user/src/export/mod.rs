@@ -18,7 +18,7 @@ use self::terminal::Style;
 use self::terminal::summary::Digest;
 use crate::cli::output::OutputArgs;
 use crate::exit::{Code, Failure};
-use crate::output::{AccessRecord, Output, Trace};
+use crate::output::{AccessRecord, Merit, Output, Service, Trace};
 use crate::telemetry::Telemetry;
 
 pub mod access_log;
@@ -132,6 +132,13 @@ impl Sinks {
                         metrics.families.apply(&metric);
                     }
                 }
+                Output::Step(step) => {
+                    let service = Service::Engine;
+                    let server = Arc::clone(&step.server);
+                    self.trace(&Arc::new(Trace { server, service, spans: vec![step.span()], merit: Merit::default() }));
+                }
+                Output::Lost(lost) => self.telemetry.add_lost(lost.stage, lost.count),
+                Output::Verdict(_) => {}
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::exchange::{Ending, Exchange};
 use super::generation::{Generation, seconds};
 use crate::clock::Clock;
-use crate::input::EventNanos;
+use crate::input::{EventNanos, Server};
 use crate::output::{
     AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Outcome, RequestSeconds, SpanId, TraceId,
 };
@@ -173,6 +173,7 @@ impl Finished<'_> {
             decode: longest.and_then(Generation::decode_seconds),
             detokenize: self.detokenizing().and_then(|(from, to)| seconds(from, to)),
             ttft: self.ttft(),
+            ttft_engine: self.ttft(),
             e2e: self.exchange.and_then(Exchange::e2e_seconds),
         }
     }
@@ -243,7 +244,7 @@ impl Finished<'_> {
     }
 
     /// The access-log line; `None` while the request is not over.
-    pub fn access(&self, trace_id: TraceId, span_id: SpanId, clock: &Clock) -> Option<AccessRecord> {
+    pub fn access(&self, trace_id: TraceId, span_id: SpanId, clock: &Clock, server: &Server) -> Option<AccessRecord> {
         let outcome = self.outcome()?;
         let ended = match self.exchange {
             Some(exchange) => exchange.ending?.0,
@@ -267,6 +268,7 @@ impl Finished<'_> {
             output_tokens: self.output_tokens(),
             preemptions: self.preemptions(),
             incomplete: self.incomplete(),
+            server: server.instance(),
             seconds: self.seconds(),
             generations: self.generations.iter().map(|g| self.generation(g)).collect(),
         })

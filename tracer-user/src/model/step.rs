@@ -4,13 +4,15 @@
 //! new step; one without joins the step before it when its stamp is at most [`SAME_STEP`] later. Where no message has stats
 //! (`--disable-log-stats`) every message further apart than that is a step.
 
+use std::sync::Arc;
+
 use super::generation::StepRef;
 use super::ids;
 use super::keys::{attribute, span};
 use crate::clock::Clock;
 use crate::engine::SchedulerStats;
-use crate::input::EventNanos;
-use crate::output::{Span, SpanKind, SpanStatus, Value};
+use crate::input::{EventNanos, Server};
+use crate::output::{EngineStep, Span, SpanKind, SpanStatus, Value};
 
 /// Stamps of one step's messages are made in one loop (0.02 ms apart in the two-front-end capture).
 const SAME_STEP: u64 = 1_000_000;
@@ -107,13 +109,32 @@ impl Steps {
 }
 
 impl Step {
-    /// The step's span; `None` when its start is not known.
-    pub fn span(&self, run: u64, clock: &Clock) -> Option<Span> {
+    /// The step as it leaves; `None` when its start is not known.
+    pub fn leave(&self, server: &Arc<Server>, run: u64, clock: &Clock) -> Option<EngineStep> {
         let trace_id = ids::step_trace(run, self.reference.engine, self.reference.stamp);
+        let start_ns = clock.unix(self.start?);
+        Some(EngineStep {
+            server: Arc::clone(server),
+            trace_id,
+            span_id: ids::span(trace_id, 0, span::ENGINE_STEP, 0),
+            engine: self.reference.engine,
+            start_ns,
+            end_ns: clock.unix(self.end).max(start_ns),
+            requests: self.requests,
+            tokens: self.tokens,
+            prefills: self.prefills,
+            stats: self.stats,
+        })
+    }
+}
+
+impl EngineStep {
+    /// Draws the step.
+    pub fn span(&self) -> Span {
         let int = |n: u64| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
         let mut attributes = vec![
             (attribute::PROVENANCE, Value::Str("inferred".into())),
-            (attribute::ENGINE_INDEX, int(u64::from(self.reference.engine))),
+            (attribute::ENGINE_INDEX, int(u64::from(self.engine))),
             (attribute::BATCH_REQUESTS, int(self.requests)),
             (attribute::BATCH_TOKENS, int(self.tokens)),
             (attribute::BATCH_PREFILLS, int(self.prefills)),
@@ -123,20 +144,20 @@ impl Step {
             attributes.push((attribute::WAITING, int(stats.waiting)));
             attributes.push((attribute::KV_USAGE, Value::Float(stats.kv_cache_usage)));
         }
-        Some(Span {
-            trace_id,
-            span_id: ids::span(trace_id, 0, span::ENGINE_STEP, 0),
+        Span {
+            trace_id: self.trace_id,
+            span_id: self.span_id,
             parent: None,
             parent_is_remote: false,
             trace_state: None,
             name: span::ENGINE_STEP,
             kind: SpanKind::Internal,
-            start_ns: clock.unix(self.start?),
-            end_ns: clock.unix(self.end),
+            start_ns: self.start_ns,
+            end_ns: self.end_ns,
             status: SpanStatus::Unset,
             attributes,
             events: Vec::new(),
             links: Vec::new(),
-        })
+        }
     }
 }

@@ -13,7 +13,9 @@ use super::record::{Finished, last_sign, resolve, words};
 use super::{exchange::Exchange, ids};
 use crate::clock::Clock;
 use crate::input::{EventNanos, Server};
-use crate::output::{Outcome, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value};
+use crate::output::{
+    Merit, Outcome, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value,
+};
 
 /// Slow decode steps of one request that are shown one by one (with the folded runs between them about 150 spans).
 const OUTLIERS: usize = 60;
@@ -77,11 +79,12 @@ pub fn build(
         tree.engine_phases(generation, index, parent, finished.generations.len());
     }
     tree.detokenize(finished);
+    let merit = Merit { outcome: finished.outcome(), ..Merit::default() };
     let dropped = tree.dropped;
     if dropped > 0 {
         tree.spans[0].attributes.push((attribute::SPANS_DROPPED, int(dropped)));
     }
-    (Trace { server: Arc::clone(server), service: Service::Requests, spans: tree.spans }, dropped)
+    (Trace { server: Arc::clone(server), service: Service::Requests, spans: tree.spans, merit }, dropped)
 }
 
 struct Tree<'a> {

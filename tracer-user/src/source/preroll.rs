@@ -29,7 +29,7 @@ pub struct Preroll {
 impl Preroll {
     /// Looks at one event.
     pub fn look(&mut self, event: &Event) {
-        let What::Data { end, direction, len, bytes } = &event.what else { return };
+        let What::Data { end, direction, len, bytes, .. } = &event.what else { return };
         if *direction == Direction::Out && self.model.is_none() {
             if let Some(responses) = self.responses.get_mut(end) {
                 self.model = model(responses, *len, bytes);

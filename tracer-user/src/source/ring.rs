@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::descriptors;
 use crate::attach::loader::Rings;
-use crate::decode::event::{self, Class, Record, Refused, Side};
+use crate::decode::event::{self, Class, Record, Refused};
 use crate::input::{End, Event, Fact, Input, LossStage, Lost, What};
 use crate::telemetry::Telemetry;
 
@@ -133,8 +133,7 @@ pub fn clock_anchor() -> Fact {
 }
 
 /// Classifies every descriptor that `pid` has open. With `overwrite`, what was said before is corrected.
-pub fn prefill(rings: &mut Rings, pid: u32, overwrite: bool) -> Vec<Fact> {
-    let mut tcp = Vec::new();
+pub fn prefill(rings: &mut Rings, pid: u32, overwrite: bool) {
     for fd in descriptors::open_descriptors(pid).unwrap_or_default() {
         let Ok(class) = descriptors::class_of(pid, fd) else { continue };
         let key = End::of_descriptor(pid, fd).0;
@@ -145,18 +144,7 @@ pub fn prefill(rings: &mut Rings, pid: u32, overwrite: bool) -> Vec<Fact> {
         } else {
             let _ = rings.descriptors.insert(key, class.to_wire(), NO_EXIST);
         }
-        if class == Class::Tcp {
-            tcp.push(fd);
-        }
     }
-    descriptors::connections(pid, &tcp)
-        .into_iter()
-        .map(|(fd, local, peer)| Fact::Connection {
-            end: End::of_descriptor(pid, fd),
-            local: Some(local),
-            peer: Some(peer),
-        })
-        .collect()
 }
 
 /// An epoll that wakes only when the kernel side forces it: edge-triggered, because a ring that holds anything is
@@ -311,14 +299,7 @@ impl State {
                     self.push(Input::Event(event));
                 }
             }
-            Record::Address { process, fd, side, address } => {
-                let end = End::of_descriptor(process, fd);
-                let (local, peer) = match side {
-                    Side::Local => (Some(address), None),
-                    Side::Peer => (None, Some(address)),
-                };
-                self.push(Input::Fact(Fact::Connection { end, local, peer }));
-            }
+            Record::Address { .. } => {}
         }
     }
 

@@ -148,7 +148,7 @@ fn parse(line: &[u8]) -> Line {
         Direction::In => returned,
         Direction::Out => entered,
     };
-    event(at, call.tid, What::Data { end, direction, len: call.n as u64, bytes })
+    event(at, call.tid, What::Data { end, direction, len: call.n as u64, bytes, starts: true, offset: None })
 }
 
 fn event(at: EventNanos, thread: u32, what: What) -> Line {

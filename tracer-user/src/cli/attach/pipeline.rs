@@ -44,7 +44,6 @@ impl Pipeline {
     pub(super) fn push(&mut self, input: Input) {
         let process = match &input {
             Input::Event(event) => Some(event.process),
-            Input::Fact(Fact::Connection { end, .. }) => Some((end.0 >> 32) as u32),
             Input::Fact(_) | Input::Tick(_) | Input::Lost(_) => None,
         };
         match process {

@@ -37,7 +37,8 @@ const MAX_LABEL: usize = 128;
 /// Where the overflow goes.
 const OTHER: &str = "other";
 
-const OUTCOMES: [Outcome; 5] = [Outcome::Stop, Outcome::Length, Outcome::Abort, Outcome::Error, Outcome::Rejected];
+const OUTCOMES: [Outcome; 6] =
+    [Outcome::Stop, Outcome::Length, Outcome::Abort, Outcome::Error, Outcome::Rejected, Outcome::Unknown];
 const FINISH_REASONS: [FinishReason; 5] =
     [FinishReason::Stop, FinishReason::Length, FinishReason::Abort, FinishReason::Error, FinishReason::Repetition];
 
@@ -257,8 +258,17 @@ impl Families {
                 let exemplar = Exemplar { trace_id: *trace_id, span_id: *span_id };
                 let series = self.series(labels);
                 series.requests[*outcome as usize].inc();
-                let RequestSeconds { parse, tokenize, queue: _, prefill: _, decode: _, detokenize, ttft, e2e } =
-                    *seconds;
+                let RequestSeconds {
+                    parse,
+                    tokenize,
+                    queue: _,
+                    prefill: _,
+                    decode: _,
+                    detokenize,
+                    ttft,
+                    ttft_engine: _,
+                    e2e,
+                } = *seconds;
                 observe(&series.parse, parse, exemplar);
                 observe(&series.tokenize, tokenize, exemplar);
                 observe(&series.detokenize, detokenize, exemplar);
@@ -318,6 +328,7 @@ impl Families {
                     self.series(labels).engine_step.observe(*seconds);
                 }
             }
+            Metric::FirstToken { .. } | Metric::UsageDiffers { .. } | Metric::ModelKnown { .. } => {}
         }
     }
 

@@ -11,7 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
 
-use crate::telemetry::{LEVEL, LOSS_STAGES, Telemetry};
+use crate::input::LossStage;
+use crate::telemetry::{LEVEL, Telemetry};
 
 /// Reads [`Telemetry`] and `/proc/self`.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Collector for Own {
 
         let name = "inferspan_events_dropped";
         let help = "Events lost, by where";
-        let stages = LOSS_STAGES.map(|stage| (stage.name(), own.lost(stage)));
+        let stages = LossStage::ALL.map(|stage| (stage.name(), own.lost(stage)));
         counters(&mut encoder, name, help, "stage", &stages)?;
 
         let name = "inferspan_spans_exported";

@@ -137,7 +137,7 @@ fn outcome_color(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Stop | Outcome::Length => 32,
         Outcome::Abort => 33,
-        Outcome::Error | Outcome::Rejected => 31,
+        Outcome::Error | Outcome::Rejected | Outcome::Unknown => 31,
     }
 }
 

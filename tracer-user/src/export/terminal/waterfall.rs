@@ -143,7 +143,12 @@ mod tests {
     }
 
     fn trace(spans: Vec<Span>) -> Trace {
-        Trace { server: Arc::new(Server::default()), service: Service::Requests, spans }
+        Trace {
+            server: Arc::new(Server::default()),
+            service: Service::Requests,
+            spans,
+            merit: crate::output::Merit::default(),
+        }
     }
 
     const NARROW: Style = Style { width: 53, ..PLAIN };
