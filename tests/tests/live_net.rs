@@ -3,7 +3,6 @@
 use inferspan::attach::loader::{Caps, Options};
 use inferspan::attach::{Session, Target};
 use inferspan::input::LossStage;
-use inferspan::input::{Direction, End, Fact, Input, LossStage, What};
 use inferspan::telemetry::Telemetry;
 use inferspan_tests::live::{Fixture, Trace, may_trace};
 
