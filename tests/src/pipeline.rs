@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use inferspan::core::{Config, Core, Oddities};
+use inferspan::core::{Config, Core};
 use inferspan::input::{Event, Input, Lost, What};
 use inferspan::order::Order;
 use inferspan::output::{AccessRecord, EngineStep, GenerationRecord, Metric, Output, Trace};
@@ -36,7 +36,7 @@ pub struct Made {
     pub metrics: Vec<Metric>,
     pub steps: Vec<EngineStep>,
     pub lost: Vec<Lost>,
-    pub oddities: Oddities,
+    pub spans_dropped: u64,
 }
 
 impl Made {
@@ -66,7 +66,7 @@ pub fn run(events: &[Event]) -> Made {
         core.push(input, &mut out);
     }
     core.finish(&mut out);
-    let mut made = Made { oddities: core.oddities(), ..Made::default() };
+    let mut made = Made { spans_dropped: core.spans_dropped(), ..Made::default() };
     for output in out {
         match output {
             Output::Access(record) => made.access.push(*record),

@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     run.finish(&mut sinks);
     telemetry.syscall_events.fetch_add(run.events, Relaxed);
     telemetry.add_lost(LossStage::Decode, log.bad_lines());
-    telemetry.spans_dropped_limit.fetch_add(run.core.oddities().spans_dropped, Relaxed);
+    telemetry.spans_dropped_limit.fetch_add(run.core.spans_dropped(), Relaxed);
     let server = sinks.keep_metrics_server();
     let summary = sinks.finish();
     eprintln!("inferspan: replayed {} calls of {} lines", run.events, log.lines());

@@ -1,30 +1,38 @@
-//! One end of a connection: finds out which protocol it speaks, and parses it.
+//! One end of a connection: finds out which protocol it speaks, parses it, and notices what is missing of it.
+//!
+//! Enters: pieces of calls, with their place in the stream where the source counts it. Leaves: messages and HTTP events, and once
+//! what the connection turned out to be. Invariant: a jump in the stream's count is a loss of known length, told to the parser
+//! before the next piece.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
-use crate::decode::http::{self, RequestEvent, Requests, ResponseEvent, Responses};
+use crate::decode::http::conversation::{Conversation, HttpEvent, Piece};
+use crate::decode::http::{may_start_request, starts_request, starts_response};
 use crate::decode::zmtp::{self, Message};
-use crate::input::Direction;
+use crate::input::{Direction, EventNanos};
+use crate::output::Speaks;
 
-/// What one call completed.
+/// What one piece completed.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub messages: Vec<Message>,
     pub http: Vec<HttpEvent>,
-}
-
-#[derive(Debug)]
-pub(super) enum HttpEvent {
-    Request(RequestEvent),
-    Response(ResponseEvent),
+    /// The connection was recognised by this.
+    pub speaks: Option<Speaks>,
+    /// Events of the bytes that are missing before the piece.
+    pub lost_http: Vec<HttpEvent>,
+    /// Bytes are missing before the piece.
+    pub lost: bool,
+    /// Framing was lost.
+    pub desynced: bool,
 }
 
 /// A request on the connection whose response is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
-    /// Its head is still coming; its first byte was read at `at`.
+    /// Its head is still coming; its first byte was read at `at`, behind `place` others in the same call.
     Started {
-        at: u64,
+        at: EventNanos,
         place: u32,
     },
     Exchange(u64),
@@ -34,99 +42,194 @@ pub(super) enum Slot {
 
 #[derive(Debug)]
 enum Protocol {
-    /// Nothing recognised yet.
-    Unknown,
-    Http(Box<(Requests, Responses)>),
+    /// Nothing recognised yet, of so many calls and bytes.
+    Unknown {
+        calls: u32,
+        bytes: u64,
+    },
+    Http(Box<Conversation>),
     Zmtp(Box<[zmtp::Stream; 2]>),
-    /// This end is a client of something; not ours.
-    Client,
+    /// Nothing that is read here: this end is a client, or speaks something else.
+    Foreign,
 }
 
-/// Requests that one connection may have unanswered; a client that pipelines more loses the join of the oldest.
-const MAX_SLOTS: usize = 1_024;
+/// A connection whose start was not seen may be in the middle of a message; after this much it would have shown a start.
+const FOREIGN_CALLS: u32 = 64;
+const FOREIGN_BYTES: u64 = 256 * 1024;
+/// Bytes at the very start of a connection that tell any protocol known here from others (a ZMTP signature is 10, sent at once).
+const TELLING_BYTES: usize = 10;
+/// vLLM's engine and its workers wake each other by messages of one byte, one way and back at every step. A connection that
+/// carried so many and nothing else is such a bell.
+const BELL_MESSAGES: u32 = 64;
 
 #[derive(Debug)]
 pub(super) struct Connection {
     pub process: u32,
     protocol: Protocol,
-    /// Requests in order; the first is the one being answered.
-    pub slots: VecDeque<Slot>,
-    /// When the newest request started, and how many before it did in the same call.
-    newest: (u64, u32),
+    /// Requests by their ordinal on the connection.
+    pub slots: BTreeMap<u64, Slot>,
+    /// Bytes of each direction so far, once the source has said it.
+    moved: [Option<u64>; 2],
+    /// It was seen from its start.
+    from_start: bool,
+    /// The engine whose outputs it carries.
+    pub engine: Option<u32>,
+    /// Messages of one byte, while there were no others.
+    bells: Option<u32>,
 }
 
 impl Connection {
-    pub fn new(process: u32) -> Self {
-        Self { process, protocol: Protocol::Unknown, slots: VecDeque::new(), newest: (0, 0) }
-    }
-
-    /// A request started.
-    pub fn start(&mut self, at: u64) {
-        if self.slots.len() == MAX_SLOTS {
-            self.slots.pop_front();
+    /// `from_start`: it was just opened.
+    pub fn new(process: u32, from_start: bool) -> Self {
+        Self {
+            process,
+            protocol: Protocol::Unknown { calls: 0, bytes: 0 },
+            slots: BTreeMap::new(),
+            moved: [from_start.then_some(0); 2],
+            from_start,
+            engine: None,
+            bells: Some(0),
         }
-        let place = if self.newest.0 == at { self.newest.1 + 1 } else { 0 };
-        self.newest = (at, place);
-        self.slots.push_back(Slot::Started { at, place });
     }
 
-    /// Takes the bytes of one call.
-    pub fn push(&mut self, direction: Direction, len: u64, bytes: &[u8], parsed: &mut Parsed) {
-        if matches!(self.protocol, Protocol::Unknown) {
-            self.protocol = recognise(direction, len, bytes);
+    /// Whether the source counts the bytes of its streams, so that a loss shows by itself.
+    pub fn counts(&self) -> bool {
+        self.moved.iter().any(|moved| moved.is_some_and(|n| n > 0))
+    }
+
+    pub fn carries_messages(&self) -> bool {
+        matches!(self.protocol, Protocol::Zmtp(_))
+    }
+
+    /// Takes a piece; `offset` is its place in the stream, where that is known.
+    pub fn push(&mut self, direction: Direction, offset: Option<u64>, piece: Piece<'_>, parsed: &mut Parsed) {
+        if let Some(offset) = offset {
+            let moved = &mut self.moved[direction as usize];
+            let missing = moved.map_or(0, |moved| offset.saturating_sub(moved));
+            *moved = Some(moved.unwrap_or(0).max(offset.saturating_add(piece.len)));
+            if missing > 0 {
+                self.lost(direction, Some(missing), parsed);
+            }
+        }
+        if let Protocol::Unknown { calls, bytes } = &mut self.protocol {
+            *calls = calls.saturating_add(u32::from(piece.starts));
+            *bytes = bytes.saturating_add(piece.len);
+            let (calls, bytes) = (*calls, *bytes);
+            if piece.starts {
+                self.recognise(direction, &piece, calls, bytes, parsed);
+            }
         }
         match (&mut self.protocol, direction) {
-            (Protocol::Unknown | Protocol::Client, _) => {}
-            (Protocol::Http(http), Direction::In) => {
-                http.0.push(len, bytes, &mut |event| parsed.http.push(HttpEvent::Request(event)));
-            }
-            (Protocol::Http(http), Direction::Out) => {
-                http.1.push(len, bytes, &mut |event| parsed.http.push(HttpEvent::Response(event)));
+            (Protocol::Unknown { .. } | Protocol::Foreign, _) => {}
+            (Protocol::Http(http), direction) => {
+                http.push(direction, piece, &mut |event| parsed.http.push(event));
+                if http.is_foreign() {
+                    self.protocol = Protocol::Foreign;
+                    parsed.speaks = Some(Speaks::Foreign);
+                }
             }
             (Protocol::Zmtp(streams), direction) => {
-                streams[direction as usize].push(len, bytes, &mut |message| parsed.messages.push(message));
+                let stream = &mut streams[direction as usize];
+                let desyncs = stream.desyncs();
+                stream.push(piece.len, piece.bytes, piece.starts, &mut |message| parsed.messages.push(message));
+                parsed.desynced |= stream.desyncs() > desyncs;
+                self.listen_for_bells(parsed);
             }
         }
     }
 
-    /// The connection is over: a response that runs until then is complete.
-    pub fn closed(&mut self, parsed: &mut Parsed) {
+    fn recognise(&mut self, direction: Direction, piece: &Piece<'_>, calls: u32, bytes: u64, parsed: &mut Parsed) {
+        let start = piece.bytes;
+        let (server, client) = match direction {
+            Direction::In => (starts_request(start) || may_start_request(start), starts_response(start)),
+            Direction::Out => (starts_response(start), starts_request(start)),
+        };
+        let (protocol, speaks) = if server {
+            (Protocol::Http(Box::default()), Speaks::Http)
+        } else if client {
+            (Protocol::Foreign, Speaks::Foreign)
+        } else if zmtp::starts_greeting(start) || zmtp::starts_frame(piece.len, start) {
+            (Protocol::Zmtp(Box::default()), Speaks::Engine)
+        } else if (self.from_start && calls == 1 && start.len() >= TELLING_BYTES)
+            || (calls > FOREIGN_CALLS && bytes > FOREIGN_BYTES)
+        {
+            (Protocol::Foreign, Speaks::Foreign)
+        } else {
+            return;
+        };
+        self.protocol = protocol;
+        parsed.speaks = Some(speaks);
+    }
+
+    /// Bells of engine and worker carry nothing; they are not worth the kernel's time.
+    fn listen_for_bells(&mut self, parsed: &mut Parsed) {
+        let Some(bells) = &mut self.bells else { return };
+        let only = parsed.messages.iter().all(|m| matches!(m.parts.as_slice(), [part] if part.bytes.len() == 1 && !part.cut));
+        if !only {
+            self.bells = None;
+            return;
+        }
+        *bells += parsed.messages.len() as u32;
+        if *bells >= BELL_MESSAGES {
+            self.protocol = Protocol::Foreign;
+            parsed.speaks = Some(Speaks::Foreign);
+            parsed.messages.clear();
+        }
+    }
+
+    /// Bytes of the stream are missing here; how many, when that is known.
+    pub fn lost(&mut self, direction: Direction, bytes: Option<u64>, parsed: &mut Parsed) {
+        match &mut self.protocol {
+            // What was not read before it was recognised is not missed.
+            Protocol::Unknown { .. } | Protocol::Foreign => return,
+            Protocol::Http(http) => http.lost(direction, bytes, &mut |event| parsed.lost_http.push(event)),
+            Protocol::Zmtp(streams) => {
+                let stream = &mut streams[direction as usize];
+                match bytes {
+                    Some(bytes) => stream.gap(bytes, &mut |message| parsed.messages.push(message)),
+                    None => stream.doubt(),
+                }
+            }
+        }
+        parsed.lost = true;
+    }
+
+    /// The connection is over. `moved`: all that it moved, in and out, where the source counts.
+    pub fn closed(&mut self, moved: Option<(u64, u64)>, parsed: &mut Parsed) {
+        if let Some((into, out)) = moved {
+            for (direction, total) in [(Direction::In, into), (Direction::Out, out)] {
+                let missing = self.moved[direction as usize].map_or(0, |seen| total.saturating_sub(seen));
+                if missing > 0 {
+                    self.lost(direction, Some(missing), parsed);
+                }
+            }
+        }
         if let Protocol::Http(http) = &mut self.protocol {
-            http.1.closed(&mut |event| parsed.http.push(HttpEvent::Response(event)));
+            http.closed(&mut |event| parsed.http.push(event));
         }
     }
 
-    /// Records were lost: do not go on in the middle of a message.
-    pub fn doubt(&mut self) {
-        if let Protocol::Zmtp(streams) = &mut self.protocol {
-            streams.iter_mut().for_each(zmtp::Stream::doubt);
-        }
-    }
-
-    pub fn desyncs(&self) -> u64 {
+    /// Bytes held for messages that are not whole.
+    pub fn held_bytes(&self) -> usize {
         match &self.protocol {
-            Protocol::Zmtp(streams) => streams.iter().map(zmtp::Stream::desyncs).sum(),
-            _ => 0,
+            Protocol::Http(http) => http.held_bytes(),
+            Protocol::Zmtp(streams) => streams.iter().map(zmtp::Stream::held_bytes).sum(),
+            Protocol::Unknown { .. } | Protocol::Foreign => 0,
         }
     }
-}
 
-fn recognise(direction: Direction, len: u64, bytes: &[u8]) -> Protocol {
-    let server_side = match direction {
-        Direction::In => http::starts_request(bytes) || http::may_start_request(bytes),
-        Direction::Out => http::starts_response(bytes),
-    };
-    let client_side = match direction {
-        Direction::In => http::starts_response(bytes),
-        Direction::Out => http::starts_request(bytes),
-    };
-    if server_side {
-        Protocol::Http(Box::default())
-    } else if client_side {
-        Protocol::Client
-    } else if zmtp::starts_greeting(bytes) || zmtp::starts_frame(len, bytes) {
-        Protocol::Zmtp(Box::default())
-    } else {
-        Protocol::Unknown
+    /// Lets go of what is held for engine messages.
+    pub fn drop_held(&mut self) {
+        if let Protocol::Zmtp(streams) = &mut self.protocol {
+            streams.iter_mut().for_each(zmtp::Stream::drop_held);
+        }
+    }
+
+    /// The HTTP side, to correct a binding.
+    pub fn conversation(&mut self) -> Option<&mut Conversation> {
+        match &mut self.protocol {
+            Protocol::Http(http) => Some(http),
+            _ => None,
+        }
     }
 }

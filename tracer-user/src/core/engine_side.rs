@@ -1,52 +1,54 @@
 //! The engine side: requests, cancellations and outputs on the ZMTP connections, each seen at both ends and counted once.
-//!
-//! An output counts when the front end receives it: what it receives after it cancelled a request it drops, and so does the
-//! model. Where only the engine's end is seen, it counts when it leaves.
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
-use super::{Core, InFlight, Receivers};
+use super::Core;
 use crate::engine::{Add, EngineMessage, LifeEventKind, Outputs, RequestOutput, ids};
-use crate::input::{Direction, End, EventNanos, Role, Server};
+use crate::input::{Direction, End, EventNanos, LossStage, Role, Server};
 use crate::model::generation::{Generation, Phase, StepRef};
 use crate::model::step::Share;
 use crate::output::{FinishReason, Metric, Output};
 
-/// How long an output message may be under way between its two ends, ns (a loaded front end: 10s of ms).
-const IN_FLIGHT: EventNanos = 250_000_000;
-/// Messages that are remembered to recognise their second sighting.
-const MAX_SEEN: usize = 16_384;
 /// Prefill chunks that are kept of one request.
 const MAX_CHUNKS: usize = 64;
 
+/// Where and when a message was seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sighting {
+    pub at: EventNanos,
+    pub process: u32,
+    pub end: End,
+    pub direction: Direction,
+}
+
 impl Core {
-    pub(super) fn engine_message(
-        &mut self,
-        at: EventNanos,
-        process: u32,
-        end: End,
-        direction: Direction,
-        message: EngineMessage,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn engine_message(&mut self, seen: Sighting, message: EngineMessage, out: &mut Vec<Output>) {
         match message {
-            EngineMessage::Add(add) => self.add(at, process, direction, add),
-            EngineMessage::Abort(ids) => self.abort(at, &ids),
-            EngineMessage::Outputs(outputs) => self.outputs(at, process, end, direction, outputs, out),
-            EngineMessage::Dead => self.engine_died(at),
+            EngineMessage::Add(add) => self.add(seen, add, out),
+            EngineMessage::Abort(ids) => self.abort(seen.at, &ids),
+            EngineMessage::Outputs(outputs) => self.outputs(seen, outputs, out),
+            EngineMessage::Dead => {
+                let engine = self.connections.get(&seen.end).and_then(|connection| connection.engine);
+                self.generations_over(seen.at, |generation| engine.is_none_or(|engine| generation.may_be_of(engine)));
+            }
             EngineMessage::Ready { version } => {
                 if let (Some(version), None) = (version, &self.server.engine_version) {
                     self.server = Arc::new(Server { engine_version: Some(version), ..(*self.server).clone() });
                 }
             }
+            EngineMessage::Unreadable => {
+                self.count_loss(LossStage::Unreadable, 1, out);
+                self.outputs_lost(seen.end, &[]);
+            }
             EngineMessage::Other => {}
         }
     }
 
-    fn add(&mut self, at: EventNanos, process: u32, direction: Direction, add: Add) {
-        let front_end = if direction == Direction::Out { process } else { 0 };
+    fn add(&mut self, seen: Sighting, add: Add, out: &mut Vec<Output>) {
+        let Sighting { at, process, direction, .. } = seen;
+        if add.cut && direction == Direction::Out {
+            self.count_loss(LossStage::Cut, 1, out);
+        }
         let known = self.generation_of.get(add.id.as_str()).copied();
         let again = known.and_then(|key| self.generations.get_mut(&key)).filter(|generation| {
             // The other end of the same message; an id that a client uses again comes with another arrival.
@@ -57,21 +59,46 @@ impl Core {
             generation.added = Some(generation.added.map_or(at, |added| added.min(at)));
             key
         } else {
-            let key = self.key();
-            let generation = Generation::from_add(add, at, &self.clock);
-            self.recent.remove(&generation.id);
-            self.generation_of.insert(Arc::clone(&generation.id), key);
-            self.generations.insert(key, generation);
-            key
+            self.insert_generation(Generation::from_add(add, at, &self.clock))
         };
-        if direction == Direction::Out {
-            let encode = self.take_encode(front_end, key);
-            if let Some(generation) = self.generations.get_mut(&key) {
-                generation.process = front_end;
-                generation.encode = generation.encode.or(encode);
+        match direction {
+            Direction::In => {
+                if let Some(generation) = self.generations.get_mut(&key) {
+                    generation.engine_process = process;
+                }
+            }
+            Direction::Out => {
+                let encode = self.take_encode(process, key);
+                if let Some(generation) = self.generations.get_mut(&key) {
+                    generation.process = process;
+                    generation.encode = generation.encode.or(encode);
+                }
             }
         }
         self.join_by_id(key);
+    }
+
+    /// A generation that was not known. An engine request of a beam search goes below the first one of the search.
+    fn insert_generation(&mut self, generation: Generation) -> u64 {
+        let key = self.key();
+        self.recent.remove(&generation.id);
+        self.generation_of.insert(Arc::clone(&generation.id), key);
+        match ids::beam_search(&generation.external_id) {
+            Some(search) => {
+                let lead = *self.searches.entry(search.to_owned()).or_insert(key);
+                if lead == key {
+                    self.index.add_generation(&generation.external_id, key);
+                } else {
+                    self.lead_of.insert(key, lead);
+                    if let Some(lead) = self.generations.get_mut(&lead) {
+                        lead.beams.get_or_insert_default().open += 1;
+                    }
+                }
+            }
+            None => self.index.add_generation(&generation.external_id, key),
+        }
+        self.generations.insert(key, generation);
+        key
     }
 
     /// The tokenizer call that made this request's tokens: the first unused one between its arrival and its sending, or (one
@@ -99,101 +126,103 @@ impl Core {
             let Some(&key) = self.generation_of.get(id.as_str()) else { continue };
             if let Some(generation) = self.generations.get_mut(&key) {
                 generation.abort(at);
-                match generation.exchange {
-                    Some(exchange) => self.touched.push(exchange),
-                    None => self.join_cancelled(key, false),
+                self.settled(key);
+                if !self.lead_of.contains_key(&key) {
+                    self.join_cancelled(key, false);
                 }
             }
         }
     }
 
-    /// The engine is gone: what it had is over, with an error.
-    pub(super) fn engine_died(&mut self, at: EventNanos) {
-        for generation in self.generations.values_mut().filter(|g| !g.settled()) {
-            generation.phase = Phase::Over { at, reason: FinishReason::Error };
-            self.touched.extend(generation.exchange);
-        }
-    }
-
-    fn outputs(
-        &mut self,
-        at: EventNanos,
-        process: u32,
-        end: End,
-        direction: Direction,
-        message: Outputs,
-        out: &mut Vec<Output>,
-    ) {
-        // What an engine tells the coordinator is the state that it tells a front end too.
-        if direction == Direction::In && self.roles.get(&process) == Some(&Role::Coordinator) {
-            let key = identity(&message);
-            self.in_flight.retain(|m| m.key != key);
+    /// A generation is over: its exchange may be, too, or it waits for one.
+    pub(super) fn settled(&mut self, key: u64) {
+        if self.lead_of.contains_key(&key) {
+            self.absorb(key);
             return;
         }
-        let key = identity(&message);
-        match direction {
-            Direction::In => {
-                self.receivers = Receivers::Seen;
-                if let Some(index) = self.in_flight.iter().position(|m| m.key == key) {
-                    // Messages of one connection arrive in order: earlier ones of it arrived unseen.
-                    let from = self.in_flight[index].from;
-                    let mut overtaken = Vec::new();
-                    let mut rest = std::collections::VecDeque::new();
-                    for (i, message) in self.in_flight.drain(..).enumerate() {
-                        if i < index && message.from == from {
-                            overtaken.push(message);
-                        } else if i != index {
-                            rest.push_back(message);
-                        }
-                    }
-                    self.in_flight = rest;
-                    for earlier in overtaken {
-                        self.apply(&earlier.message, earlier.sent, out);
-                    }
-                    self.apply(&message, at, out);
-                } else if self.remember(key) {
-                    self.apply(&message, at, out);
-                }
-            }
-            Direction::Out => {
-                if !self.remember(key) {
-                    return;
-                }
-                if self.receivers == Receivers::Unseen {
-                    self.apply(&message, at, out);
-                } else {
-                    self.in_flight.push_back(InFlight { sent: at, from: end, message, key });
-                }
+        match self.generations.get(&key).and_then(|generation| generation.exchange) {
+            Some(exchange) => self.touched.push(exchange),
+            None => {
+                self.unclaimed.insert(key, self.now);
             }
         }
     }
 
-    /// False when the message was seen before.
-    fn remember(&mut self, key: u64) -> bool {
-        if !self.seen_messages.insert(key) {
-            return false;
+    /// What ran where something ended is over, with an error.
+    pub(super) fn generations_over(&mut self, at: EventNanos, hit: impl Fn(&Generation) -> bool) {
+        let mut over = Vec::new();
+        for (&key, generation) in &mut self.generations {
+            if !generation.settled() && hit(generation) {
+                generation.phase = Phase::Over { at, reason: FinishReason::Error };
+                over.push(key);
+            }
         }
-        self.seen_order.push_back(key);
-        if self.seen_order.len() > MAX_SEEN
-            && let Some(old) = self.seen_order.pop_front()
-        {
-            self.seen_messages.remove(&old);
+        for key in over {
+            self.settled(key);
         }
-        true
+    }
+
+    fn outputs(&mut self, seen: Sighting, message: Outputs, out: &mut Vec<Output>) {
+        let Sighting { at, process, end, direction } = seen;
+        // What an engine tells the coordinator is the state that it tells a front end too.
+        if direction == Direction::In && self.roles.get(&process) == Some(&Role::Coordinator) {
+            self.in_flight.forget(&message);
+            return;
+        }
+        if let Some(connection) = self.connections.get_mut(&end) {
+            connection.engine = Some(message.engine);
+        }
+        if !self.labels.contains_key(&message.engine) {
+            self.labels.insert(message.engine, self.labels(message.engine));
+        }
+        if direction == Direction::Out {
+            self.engine_processes.insert(message.engine, process);
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.in_flight.sighted(at, end, direction, message, &mut due);
+        self.apply_due(&mut due, Some(seen), out);
+        self.due = due;
     }
 
     /// Outputs that were sent long ago and never seen arriving count as received then.
     pub(super) fn release_in_flight(&mut self, now: EventNanos, out: &mut Vec<Output>) {
-        while self.in_flight.front().is_some_and(|m| m.sent.saturating_add(IN_FLIGHT) <= now) {
-            let Some(message) = self.in_flight.pop_front() else { return };
-            if self.receivers == Receivers::Unknown {
-                self.receivers = Receivers::Unseen;
+        let mut due = std::mem::take(&mut self.due);
+        self.in_flight.overdue(now, &mut due);
+        self.apply_due(&mut due, None, out);
+        self.due = due;
+    }
+
+    fn apply_due(&mut self, due: &mut Vec<(EventNanos, Outputs)>, seen: Option<Sighting>, out: &mut Vec<Output>) {
+        for (received, message) in due.drain(..) {
+            if message.missing > 0 {
+                self.count_loss(LossStage::Cut, 1, out);
+                let present: Vec<&str> = message.outputs.iter().map(|output| output.id.as_str()).collect();
+                if let Some(seen) = seen {
+                    // The last one that is there was not read whole.
+                    self.outputs_lost(seen.end, &present[..present.len().saturating_sub(1)]);
+                }
             }
-            self.apply(&message.message, message.sent, out);
+            let front_end = seen.filter(|s| s.direction == Direction::In).map(|s| s.process);
+            self.apply(&message, received, front_end.unwrap_or(0), out);
         }
     }
 
-    fn apply(&mut self, message: &Outputs, received: EventNanos, out: &mut Vec<Output>) {
+    /// Outputs of the engine on this connection are missing: what may have had one is marked. `present`: requests whose share of
+    /// the message was read.
+    pub(super) fn outputs_lost(&mut self, end: End, present: &[&str]) {
+        let Some(connection) = self.connections.get(&end) else { return };
+        let Some(engine) = connection.engine else { return };
+        let process = connection.process;
+        let present: std::collections::HashSet<&str> = present.iter().copied().collect();
+        for generation in self.generations.values_mut() {
+            let its = generation.may_be_of(engine) && (generation.process == process || generation.process == 0 || process == 0);
+            if its && !generation.settled() && !present.contains(&*generation.id) {
+                generation.lost = true;
+            }
+        }
+    }
+
+    fn apply(&mut self, message: &Outputs, received: EventNanos, front_end: u32, out: &mut Vec<Output>) {
         if message.utility && message.outputs.is_empty() {
             return;
         }
@@ -205,8 +234,9 @@ impl Core {
         if let Some(before) = before {
             self.emit_step(&before, out);
         }
+        let place = Applied { engine, at, received, step, front_end };
         for output in &message.outputs {
-            self.output(engine, output, at, received, step, message.cut, out);
+            self.output(output, place, out);
         }
         if let Some(stats) = message.stats {
             out.push(Output::Metric(Metric::Scheduler {
@@ -229,7 +259,14 @@ impl Core {
             .map(|e| self.clock.event_of_engine(e.at))
             .min();
         let is_first = |o: &&RequestOutput| {
-            self.generation_of.get(o.id.as_str()).and_then(|k| self.generations.get(k)).is_none_or(|g| g.last.is_none())
+            // Prefill statistics and events come with the first output; a release without them is looked up.
+            o.prompt_tokens.is_some()
+                || (!o.events.is_empty() || message.stats.is_none())
+                    && self
+                        .generation_of
+                        .get(o.id.as_str())
+                        .and_then(|k| self.generations.get(k))
+                        .is_none_or(|g| g.last.is_none())
         };
         Share {
             requests: message.outputs.len() as u64,
@@ -240,42 +277,30 @@ impl Core {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one output's facts; a struct would be built only to be taken apart")]
-    fn output(
-        &mut self,
-        engine: u32,
-        output: &RequestOutput,
-        at: EventNanos,
-        received: EventNanos,
-        step: StepRef,
-        cut: bool,
-        out: &mut Vec<Output>,
-    ) {
+    fn output(&mut self, output: &RequestOutput, place: Applied, out: &mut Vec<Output>) {
         let key = match self.generation_of.get(output.id.as_str()) {
             Some(&key) => key,
             None if self.recent.contains(output.id.as_str()) => return,
             // Its ADD was before the attach (or lost).
             None => {
-                let key = self.key();
-                let id: Arc<str> = Arc::from(output.id.as_str());
-                let external = ids::external_of(&id).to_owned();
-                self.generations.insert(key, Generation::new(Arc::clone(&id), external, received));
-                self.generation_of.insert(id, key);
+                let external = ids::external_of(&output.id).to_owned();
+                let mut generation = Generation::new(Arc::from(output.id.as_str()), external, place.received);
+                generation.process = place.front_end;
+                let key = self.insert_generation(generation);
+                self.join_by_id(key);
                 key
             }
         };
         let Some(generation) = self.generations.get_mut(&key) else { return };
-        let Some(took) = generation.take(output, at, received, step, &self.clock) else { return };
-        generation.lost |= cut;
+        let Some(took) = generation.take(output, place.at, place.received, place.step, &self.clock) else { return };
         if took.first
-            && let (Some(scheduled), Some(steps)) = (generation.scheduled, self.steps.get(&engine))
+            && let (Some(scheduled), Some(steps)) = (generation.scheduled, self.steps.get(&place.engine))
         {
-            generation.chunks = steps.ends_between(scheduled, at).take(MAX_CHUNKS).collect();
+            generation.chunks = steps.ends_between(scheduled, place.at).take(MAX_CHUNKS).collect();
         }
-        let exchange = generation.exchange;
         let prompt = (generation.prompt_tokens, generation.cached_tokens);
         let first_seen = generation.added.is_some() || !output.events.is_empty() || output.prompt_tokens.is_some();
-        let labels = self.labels(engine);
+        let labels = self.labels(place.engine);
         if took.first
             && first_seen
             && let Some(tokens) = prompt.0
@@ -287,23 +312,26 @@ impl Core {
             out.push(Output::Metric(Metric::Preempted { labels: labels.clone(), count: took.preemptions }));
         }
         out.push(Output::Metric(Metric::Tokens { labels, tokens: took.tokens, inter_token: took.inter_token }));
-        match exchange {
-            Some(exchange) if took.over => self.touched.push(exchange),
-            None => self.join_by_id(key),
-            Some(_) => {}
+        if took.over {
+            self.settled(key);
         }
     }
 }
 
-/// Tells an output message from every other, the same at both of its ends.
-fn identity(message: &Outputs) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(&message.engine.to_le_bytes());
-    hash.update(&message.timestamp.unwrap_or(0.0).to_bits().to_le_bytes());
-    hash.update(&[u8::from(message.stats.is_some())]);
-    for output in &message.outputs {
-        hash.update(output.id.as_bytes());
-        hash.update(&output.tokens.to_le_bytes());
+/// What the outputs of one message have in common.
+#[derive(Debug, Clone, Copy)]
+struct Applied {
+    engine: u32,
+    at: EventNanos,
+    received: EventNanos,
+    step: StepRef,
+    /// The front end that received it; 0 when not known.
+    front_end: u32,
+}
+
+impl Generation {
+    /// Whether this engine runs it, as far as is known before its first output.
+    fn may_be_of(&self, engine: u32) -> bool {
+        self.first.is_none() || self.engine == engine
     }
-    hash.digest()
 }

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::{Core, MAX_OPEN, MAX_RECENT};
-use crate::input::EventNanos;
+use super::{Core, MAX_OPEN};
+use crate::input::{EventNanos, LossStage};
+use crate::model::beams::Tally;
 use crate::model::exchange::{Ending, Exchange};
 use crate::model::generation::Generation;
 use crate::model::record::{Finished, last_sign, resolve};
@@ -25,6 +26,8 @@ const ORPHAN: EventNanos = 2 * SECOND;
 const LATE_CLAIM: EventNanos = 60 * SECOND;
 /// How long an exchange may be quiet after all its engine requests were cancelled, where closes are not seen.
 const QUIET: EventNanos = 5 * SECOND;
+/// How long a response may be quiet after its engine requests are over, before its end counts as missed.
+const OVERDUE: EventNanos = 60 * SECOND;
 /// encode() calls older than this belong to no request.
 const ENCODE_AGE: EventNanos = 60 * SECOND;
 
@@ -39,11 +42,12 @@ impl Core {
     fn settle(&mut self, key: u64, out: &mut Vec<Output>) {
         let Some(exchange) = self.exchanges.get(&key) else { return };
         let Some((ended, ending)) = exchange.ending else { return };
-        let waited = self.now.saturating_sub(ended);
-        let settled = exchange.generations.iter().all(|g| self.generations.get(g).is_none_or(Generation::settled));
+        // From when it was known to be over: an end that was not seen is dated back.
+        let waited = self.now.saturating_sub(if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended });
+        let settled = exchange.generations.iter().all(|&g| self.is_settled(g));
         let claimed = !exchange.generations.is_empty()
             || exchange.status.is_some_and(|s| s >= 400)
-            || (ending == Ending::Disconnected && exchange.complete.is_none());
+            || (ending.is_clients() && exchange.complete.is_none());
         if (settled && (claimed || waited > CLAIM)) || waited > SETTLE {
             self.finish_exchange(key, false, out);
         }
@@ -59,19 +63,30 @@ impl Core {
                 self.emit_step(&step, out);
             }
         }
-        self.join_left_over(QUIET);
-        let exchanges: Vec<u64> = self.exchanges.keys().copied().collect();
-        for key in exchanges {
-            self.mark_cancelled(key, QUIET);
+        if now >= self.next_slow_sweep {
+            self.next_slow_sweep = now + SECOND;
+            self.slow_sweep(out);
+        }
+        let ended: Vec<u64> = self.ended.iter().copied().collect();
+        for key in ended {
             self.settle(key, out);
         }
+        self.evict(out);
+    }
+
+    /// What need not be looked at more often than once a second.
+    fn slow_sweep(&mut self, out: &mut Vec<Output>) {
+        let now = self.now;
+        self.join_left_over(QUIET);
+        self.mark_cancelled(QUIET);
+        self.mark_overdue(out);
         let orphans: Vec<u64> = self
-            .generations
-            .iter()
-            .filter(|(_, g)| g.exchange.is_none() && g.settled())
-            .filter(|(_, g)| {
+            .unclaimed
+            .keys()
+            .filter_map(|key| Some((key, self.generations.get(key)?)))
+            .filter(|&(&key, g)| {
                 let waited = now.saturating_sub(last_sign(g));
-                waited > LATE_CLAIM || (waited > ORPHAN && !self.may_still_join(g))
+                self.is_settled(key) && (waited > LATE_CLAIM || (waited > ORPHAN && !self.may_still_join(g)))
             })
             .map(|(&key, _)| key)
             .collect();
@@ -83,7 +98,6 @@ impl Core {
                 encodes.pop_front();
             }
         }
-        self.evict(out);
     }
 
     /// Cancelled engine requests that no exchange claimed yet are tried again: their client may have been seen leaving since, or
@@ -91,10 +105,9 @@ impl Core {
     fn join_left_over(&mut self, quiet: EventNanos) {
         let now = self.now;
         let left: Vec<(u64, bool)> = self
-            .generations
-            .iter()
-            .filter(|(_, g)| g.exchange.is_none())
-            .filter_map(|(&key, g)| Some((key, now.saturating_sub(g.aborted()?) >= quiet)))
+            .unclaimed
+            .keys()
+            .filter_map(|&key| Some((key, now.saturating_sub(self.generations.get(&key)?.aborted()?) >= quiet)))
             .collect();
         for (key, unanswered) in left {
             self.join_cancelled(key, unanswered && !self.config.closes_visible);
@@ -102,32 +115,56 @@ impl Core {
     }
 
     /// Where closes are not seen: all engine requests cancelled, then quiet, means that the client left.
-    fn mark_cancelled(&mut self, key: u64, quiet: EventNanos) {
+    fn mark_cancelled(&mut self, quiet: EventNanos) {
         if self.config.closes_visible {
             return;
         }
-        let Some(exchange) = self.exchanges.get_mut(&key) else { return };
-        if exchange.ending.is_some() || exchange.generations.is_empty() {
-            return;
+        for (&key, exchange) in &mut self.exchanges {
+            if exchange.ending.is_some() || exchange.generations.is_empty() {
+                continue;
+            }
+            let aborts = exchange.generations.iter().map(|g| self.generations.get(g).and_then(Generation::aborted));
+            let Some(aborted) = aborts.collect::<Option<Vec<_>>>().and_then(|at| at.into_iter().max()) else { continue };
+            let last = exchange.last_write.map_or(aborted, |at| at.max(aborted));
+            if self.now.saturating_sub(last) >= quiet {
+                exchange.ending = Some((exchange.disconnected.unwrap_or(aborted), Ending::Cancelled));
+                self.ended.insert(key);
+            }
         }
-        let aborts = exchange.generations.iter().map(|g| self.generations.get(g).and_then(Generation::aborted));
-        let Some(aborted) = aborts.collect::<Option<Vec<_>>>().and_then(|at| at.into_iter().max()) else { return };
-        let last = exchange.last_write.map_or(aborted, |at| at.max(aborted));
-        if self.now.saturating_sub(last) >= quiet {
-            exchange.ending = Some((exchange.disconnected.unwrap_or(aborted), Ending::Cancelled));
+    }
+
+    /// Responses whose end was missed on a connection that then stays idle: nothing was written for long, though the engine is
+    /// done with all of it.
+    fn mark_overdue(&mut self, out: &mut Vec<Output>) {
+        let mut overdue = 0;
+        for (&key, exchange) in &mut self.exchanges {
+            let Some(written) = exchange.last_write.filter(|_| exchange.ending.is_none()) else { continue };
+            if self.now.saturating_sub(written) < OVERDUE || exchange.generations.is_empty() {
+                continue;
+            }
+            let over = |g: &u64| self.generations.get(g).is_none_or(|g| g.settled() && last_sign(g) + OVERDUE <= self.now);
+            if exchange.generations.iter().all(over) {
+                exchange.ending = Some((written, Ending::Unseen));
+                exchange.noticed = self.now;
+                self.ended.insert(key);
+                overdue += 1;
+            }
         }
+        self.count_loss(LossStage::HttpEnd, overdue, out);
     }
 
     fn evict(&mut self, out: &mut Vec<Output>) {
         while self.exchanges.len() > MAX_OPEN {
             let Some((&key, _)) = self.exchanges.first_key_value() else { return };
-            self.oddities.evicted += 1;
+            self.count_loss(LossStage::Evicted, 1, out);
             self.finish_exchange(key, true, out);
         }
         while self.generations.len() > MAX_OPEN {
-            let Some((&key, generation)) = self.generations.first_key_value() else { return };
-            self.oddities.evicted += 1;
-            match generation.exchange {
+            let Some((&key, exchange)) = self.generations.first_key_value().map(|(key, g)| (key, g.exchange)) else {
+                return;
+            };
+            self.count_loss(LossStage::Evicted, 1, out);
+            match exchange {
                 Some(exchange) if self.exchanges.contains_key(&exchange) => self.finish_exchange(exchange, true, out),
                 _ => self.finish_orphan(key, true, out),
             }
@@ -144,9 +181,9 @@ impl Core {
             }
         }
         self.join_left_over(0);
+        self.mark_cancelled(0);
         let exchanges: Vec<u64> = self.exchanges.keys().copied().collect();
         for key in exchanges {
-            self.mark_cancelled(key, 0);
             let unfinished = self.exchanges.get(&key).is_some_and(|e| e.ending.is_none());
             self.finish_exchange(key, unfinished, out);
         }
@@ -159,6 +196,11 @@ impl Core {
 
     fn finish_exchange(&mut self, key: u64, cut_off: bool, out: &mut Vec<Output>) {
         let Some(exchange) = self.exchanges.remove(&key) else { return };
+        self.ended.remove(&key);
+        self.left.remove(&key);
+        for id in exchange.response_id.iter().cloned().chain(exchange.chosen_id()) {
+            self.index.remove_exchange(&id, key);
+        }
         let mut generations = Vec::with_capacity(exchange.generations.len());
         for generation in &exchange.generations {
             if let Some(generation) = self.remove_generation(*generation) {
@@ -168,7 +210,7 @@ impl Core {
         if cut_off && generations.is_empty() && exchange.complete.is_none() {
             return; // a request that was still coming in when the stream ended: nothing is known of it
         }
-        if let ([generation], Some(counted)) = (generations.as_mut_slice(), exchange.completion_tokens) {
+        if let ([generation], Some(counted)) = (generations.as_mut_slice(), exchange.usage.completion_tokens) {
             // The front end found the stop string before this output reached it; its own count says so.
             if generation.aborted().is_some() && matches!(exchange.ending, Some((_, Ending::Complete))) {
                 generation.trim(counted);
@@ -187,19 +229,16 @@ impl Core {
         self.emit(None, &[generation], cut_off, out);
     }
 
-    fn remove_generation(&mut self, key: u64) -> Option<Generation> {
+    pub(super) fn remove_generation(&mut self, key: u64) -> Option<Generation> {
         let generation = self.generations.remove(&key)?;
+        self.unclaimed.remove(&key);
+        self.lead_of.remove(&key);
+        self.index.remove_generation(&generation.external_id, key);
+        self.forget_search(&generation.external_id, key);
         // A client that reuses an id may already have the next one under it.
         if self.generation_of.get(&generation.id) == Some(&key) {
             self.generation_of.remove(&generation.id);
-            if self.recent.insert(Arc::clone(&generation.id)) {
-                self.recent_order.push_back(Arc::clone(&generation.id));
-            }
-            if self.recent_order.len() > MAX_RECENT
-                && let Some(old) = self.recent_order.pop_front()
-            {
-                self.recent.remove(&old);
-            }
+            self.remember_gone(&generation.id);
         }
         Some(generation)
     }
@@ -214,47 +253,54 @@ impl Core {
         };
         let place = tree::place(&finished, self.run);
         for generation in generations {
-            if let Some(reason) = resolve(generation, exchange) {
-                out.push(Output::Metric(self.generation_metric(generation, reason, place)));
+            let own = Tally::of(generation, resolve(generation, exchange));
+            let beams = generation.beams.iter().flat_map(|beams| beams.tallies.iter().copied());
+            for tally in std::iter::once(own).chain(beams) {
+                self.generation_metrics(tally, generation.finish().is_some(), place, out);
             }
         }
         if let Some(record) = finished.access(place.trace_id, place.root_id, &self.clock, &self.server) {
             if let Some(exchange) = exchange {
                 out.push(Output::Metric(self.request_metric(&finished, exchange, record.outcome, place)));
+                if finished.usage_differs() {
+                    let engine = generations.first().map_or(0, |g| g.engine);
+                    out.push(Output::Metric(Metric::UsageDiffers { labels: self.labels(engine) }));
+                }
             }
             out.push(Output::Access(Box::new(record)));
         }
         let (trace, dropped) =
             tree::build(&finished, place, self.run, &self.clock, &self.server, self.config.max_spans);
-        self.oddities.spans_dropped += dropped;
+        self.spans_dropped += dropped;
         out.push(Output::Trace(trace));
     }
 
-    /// vLLM's histograms take a generation when its front end finishes it: not when it was cancelled.
-    fn generation_metric(&self, generation: &Generation, finish_reason: FinishReason, place: Place) -> Metric {
-        let counted = finish_reason != FinishReason::Abort || generation.finish().is_some();
+    /// vLLM's histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first token it
+    /// takes when that comes, whatever happens then.
+    fn generation_metrics(&self, tally: Tally, by_engine: bool, place: Place, out: &mut Vec<Output>) {
+        let labels = self.labels(tally.engine);
+        if let Some(ttft_engine) = tally.ttft {
+            let (trace_id, span_id) = (place.trace_id, place.root_id);
+            out.push(Output::Metric(Metric::FirstToken { labels: labels.clone(), ttft_engine, trace_id, span_id }));
+        }
+        let Some(finish_reason) = tally.reason else { return };
+        let counted = finish_reason != FinishReason::Abort || by_engine;
         let only = |seconds: Option<f64>| seconds.filter(|_| counted);
-        Metric::Generation {
-            labels: self.labels(generation.engine),
+        out.push(Output::Metric(Metric::Generation {
+            labels,
             finish_reason,
             trace_id: place.trace_id,
             span_id: place.root_id,
-            queue: only(generation.queue_seconds()),
-            prefill: only(generation.prefill_seconds()),
-            decode: only(generation.decode_seconds()),
-            inference: only(generation.inference_seconds()),
-        }
+            queue: only(tally.queue),
+            prefill: only(tally.prefill),
+            decode: only(tally.decode),
+            inference: only(tally.inference),
+        }));
     }
 
     fn request_metric(&self, finished: &Finished<'_>, exchange: &Exchange, outcome: Outcome, place: Place) -> Metric {
-        let error_type = match outcome {
-            Outcome::Stop | Outcome::Length => None,
-            Outcome::Abort => Some(Arc::from("client_disconnected")),
-            Outcome::Error | Outcome::Rejected | Outcome::Unknown => {
-                let status = exchange.status.filter(|&s| s >= 400);
-                Some(status.map_or_else(|| Arc::from("engine_error"), |s| Arc::from(s.to_string())))
-            }
-        };
+        let failed = !matches!(outcome, Outcome::Stop | Outcome::Length);
+        let error_type = failed.then(|| finished.error_type());
         Metric::Request {
             labels: self.labels(finished.generations.first().map_or(0, |g| g.engine)),
             outcome,

@@ -5,112 +5,265 @@
 //! same process, same kind, cancelled after it left, in order of arrival.
 
 use super::Core;
-use super::connection::{HttpEvent, Parsed, Slot};
-use crate::decode::http::{RequestEvent, ResponseEvent};
+use super::connection::{Parsed, Slot};
+use crate::decode::http::RequestHead;
+use crate::decode::http::conversation::{HttpEvent, What};
+use crate::decode::json::{RequestFields, ResponseFields};
 use crate::engine::ids;
-use crate::input::{End, EventNanos};
+use crate::input::{Direction, End, EventNanos, LossStage};
 use crate::model::exchange::{Ending, Exchange};
 use crate::model::generation::Generation;
 use crate::model::operation::operation_of;
 use crate::output::Output;
 
+/// Where an HTTP event was seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub at: EventNanos,
+    pub process: u32,
+    pub end: End,
+}
+
 impl Core {
-    pub(super) fn http_event(&mut self, at: EventNanos, process: u32, end: End, event: HttpEvent) {
-        match event {
-            HttpEvent::Request(event) => self.request_event(at, process, end, event),
-            HttpEvent::Response(event) => self.response_event(at, end, event),
+    pub(super) fn http_event(&mut self, place: Place, event: HttpEvent, out: &mut Vec<Output>) {
+        let HttpEvent { request, what } = event;
+        let Place { at, end, .. } = place;
+        match what {
+            What::Started { place: nth } => {
+                if let Some(connection) = self.connections.get_mut(&end) {
+                    connection.slots.insert(request, Slot::Started { at, place: nth });
+                }
+            }
+            What::RequestHead(head) => self.request_head(place, request, head),
+            What::RequestComplete(fields) => self.request_complete(at, end, request, fields),
+            What::NoRequest => {
+                if let Some(Slot::Exchange(key)) = self.take_slot(end, request) {
+                    self.unseen(key, at);
+                }
+            }
+            What::ResponseHead { status, stream } => {
+                if let Some(exchange) = self.exchange_at(end, request) {
+                    exchange.response_head(at, status, stream);
+                }
+            }
+            What::Chunk(fields) => self.response_fields(at, end, request, fields),
+            What::DoneMark => {}
+            What::Complete(fields) => self.response_complete(at, end, request, fields),
+            What::EndUnseen => {
+                self.count_loss(LossStage::HttpEnd, 1, out);
+                if let Some(Slot::Exchange(key)) = self.take_slot(end, request) {
+                    self.unseen(key, at);
+                }
+            }
+            // A cut leaves unknown fields at most, and those are null; a loss was counted and marked where it was noticed.
+            What::Gap(_) => {}
         }
     }
 
-    fn request_event(&mut self, at: EventNanos, process: u32, end: End, event: RequestEvent) {
-        let Some(connection) = self.connections.get_mut(&end) else { return };
-        match event {
-            RequestEvent::Started => connection.start(at),
-            RequestEvent::Lost => {
-                connection.slots.pop_back();
-            }
-            RequestEvent::Head(head) => {
-                let Some(slot) = connection.slots.back_mut() else { return };
-                let Slot::Started { at: started, place } = *slot else { return };
-                match operation_of(&head.method, &head.path) {
-                    None => *slot = Slot::Ignored,
-                    Some(operation) => {
-                        self.next_key += 1;
-                        let key = self.next_key;
-                        *slot = Slot::Exchange(key);
-                        let mut exchange = Exchange::new(end, process, started, head, operation);
-                        exchange.place = place;
-                        self.exchanges.insert(key, exchange);
-                    }
-                }
-            }
-            RequestEvent::Complete(fields) => {
-                let Some(&Slot::Exchange(key)) = connection.slots.back() else { return };
-                if let Some(exchange) = self.exchanges.get_mut(&key) {
-                    exchange.request_complete(at, fields);
-                }
+    /// Events of bytes that were lost: what they touch is marked.
+    pub(super) fn http_lost(&mut self, end: End, events: &[HttpEvent]) {
+        for event in events {
+            if let Some(exchange) = self.exchange_at(end, event.request) {
+                exchange.lost = true;
             }
         }
     }
 
-    fn response_event(&mut self, at: EventNanos, end: End, event: ResponseEvent) {
-        let Some(connection) = self.connections.get_mut(&end) else { return };
-        let complete = matches!(event, ResponseEvent::Complete(_));
-        let slot = if complete { connection.slots.pop_front() } else { connection.slots.front().copied() };
-        let Some(Slot::Exchange(key)) = slot else { return };
+    fn exchange_at(&mut self, end: End, request: u64) -> Option<&mut Exchange> {
+        match self.connections.get(&end)?.slots.get(&request)? {
+            Slot::Exchange(key) => self.exchanges.get_mut(key),
+            _ => None,
+        }
+    }
+
+    fn key_at(&self, end: End, request: u64) -> Option<u64> {
+        match self.connections.get(&end)?.slots.get(&request)? {
+            Slot::Exchange(key) => Some(*key),
+            _ => None,
+        }
+    }
+
+    fn take_slot(&mut self, end: End, request: u64) -> Option<Slot> {
+        self.connections.get_mut(&end)?.slots.remove(&request)
+    }
+
+    fn request_head(&mut self, place: Place, request: u64, head: RequestHead) {
+        let key = self.key();
+        let Some(connection) = self.connections.get_mut(&place.end) else { return };
+        let Some(slot) = connection.slots.get_mut(&request) else { return };
+        let Slot::Started { at: started, place: nth } = *slot else { return };
+        let Some(operation) = operation_of(&head.method, &head.path) else {
+            *slot = Slot::Ignored;
+            return;
+        };
+        *slot = Slot::Exchange(key);
+        let mut exchange = Exchange::new(place.end, place.process, started, head, operation);
+        exchange.place = nth;
+        if let Some(id) = exchange.chosen_id() {
+            self.index.add_exchange(&id, key);
+        }
+        self.exchanges.insert(key, exchange);
+    }
+
+    fn request_complete(&mut self, at: EventNanos, end: End, request: u64, fields: RequestFields) {
+        let Some(key) = self.key_at(end, request) else { return };
         let Some(exchange) = self.exchanges.get_mut(&key) else { return };
-        let (writes, written) = (exchange.content_writes, exchange.last_content);
-        let learned_id = exchange.response(at, event);
-        if exchange.content_writes > writes {
+        exchange.request_complete(at, fields);
+        if let Some(id) = exchange.chosen_id() {
+            self.index.add_exchange(&id, key);
+        }
+    }
+
+    fn response_fields(&mut self, at: EventNanos, end: End, request: u64, fields: ResponseFields) {
+        let Some(key) = self.key_at(end, request) else { return };
+        let key = self.rightful(end, request, key, &fields);
+        let Some(exchange) = self.exchanges.get_mut(&key) else { return };
+        let writes = exchange.content_writes;
+        let learned_id = exchange.chunk(at, fields);
+        self.wrote(key, at, writes, learned_id);
+    }
+
+    fn response_complete(&mut self, at: EventNanos, end: End, request: u64, fields: Option<ResponseFields>) {
+        let Some(slot) = self.take_slot(end, request) else { return };
+        // The next one on the connection was waiting for this.
+        let next = self.connections.get(&end).and_then(|connection| connection.slots.values().next().copied());
+        if let Some(Slot::Exchange(next)) = next
+            && let Some(next) = self.exchanges.get_mut(&next)
+        {
+            next.waited_until = Some(at);
+        }
+        let Slot::Exchange(key) = slot else { return };
+        let Some(exchange) = self.exchanges.get_mut(&key) else { return };
+        let writes = exchange.content_writes;
+        let learned_id = exchange.response_complete(at, fields);
+        self.wrote(key, at, writes, learned_id);
+        self.touch_ended(key);
+    }
+
+    /// Output was written: how long it took since it arrived, what it says of the model, and whose it is.
+    fn wrote(&mut self, key: u64, at: EventNanos, writes_before: u64, learned_id: bool) {
+        let Some(exchange) = self.exchanges.get_mut(&key) else { return };
+        if exchange.content_writes > writes_before {
             let newest =
                 exchange.generations.iter().filter_map(|g| self.generations.get(g)?.last).map(|t| t.received).max();
+            let written = exchange.counted_until.replace(at);
             if let Some(received) = newest.filter(|&r| r <= at && written.is_none_or(|w| r > w)) {
                 exchange.detokenize_total += at - received;
             }
         }
         if self.learned_model.is_none() && exchange.status.is_some_and(|s| s < 400) {
             self.learned_model = exchange.response_model.as_deref().map(Into::into);
+            self.model_may_be_known();
         }
         if learned_id {
             self.join_by_response(key);
         }
-        if complete {
-            self.touched.push(key);
+    }
+
+    /// The response's id may prove that it answers a later request of the connection: the responses before it were lost whole,
+    /// and nothing in the framing says so.
+    fn rightful(&mut self, end: End, request: u64, key: u64, fields: &ResponseFields) -> u64 {
+        let Some(id) = fields.id.as_deref() else { return key };
+        let Some(exchange) = self.exchanges.get(&key).filter(|exchange| exchange.response_id.is_none()) else { return key };
+        if exchange.chosen_id().is_none_or(|chosen| chosen == id) {
+            return key;
         }
+        let Some(connection) = self.connections.get(&end) else { return key };
+        let later = connection.slots.range(request + 1..).find_map(|(&ordinal, slot)| match slot {
+            Slot::Exchange(other) if self.exchanges.get(other).is_some_and(|e| e.chosen_id().as_deref() == Some(id)) => {
+                Some((ordinal, *other))
+            }
+            _ => None,
+        });
+        let Some((ordinal, other)) = later else { return key };
+        let head = self.exchanges.get(&key).map(|e| (e.status, e.stream, e.last_write));
+        if let Some(connection) = self.connections.get_mut(&end) {
+            if let Some(conversation) = connection.conversation() {
+                conversation.rebind(request, ordinal);
+            }
+            let passed: Vec<u64> = connection.slots.range(..ordinal).map(|(&n, _)| n).collect();
+            let mut unseen = Vec::new();
+            for n in passed {
+                if let Some(Slot::Exchange(key)) = connection.slots.remove(&n) {
+                    unseen.push(key);
+                }
+            }
+            for key in unseen {
+                if let Some(exchange) = self.exchanges.get_mut(&key) {
+                    (exchange.status, exchange.stream) = (None, None);
+                }
+                self.unseen(key, self.now);
+            }
+        }
+        if let (Some(exchange), Some((status, stream, last_write))) = (self.exchanges.get_mut(&other), head) {
+            (exchange.status, exchange.stream, exchange.last_write) = (status, stream, last_write);
+        }
+        other
+    }
+
+    /// The response's end was not seen, and later bytes show that it is over.
+    fn unseen(&mut self, key: u64, at: EventNanos) {
+        if let Some(exchange) = self.exchanges.get_mut(&key) {
+            exchange.noticed = at;
+            exchange.ending.get_or_insert((exchange.last_write.unwrap_or(at), Ending::Unseen));
+            self.touch_ended(key);
+        }
+    }
+
+    fn touch_ended(&mut self, key: u64) {
+        self.ended.insert(key);
+        self.touched.push(key);
     }
 
     /// The peer stopped sending: with a response under way, it left.
     pub(super) fn peer_closed(&mut self, end: End, at: EventNanos) {
         let Some(connection) = self.connections.get(&end) else { return };
-        for slot in connection.slots.clone() {
-            if let Slot::Exchange(key) = slot
-                && let Some(exchange) = self.exchanges.get_mut(&key)
-            {
+        let keys: Vec<u64> = exchanges_of(connection.slots.values()).collect();
+        for key in keys {
+            if let Some(exchange) = self.exchanges.get_mut(&key) {
                 exchange.disconnected.get_or_insert(at);
+                self.client_left(key);
             }
         }
     }
 
-    /// The connection is over, and with it what was still open on it.
-    pub(super) fn close(&mut self, end: End, at: EventNanos, _out: &mut Vec<Output>) {
-        let Some(mut connection) = self.connections.remove(&end) else { return };
-        self.oddities.desyncs += connection.desyncs();
-        let mut parsed = Parsed::default();
-        connection.closed(&mut parsed);
-        let slots = connection.slots.clone();
-        if !parsed.http.is_empty() {
-            let process = connection.process;
-            self.connections.insert(end, connection);
-            for event in parsed.http {
-                self.http_event(at, process, end, event);
-            }
-            self.connections.remove(&end);
+    /// A client left: a cancelled engine request that belongs to nobody may be its.
+    fn client_left(&mut self, key: u64) {
+        let Some(exchange) = self.exchanges.get(&key) else { return };
+        if exchange.response_id.is_none() && exchange.chosen_id().is_none() {
+            self.left.insert(key);
         }
-        for slot in slots {
-            let Slot::Exchange(key) = slot else { continue };
+    }
+
+    /// The connection is over, and with it what was still open on it: by the client, if it was seen leaving, else as `ending` says.
+    pub(super) fn close(
+        &mut self,
+        end: End,
+        at: EventNanos,
+        moved: Option<(u64, u64)>,
+        ending: Ending,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.connections.get_mut(&end) else { return };
+        let process = connection.process;
+        self.held -= connection.held_bytes();
+        let mut parsed = Parsed::default();
+        connection.closed(moved, &mut parsed);
+        self.losses(end, Direction::In, &parsed, out);
+        let place = Place { at, process, end };
+        for event in parsed.http.drain(..) {
+            self.http_event(place, event, out);
+        }
+        let Some(connection) = self.connections.remove(&end) else { return };
+        for key in exchanges_of(connection.slots.values()) {
             if let Some(exchange) = self.exchanges.get_mut(&key) {
-                exchange.disconnect(at);
-                self.touched.push(key);
+                // With records missing, the client's leaving may be among them.
+                let ending = if exchange.lost || self.edges_lost_at >= Some(exchange.started) { Ending::Unseen } else { ending };
+                exchange.close(at, ending);
+                if exchange.ending.is_some_and(|(_, ending)| ending.is_clients()) {
+                    self.client_left(key);
+                }
+                self.touch_ended(key);
             }
         }
     }
@@ -120,37 +273,32 @@ impl Core {
         let Some(exchange) = self.exchanges.get(&key) else { return };
         let Some(id) = exchange.response_id.clone() else { return };
         let process = exchange.process;
-        let mine: Vec<u64> = self
-            .generations
-            .iter()
-            .filter(|(_, g)| g.exchange.is_none() && same(g.process, process) && ids::belongs(&g.external_id, &id))
-            .map(|(&k, _)| k)
-            .collect();
-        for generation in mine {
-            self.join(key, generation);
+        self.index.add_exchange(&id, key);
+        for generation in self.index.generations_of(&id) {
+            let free = |g: &Generation| g.exchange.is_none() && same(g.process, process);
+            if self.generations.get(&generation).is_some_and(free) {
+                self.join(key, generation);
+            }
         }
     }
 
     /// A new engine request: an exchange may already be known to be its.
     pub(super) fn join_by_id(&mut self, generation_key: u64) {
         let Some(generation) = self.generations.get(&generation_key) else { return };
-        if generation.exchange.is_some() {
+        if generation.exchange.is_some() || self.lead_of.contains_key(&generation_key) {
             return;
         }
-        let external = generation.external_id.as_str();
         let added = generation.added.unwrap_or(generation.seen);
-        let wants = |exchange: &Exchange| {
-            let by_response = exchange.response_id.as_deref().is_some_and(|id| ids::belongs(external, id));
-            by_response || exchange.chosen_id().is_some_and(|id| ids::belongs(external, &id))
-        };
         // The same chosen id twice at once: the request that has none yet and came first.
         let found = self
-            .exchanges
-            .iter()
+            .index
+            .exchanges_of(&generation.external_id)
+            .into_iter()
+            .filter_map(|key| Some((key, self.exchanges.get(&key)?)))
             .filter(|(_, e)| e.ending.is_none() && same(e.process, generation.process))
-            .filter(|(_, e)| e.complete.is_some_and(|at| at <= added) && wants(e))
-            .min_by_key(|&(&key, e)| (self.has_other_request(e, generation), key));
-        if let Some((&key, _)) = found {
+            .filter(|(_, e)| e.complete.is_some_and(|at| at <= added))
+            .min_by_key(|&(key, e)| (self.has_other_request(e, generation), key));
+        if let Some((key, _)) = found {
             self.join(key, generation_key);
         }
     }
@@ -166,38 +314,50 @@ impl Core {
         let Some(exchange) = self.exchanges.get_mut(&exchange_key) else { return };
         let Some(generation) = self.generations.get_mut(&generation_key) else { return };
         generation.exchange = Some(exchange_key);
+        self.unclaimed.remove(&generation_key);
+        self.left.remove(&exchange_key);
         exchange.generations.push(generation_key);
-        // Prompts in order, the samples of each in order; sent order breaks ties.
-        let generations = &self.generations;
-        let response = exchange.response_id.clone().or_else(|| exchange.chosen_id()).unwrap_or_default();
-        exchange.generations.sort_by_key(|k| {
-            let place =
-                generations.get(k).map(|g| (ids::index_of(&g.external_id, &response), ids::split_child(&g.id).0));
-            (place, *k)
-        });
+        if exchange.generations.len() > 1 {
+            // Prompts in order, the samples of each in order; sent order breaks ties.
+            let generations = &self.generations;
+            let response = exchange.response_id.clone().or_else(|| exchange.chosen_id()).unwrap_or_default();
+            exchange.generations.sort_by_key(|k| {
+                let place =
+                    generations.get(k).map(|g| (ids::index_of(&g.external_id, &response), ids::split_child(&g.id).0));
+                (place, *k)
+            });
+        }
         self.touched.push(exchange_key);
     }
 
     /// A cancelled engine request without an exchange: the request of its kind that a client left unanswered. Where closes are
     /// not seen, `unanswered` says that enough time passed for an answer: what has none was left.
     pub(super) fn join_cancelled(&mut self, generation_key: u64, unanswered: bool) {
-        let Some(generation) = self.generations.get(&generation_key) else { return };
+        let Some(generation) = self.generations.get(&generation_key).filter(|g| g.exchange.is_none()) else { return };
         let (Some(added), Some(_)) = (generation.added, generation.aborted()) else { return };
         let arrival = generation.arrival.unwrap_or(added).min(added);
-        let found = self
-            .exchanges
-            .iter()
-            .filter(|(_, e)| e.response_id.is_none() && e.chosen_id().is_none() && same(e.process, generation.process))
-            .filter(|(_, e)| e.generations.is_empty() || self.is_sibling(e, generation))
-            .filter(|(_, e)| {
-                let left = e.disconnected.is_some() || matches!(e.ending, Some((_, Ending::Disconnected)));
-                left || (unanswered && e.status.is_none())
-            })
-            .filter(|(_, e)| e.kind_fits(&generation.external_id) && e.complete.is_some_and(|at| at <= arrival))
-            .filter(|(_, e)| e.fields.max_tokens.is_none_or(|n| generation.max_tokens.is_none_or(|m| n == m)))
-            .min_by_key(|&(&key, e)| (!self.is_sibling(e, generation), key));
-        if let Some((&key, _)) = found {
+        let fits = |e: &Exchange| {
+            e.response_id.is_none()
+                && e.chosen_id().is_none()
+                && same(e.process, generation.process)
+                && (e.generations.is_empty() || self.is_sibling(e, generation))
+                && (e.disconnected.is_some()
+                    || e.ending.is_some_and(|(_, ending)| ending.is_clients())
+                    || (unanswered && e.status.is_none()))
+                && e.kind_fits(&generation.external_id)
+                && e.complete.is_some_and(|at| at <= arrival)
+                && e.fields.max_tokens.is_none_or(|n| generation.max_tokens.is_none_or(|m| n == m))
+        };
+        let candidates: Box<dyn Iterator<Item = u64>> =
+            if unanswered { Box::new(self.exchanges.keys().copied()) } else { Box::new(self.left.iter().copied()) };
+        let found = candidates
+            .filter_map(|key| Some((key, self.exchanges.get(&key)?)))
+            .filter(|(_, e)| fits(e))
+            .min_by_key(|&(key, e)| (!self.is_sibling(e, generation), key));
+        if let Some((key, _)) = found {
             self.join(key, generation_key);
+            // Further samples of it may come.
+            self.client_left(key);
         }
     }
 
@@ -221,6 +381,13 @@ impl Core {
                 && e.complete.is_some_and(|at| at <= added)
         })
     }
+}
+
+fn exchanges_of<'a>(slots: impl Iterator<Item = &'a Slot>) -> impl Iterator<Item = u64> {
+    slots.filter_map(|slot| match slot {
+        Slot::Exchange(key) => Some(*key),
+        _ => None,
+    })
 }
 
 /// The same process, as far as it is known.

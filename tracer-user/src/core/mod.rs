@@ -3,24 +3,33 @@
 //! Enters: [`Input`]s in time order. Leaves: [`Output`]s. The same inputs give the same outputs. Bounded: what exceeds a limit
 //! is finished early, marked, and counted.
 
+mod beams;
 mod connection;
 mod engine_side;
 mod finish;
 mod http_side;
+mod in_flight;
+mod join;
+mod loss;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use self::connection::Connection;
+use self::connection::{Connection, Parsed};
+use self::engine_side::Sighting;
+use self::http_side::Place;
+use self::in_flight::InFlight;
+use self::join::Index;
 use crate::clock::Clock;
+use crate::decode::http::conversation::Piece;
 use crate::engine::vllm::Vllm;
 use crate::engine::{Engine, Outputs};
-use crate::input::{Direction, End, Event, EventNanos, Fact, Function, Input, Lost, Role, Server, What};
-use crate::model::exchange::Exchange;
+use crate::input::{End, Event, EventNanos, Fact, Function, Input, LossStage, Role, Server, What};
+use crate::model::exchange::{Ending, Exchange};
 use crate::model::generation::Generation;
 use crate::model::ids;
 use crate::model::step::{Step, Steps};
-use crate::output::{Labels, Metric, Output};
+use crate::output::{Labels, Metric, Output, Verdict};
 
 /// Limits that a user may set, and what the source can see.
 #[derive(Debug, Clone)]
@@ -46,21 +55,10 @@ const MAX_CONNECTIONS: usize = 262_144;
 const MAX_ENCODES: usize = 1_024;
 /// Ids of finished generations that are remembered, so that an output after the end makes no new one.
 const MAX_RECENT: usize = 8_192;
+/// Bytes of messages that are not whole, of all connections: 1,024 front ends' first output messages.
+const MAX_HELD: usize = 24 << 20;
 /// How often open requests are looked over, ns of event time.
 const SWEEP_EVERY: EventNanos = 50_000_000;
-
-/// Counts of what the core met and could not use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Oddities {
-    /// Places where a ZMTP stream lost its framing.
-    pub desyncs: u64,
-    /// Requests finished early because too many were open.
-    pub evicted: u64,
-    /// Spans over the hard cap of their trace.
-    pub spans_dropped: u64,
-    /// Connections not followed because there were too many.
-    pub connections_ignored: u64,
-}
 
 /// One call of the tokenizer.
 #[derive(Debug, Clone, Copy)]
@@ -68,26 +66,6 @@ struct Encode {
     entered: EventNanos,
     returned: EventNanos,
     used: bool,
-}
-
-/// An output message that was seen leaving the engine and not yet arriving at a front end.
-#[derive(Debug)]
-struct InFlight {
-    sent: EventNanos,
-    from: End,
-    message: Outputs,
-    key: u64,
-}
-
-/// Whether the receiving ends of output messages are seen too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Receivers {
-    /// None was seen yet; messages are held a moment for one.
-    Unknown,
-    /// They are: an output counts when the front end has it.
-    Seen,
-    /// They are not (a log of the engine's side only): an output counts when it leaves.
-    Unseen,
 }
 
 /// Turns ordered inputs into outputs.
@@ -99,27 +77,47 @@ pub struct Core {
     run: u64,
     /// The model label while the server's name for it is not known.
     learned_model: Option<Arc<str>>,
+    labels: BTreeMap<u32, Labels>,
+    /// The name under which the model's series went over to their own, once.
+    model_told: bool,
+    model_news: Option<Metric>,
     engine: Vllm,
     roles: BTreeMap<u32, Role>,
+    /// The process that sends an engine's outputs.
+    engine_processes: BTreeMap<u32, u32>,
     tokenizer_probed: HashSet<u32>,
     connections: HashMap<End, Connection>,
+    /// Bytes that connections hold for messages that are not whole.
+    held: usize,
     exchanges: BTreeMap<u64, Exchange>,
+    /// Exchanges that ended and are not finished.
+    ended: BTreeSet<u64>,
+    /// Exchanges whose client left before their response showed an id.
+    left: BTreeSet<u64>,
     generations: BTreeMap<u64, Generation>,
     generation_of: HashMap<Arc<str>, u64>,
+    /// Generations that are over and belong to no exchange yet; since when.
+    unclaimed: BTreeMap<u64, EventNanos>,
+    index: Index,
+    /// Beam searches by their id: the engine request that stands for each; and whom the others belong to.
+    searches: HashMap<String, u64>,
+    lead_of: BTreeMap<u64, u64>,
     recent: HashSet<Arc<str>>,
     recent_order: VecDeque<Arc<str>>,
     steps: BTreeMap<u32, Steps>,
     encodes: BTreeMap<u32, VecDeque<Encode>>,
-    in_flight: VecDeque<InFlight>,
-    receivers: Receivers,
-    seen_messages: HashSet<u64>,
-    seen_order: VecDeque<u64>,
+    in_flight: InFlight,
+    /// Scratch of messages that count now.
+    due: Vec<(EventNanos, Outputs)>,
     /// Exchanges that something happened to since they were last looked at.
     touched: Vec<u64>,
+    /// When records of opened and closed connections were last lost.
+    edges_lost_at: Option<EventNanos>,
     next_key: u64,
     now: EventNanos,
     next_sweep: EventNanos,
-    oddities: Oddities,
+    next_slow_sweep: EventNanos,
+    spans_dropped: u64,
 }
 
 impl Core {
@@ -130,33 +128,43 @@ impl Core {
             server: Arc::new(Server::default()),
             run: ids::run_identity(&Server::default()),
             learned_model: None,
+            labels: BTreeMap::new(),
+            model_told: false,
+            model_news: None,
             engine: Vllm,
             roles: BTreeMap::new(),
+            engine_processes: BTreeMap::new(),
             tokenizer_probed: HashSet::new(),
             connections: HashMap::new(),
+            held: 0,
             exchanges: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            left: BTreeSet::new(),
             generations: BTreeMap::new(),
             generation_of: HashMap::new(),
+            unclaimed: BTreeMap::new(),
+            index: Index::default(),
+            searches: HashMap::new(),
+            lead_of: BTreeMap::new(),
             recent: HashSet::new(),
             recent_order: VecDeque::new(),
             steps: BTreeMap::new(),
             encodes: BTreeMap::new(),
-            in_flight: VecDeque::new(),
-            receivers: Receivers::Unknown,
-            seen_messages: HashSet::new(),
-            seen_order: VecDeque::new(),
+            in_flight: InFlight::default(),
+            due: Vec::new(),
             touched: Vec::new(),
+            edges_lost_at: None,
             next_key: 0,
             now: 0,
             next_sweep: 0,
-            oddities: Oddities::default(),
+            next_slow_sweep: 0,
+            spans_dropped: 0,
         }
     }
 
-    /// What was met and could not be used, so far.
-    pub fn oddities(&self) -> Oddities {
-        let desyncs = self.connections.values().map(Connection::desyncs).sum::<u64>();
-        Oddities { desyncs: self.oddities.desyncs + desyncs, ..self.oddities }
+    /// Spans over the hard cap of their trace, so far.
+    pub fn spans_dropped(&self) -> u64 {
+        self.spans_dropped
     }
 
     /// Takes one input; what it completes is appended to `out`. Inputs must be in time order (see [`crate::order`]).
@@ -170,6 +178,7 @@ impl Core {
             Input::Tick(at) => self.now = self.now.max(at),
             Input::Lost(lost) => self.lost(lost),
         }
+        out.extend(self.model_news.take().map(Output::Metric));
         self.settle_touched(out);
         if self.now >= self.next_sweep {
             self.sweep(out);
@@ -180,13 +189,16 @@ impl Core {
     fn event(&mut self, event: Event, out: &mut Vec<Output>) {
         let Event { at, process, what, thread: _ } = event;
         match what {
-            What::Data { end, direction, len, bytes, .. } => self.data(at, process, end, direction, len, &bytes, out),
+            What::Data { end, direction, len, bytes, starts, offset } => {
+                let piece = Piece { len, bytes: &bytes, starts };
+                self.data(Sighting { at, process, end, direction }, offset, piece, out);
+            }
             What::Opened { end } => {
-                self.close(end, at, out);
-                self.connect(end, process);
+                self.close(end, at, None, Ending::Unseen, out);
+                self.connect(end, process, true, out);
             }
             What::PeerClosed { end } => self.peer_closed(end, at),
-            What::Closed { end } => self.close(end, at, out),
+            What::Closed { end } => self.close(end, at, None, Ending::ServerClosed, out),
             What::Call { function: Function::Encode, entered } => {
                 let encodes = self.encodes.entry(process).or_default();
                 if encodes.len() == MAX_ENCODES {
@@ -194,7 +206,7 @@ impl Core {
                 }
                 encodes.push_back(Encode { entered, returned: at, used: false });
             }
-            What::Call { function: Function::DecodeStep, .. } | What::Forked { .. } | What::Executed => {}
+            What::Call { .. } | What::Forked { .. } | What::Executed => {}
             What::Exited => self.exited(process, at, out),
         }
     }
@@ -204,6 +216,7 @@ impl Core {
             Fact::Server(server) => {
                 self.run = ids::run_identity(&server);
                 self.server = server;
+                self.model_may_be_known();
             }
             Fact::Process { tgid, role } => {
                 self.roles.insert(tgid, role);
@@ -216,31 +229,22 @@ impl Core {
         }
     }
 
-    /// Records are missing: everything open may be hit.
-    fn lost(&mut self, lost: Lost) {
-        self.now = self.now.max(lost.at);
-        for connection in self.connections.values_mut() {
-            connection.doubt();
-        }
-        for exchange in self.exchanges.values_mut() {
-            exchange.lost = true;
-        }
-        for generation in self.generations.values_mut() {
-            generation.lost = true;
-        }
-    }
-
     fn exited(&mut self, process: u32, at: EventNanos, out: &mut Vec<Output>) {
         let mut ends: Vec<End> =
             self.connections.iter().filter(|(_, c)| c.process == process).map(|(&end, _)| end).collect();
         ends.sort_unstable();
         for end in ends {
-            self.close(end, at, out);
+            self.close(end, at, None, Ending::ServerExited, out);
         }
-        let engines = self.roles.values().filter(|&&role| role == Role::Engine).count();
-        if self.roles.remove(&process) == Some(Role::Engine) && engines == 1 {
-            self.engine_died(at);
-        }
+        let role = self.roles.remove(&process);
+        let engines: BTreeSet<u32> =
+            self.engine_processes.iter().filter(|(_, of)| **of == process).map(|(&engine, _)| engine).collect();
+        let was_last = role == Some(Role::Engine) && !self.roles.values().any(|&role| role == Role::Engine);
+        self.generations_over(at, |g| {
+            let ran_it = g.engine_process == process || (g.first.is_some() && engines.contains(&g.engine));
+            (process != 0 && (g.process == process || ran_it)) || was_last
+        });
+        self.engine_processes.retain(|_, of| *of != process);
         self.encodes.remove(&process);
         self.tokenizer_probed.remove(&process);
     }
@@ -250,13 +254,26 @@ impl Core {
         self.next_key
     }
 
+    /// The labels of an engine's series; made once for each name of the model.
     fn labels(&self, engine: u32) -> Labels {
-        let model = if self.server.model.is_empty() {
-            self.learned_model.clone().unwrap_or_else(|| Arc::from("unknown"))
-        } else {
-            Arc::from(self.server.model.as_str())
-        };
+        if let Some(labels) = self.labels.get(&engine) {
+            return labels.clone();
+        }
+        let model = self.model_name().unwrap_or_else(|| Arc::from("unknown"));
         Labels { server: Arc::from(self.server.instance()), model, engine }
+    }
+
+    fn model_name(&self) -> Option<Arc<str>> {
+        if self.server.model.is_empty() { self.learned_model.clone() } else { Some(Arc::from(self.server.model.as_str())) }
+    }
+
+    /// The server's facts or the traffic said the model's name, perhaps.
+    fn model_may_be_known(&mut self) {
+        self.labels.clear();
+        if let Some(model) = self.model_name().filter(|_| !self.model_told) {
+            self.model_told = true;
+            self.model_news = Some(Metric::ModelKnown { server: Arc::from(self.server.instance()), model });
+        }
     }
 
     fn emit_step(&self, step: &Step, out: &mut Vec<Output>) {
@@ -268,37 +285,37 @@ impl Core {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call's facts; a struct would be built only to be taken apart")]
-    fn data(
-        &mut self,
-        at: EventNanos,
-        process: u32,
-        end: End,
-        direction: Direction,
-        len: u64,
-        bytes: &[u8],
-        out: &mut Vec<Output>,
-    ) {
+    fn data(&mut self, seen: Sighting, offset: Option<u64>, piece: Piece<'_>, out: &mut Vec<Output>) {
+        let Sighting { at, process, end, direction } = seen;
         if !self.connections.contains_key(&end) {
-            self.connect(end, process);
+            self.connect(end, process, false, out);
         }
         let Some(connection) = self.connections.get_mut(&end) else { return };
-        let mut parsed = connection::Parsed::default();
-        connection.push(direction, len, bytes, &mut parsed);
+        let mut parsed = Parsed::default();
+        let held = connection.held_bytes();
+        connection.push(direction, offset, piece, &mut parsed);
+        self.held = (self.held + connection.held_bytes()).saturating_sub(held);
+        if let Some(speaks) = parsed.speaks {
+            out.push(Output::Verdict(Verdict { end, speaks }));
+        }
+        self.losses(end, direction, &parsed, out);
         for message in parsed.messages.drain(..) {
             let message = self.engine.decode(&message);
-            self.engine_message(at, process, end, direction, message, out);
+            self.engine_message(seen, message, out);
         }
         for event in parsed.http.drain(..) {
-            self.http_event(at, process, end, event);
+            self.http_event(Place { at, process, end }, event, out);
+        }
+        if self.held > MAX_HELD {
+            self.drop_largest(out);
         }
     }
 
-    fn connect(&mut self, end: End, process: u32) {
+    fn connect(&mut self, end: End, process: u32, from_start: bool, out: &mut Vec<Output>) {
         if self.connections.len() < MAX_CONNECTIONS {
-            self.connections.insert(end, Connection::new(process));
+            self.connections.insert(end, Connection::new(process, from_start));
         } else {
-            self.oddities.connections_ignored += 1;
+            self.count_loss(LossStage::Connections, 1, out);
         }
     }
 }

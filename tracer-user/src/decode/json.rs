@@ -25,6 +25,7 @@ pub struct RequestFields {
     pub request_id: Option<String>,
     /// The prompt came as token ids, so nothing is tokenised.
     pub prompt_is_tokens: bool,
+    pub whole: bool,
 }
 
 impl RequestFields {
@@ -171,6 +172,7 @@ pub struct ResponseFields {
     /// Non-null finish reasons, in order.
     pub finish_reasons: Vec<String>,
     pub completion_tokens: Option<u64>,
+    pub prompt_tokens: Option<u64>,
     /// The body reports an error instead of a result.
     pub error: bool,
     /// It carries output (or its end), not only usage or bookkeeping.
@@ -187,6 +189,7 @@ impl ResponseFields {
             id: strings(body, "\"id\"").next().map(str::to_owned),
             model: strings(body, "\"model\"").next().map(str::to_owned),
             finish_reasons,
+            prompt_tokens: None,
             completion_tokens: number(body, "\"completion_tokens\"").or_else(|| number(body, "\"output_tokens\"")),
             error: head.starts_with(b"{\"error\":{") || head.starts_with(b"{\"object\":\"error\""),
             content: memchr::memmem::find(body, b"\"choices\":[]").is_none(),

@@ -1,14 +1,18 @@
 //! ZMTP 3.1 (RFC 37) as a byte stream of one direction of one connection.
 //!
-//! Enters: the bytes of each call, in order, with what the capture cap left out as a gap. Leaves: messages of up to
-//! [`KEPT_PARTS`] parts. A gap inside a frame's body cuts that part; a gap that swallows a frame header loses
-//! synchronisation, which comes back at the next call that starts like a frame (libzmq starts every send at a frame boundary,
-//! except after one of exactly 8192 bytes: measured). Refused: bodies are never held beyond [`KEPT_BYTES`].
+//! Enters: the pieces of each call, in order, with what was not captured as a gap. Leaves: messages of up to
+//! [`KEPT_PARTS`] parts. A gap inside a frame's body cuts that part, of which the unbroken head and the last bytes are given; a
+//! gap that swallows a frame header loses synchronisation, which comes back at the next call that starts like a frame (libzmq
+//! starts every send at a frame boundary, except after one of exactly 8192 bytes: measured). Refused: bodies are never held
+//! beyond [`KEPT_BYTES`] and [`TAIL_BYTES`].
 
 /// Parts of a message that are kept; later ones (tensors that ride along) are only stepped over.
 pub const KEPT_PARTS: usize = 2;
-/// Bytes of one part that are kept; the rest is cut. An ADD takes 300 B + 1..5 B a prompt token; 256 KiB is a 50,000-token prompt.
-pub const KEPT_BYTES: usize = 256 * 1024;
+/// Bytes of one part that are kept; the rest is cut. An output message takes 60 to 90 B a running request and about 250 B for
+/// one that starts: 2 MiB are 8,192 starting at once. An ADD takes 300 B + 1..5 B a prompt token: 400,000 tokens.
+pub const KEPT_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes kept of the end of a part that was cut: an ADD's parameters, an output message's statistics and stamp (about 560 B).
+pub const TAIL_BYTES: usize = 16 * 1024;
 /// Frames beyond this are taken for lost synchronisation (RFC 37 allows 2^63; vLLM's largest, multimodal tensors, are far below).
 const MAX_FRAME: u64 = 1 << 32;
 /// RFC 37: signature 10, version 2, mechanism 20, as-server 1, filler 31.
@@ -32,6 +36,8 @@ pub struct Part {
     pub bytes: Vec<u8>,
     /// Bytes are missing at the end or in between.
     pub cut: bool,
+    /// Of a part that is cut, the unbroken bytes up to its very end, as far as they are there.
+    pub tail: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -67,12 +73,25 @@ impl Stream {
         self.desyncs
     }
 
-    /// Takes the bytes of one call that moved `len` bytes and hands each whole message to `sink`.
-    pub fn push(&mut self, len: u64, bytes: &[u8], sink: &mut impl FnMut(Message)) {
+    /// Bytes held for messages that are not whole.
+    pub fn held_bytes(&self) -> usize {
+        self.part.bytes.capacity()
+            + self.part.tail.capacity()
+            + self.message.parts.iter().map(|part| part.bytes.capacity()).sum::<usize>()
+    }
+
+    /// Lets go of what is held; the message is cut.
+    pub fn drop_held(&mut self) {
+        self.part = Part { cut: true, ..Part::default() };
+    }
+
+    /// Takes a piece of `len` bytes, the first of which are `bytes`, and hands each whole message to `sink`. `starts`: it is the
+    /// first of its call.
+    pub fn push(&mut self, len: u64, bytes: &[u8], starts: bool, sink: &mut impl FnMut(Message)) {
         if matches!(self.state, State::Lost) {
-            if starts_greeting(bytes) {
+            if starts && starts_greeting(bytes) {
                 self.state = State::Greeting(GREETING_BYTES);
-            } else if starts_frame(len, bytes) {
+            } else if starts && starts_frame(len, bytes) {
                 self.state = State::Header { held: [0; 9], have: 0 };
             } else {
                 return;
@@ -125,13 +144,9 @@ impl Stream {
                 }
                 State::Body { left, .. } => {
                     let n = (*left).min(bytes.len() as u64) as usize;
-                    let wanted = self.message.part_count < KEPT_PARTS;
-                    let room = if wanted { KEPT_BYTES.saturating_sub(self.part.bytes.len()) } else { 0 };
-                    // After a cut the later bytes would be read as if they followed: keep only the unbroken head.
-                    if wanted && !self.part.cut {
-                        self.part.bytes.extend_from_slice(&bytes[..n.min(room)]);
+                    if self.message.part_count < KEPT_PARTS {
+                        self.part.take(&bytes[..n]);
                     }
-                    self.part.cut |= n > room;
                     *left -= n as u64;
                     bytes = &bytes[n..];
                     if *left == 0 {
@@ -142,11 +157,13 @@ impl Stream {
         }
     }
 
-    fn gap(&mut self, gap: u64, sink: &mut impl FnMut(Message)) {
+    /// `gap` bytes of the stream are not here.
+    pub fn gap(&mut self, gap: u64, sink: &mut impl FnMut(Message)) {
         match &mut self.state {
             State::Body { left, .. } if gap <= *left => {
                 *left -= gap;
                 self.part.cut = true;
+                self.part.tail.clear();
                 if *left == 0 {
                     self.end_frame(sink);
                 }
@@ -155,10 +172,12 @@ impl Stream {
             // The frame that the gap starts in is still worth reading; where the next one starts is not known.
             State::Body { .. } => {
                 self.part.cut = true;
+                self.part.tail.clear();
                 self.end_frame(sink);
                 self.lose();
             }
-            State::Lost | State::Greeting(_) | State::Header { .. } => self.lose(),
+            State::Lost => {}
+            State::Greeting(_) | State::Header { .. } => self.lose(),
         }
     }
 
@@ -192,6 +211,25 @@ impl Stream {
         if flags & FLAG_MORE == 0 {
             sink(std::mem::take(&mut self.message));
         }
+    }
+}
+
+impl Part {
+    /// Takes the next bytes of the body: to the head while that is unbroken and has room, else to the window at the end.
+    fn take(&mut self, bytes: &[u8]) {
+        let room = if self.cut { 0 } else { KEPT_BYTES.saturating_sub(self.bytes.len()) };
+        let (head, rest) = bytes.split_at(bytes.len().min(room));
+        self.bytes.extend_from_slice(head);
+        if rest.is_empty() {
+            return;
+        }
+        self.cut = true;
+        let rest = &rest[rest.len().saturating_sub(TAIL_BYTES)..];
+        // Twice the window before it is moved down, so that each byte is moved once at most.
+        if self.tail.len() + rest.len() > 2 * TAIL_BYTES {
+            self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
+        }
+        self.tail.extend_from_slice(rest);
     }
 }
 
@@ -272,7 +310,7 @@ mod tests {
         let mut stream = Stream::default();
         let mut out = Vec::new();
         for (len, bytes) in calls {
-            stream.push(*len, bytes, &mut |m| out.push(m));
+            stream.push(*len, bytes, true, &mut |m| out.push(m));
         }
         (out, stream.desyncs())
     }
@@ -316,6 +354,32 @@ mod tests {
         let (messages, desyncs) = parse(&[(two.len() as u64, &two[..50]), (25, &add(20))]);
         assert_eq!(desyncs, 1);
         assert_eq!(messages.len(), 2, "the cut first one, and the one after the gap");
+    }
+
+    #[test]
+    fn a_cut_part_has_its_end() {
+        // one call:  [head piece, 100 of 3900 bytes][tail piece, 109 bytes]
+        let message = add(4000);
+        let (mut stream, mut out) = (Stream::default(), Vec::new());
+        let split = message.len() - 109;
+        stream.push(split as u64, &message[..100], true, &mut |m| out.push(m));
+        stream.push(109, &message[split..], false, &mut |m| out.push(m));
+        assert_eq!(stream.desyncs(), 0);
+        assert!(out[0].parts[1].cut);
+        assert_eq!(out[0].parts[1].tail, message[split..]);
+    }
+
+    #[test]
+    fn a_loss_of_known_length_keeps_the_framing() {
+        // [ADD 4000, of which 2000 are lost][ADD 20]
+        let message = add(4000);
+        let (mut stream, mut out) = (Stream::default(), Vec::new());
+        stream.push(1000, &message[..1000], true, &mut |m| out.push(m));
+        stream.gap(2000, &mut |m| out.push(m));
+        let rest = &message[3000..];
+        stream.push(rest.len() as u64, rest, true, &mut |m| out.push(m));
+        stream.push(25, &add(20), true, &mut |m| out.push(m));
+        assert_eq!((out.len(), stream.desyncs()), (2, 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `cmpl-R` | `cmpl-R-<prompt>` | `cmpl-R-<prompt>-8hex` |
 //! | `resp_R` | `resp_R_<turn>` | `resp_R_<turn>-8hex` |
 //! | n = 2 | as above | `0_…`, `1_…` before it |
+//! | beam search | `R-<16 or 32 hex>-beam-<beam>` behind the response's id | that, and `-8hex` |
 //!
 //! Before vLLM 0.14 the engine id is the external one.
 
@@ -42,9 +43,25 @@ pub fn without_index(external: &str) -> Option<&str> {
     if external.starts_with("chatcmpl-") { cut('_') } else { cut('-').or_else(|| cut('_')) }
 }
 
+/// The id that the engine requests of one beam search share (vllm/entrypoints/generate/beam_search/online.py: a new random part
+/// for every token, a number for every beam).
+pub fn beam_search(external: &str) -> Option<&str> {
+    let (batch, beam) = external.rsplit_once("-beam-")?;
+    let (request, random) = batch.rsplit_once('-')?;
+    let is_random = matches!(random.len(), 16 | 32) && random.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_number = !beam.is_empty() && beam.bytes().all(|b| b.is_ascii_digit());
+    (is_random && is_number).then_some(request)
+}
+
+/// The response ids that the engine request with this external id may belong to.
+pub fn responses(external: &str) -> impl Iterator<Item = &str> {
+    let own = beam_search(external).unwrap_or(external);
+    std::iter::once(own).chain(without_index(own))
+}
+
 /// Whether the response id `response` belongs to the engine request with this external id.
 pub fn belongs(external: &str, response: &str) -> bool {
-    external == response || without_index(external) == Some(response)
+    responses(external).any(|id| id == response)
 }
 
 /// The prompt (or turn) index at the end of an external id that is not the response's.
@@ -54,7 +71,10 @@ pub fn index_of(external: &str, response: &str) -> Option<u32> {
 
 /// The id that a client sees, when no response showed it.
 pub fn client_id(external: &str) -> &str {
-    without_index(external).unwrap_or(external)
+    match beam_search(external) {
+        Some(request) => request,
+        None => without_index(external).unwrap_or(external),
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +89,11 @@ mod tests {
             ("1_cmpl-nn-0-88e35977", "cmpl-nn-0", "cmpl-nn"),
             ("resp_b2453c9bbc3dddb1_0-8916c2ea", "resp_b2453c9bbc3dddb1_0", "resp_b2453c9bbc3dddb1"),
             ("cmpl-cf19d919-762fdbd6", "cmpl-cf19d919", "cmpl-cf19d919"),
+            (
+                "cmpl-bs-00112233445566aa-beam-3-762fdbd6",
+                "cmpl-bs-00112233445566aa-beam-3",
+                "cmpl-bs",
+            ),
         ] {
             assert_eq!(external_of(engine), external);
             assert!(belongs(external, response), "{external} {response}");

@@ -29,6 +29,8 @@ pub enum EngineMessage {
     Ready {
         version: Option<String>,
     },
+    /// Known by its start, and its rest makes no sense.
+    Unreadable,
     Other,
 }
 
@@ -65,7 +67,8 @@ pub struct Outputs {
     pub timestamp: Option<f64>,
     /// It answers a utility call and belongs to no step.
     pub utility: bool,
-    pub cut: bool,
+    /// Requests of the step that are not in `outputs`, or only in part, because the message was cut.
+    pub missing: u64,
 }
 
 /// What a step gave for one request.

@@ -2,7 +2,7 @@
 
 use super::generation::seconds;
 use super::operation::Operation;
-use crate::decode::http::{RequestHead, ResponseEvent};
+use crate::decode::http::RequestHead;
 use crate::decode::json::{RequestFields, ResponseFields};
 use crate::input::{End, EventNanos};
 
@@ -15,6 +15,31 @@ pub enum Ending {
     Disconnected,
     /// It went quiet after its engine requests were cancelled; the log shows no close.
     Cancelled,
+    /// The server closed the connection, and the client had not.
+    ServerClosed,
+    /// The server's process ended.
+    ServerExited,
+    /// It is over, as what came later on the connection shows, and how was not seen.
+    Unseen,
+}
+
+impl Ending {
+    /// The client went away, as far as is known.
+    pub fn is_clients(self) -> bool {
+        matches!(self, Self::Disconnected | Self::Cancelled)
+    }
+
+    /// The server gave up.
+    pub fn is_servers(self) -> bool {
+        matches!(self, Self::ServerClosed | Self::ServerExited)
+    }
+}
+
+/// What the response says of the tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: Option<u64>,
+    pub completion_tokens: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -30,6 +55,8 @@ pub struct Exchange {
     pub operation: &'static Operation,
     /// Last request byte read.
     pub complete: Option<EventNanos>,
+    /// When the response to the request before it on the connection ended, where that was later: a server answers in order.
+    pub waited_until: Option<EventNanos>,
     pub fields: RequestFields,
     pub status: Option<u16>,
     pub stream: Option<bool>,
@@ -37,7 +64,7 @@ pub struct Exchange {
     pub response_model: Option<String>,
     /// A choice of the answer ended by length.
     pub by_length: bool,
-    pub completion_tokens: Option<u64>,
+    pub usage: Usage,
     /// The body reported an error after a 200.
     pub error: bool,
     /// First and last write that carried output.
@@ -46,10 +73,14 @@ pub struct Exchange {
     /// Sum over the content writes of the time since the newest output was received, ns; and how many there were.
     pub detokenize_total: u64,
     pub content_writes: u64,
+    /// The content write up to which `detokenize_total` counts.
+    pub counted_until: Option<EventNanos>,
     /// Last byte written so far.
     pub last_write: Option<EventNanos>,
     pub disconnected: Option<EventNanos>,
     pub ending: Option<(EventNanos, Ending)>,
+    /// When an end that was not seen was noticed.
+    pub noticed: EventNanos,
     /// Its engine requests, in the order they were sent.
     pub generations: Vec<u64>,
     /// Records were lost while it was open.
@@ -66,21 +97,24 @@ impl Exchange {
             head,
             operation,
             complete: None,
+            waited_until: None,
             fields: RequestFields::default(),
             status: None,
             stream: None,
             response_id: None,
             response_model: None,
             by_length: false,
-            completion_tokens: None,
+            usage: Usage::default(),
             error: false,
             first_content: None,
             last_content: None,
             detokenize_total: 0,
             content_writes: 0,
+            counted_until: None,
             last_write: None,
             disconnected: None,
             ending: None,
+            noticed: 0,
             generations: Vec::new(),
             lost: false,
         }
@@ -92,29 +126,29 @@ impl Exchange {
         self.fields = fields;
     }
 
-    /// The response goes on; true when its id became known by this.
-    pub fn response(&mut self, at: EventNanos, event: ResponseEvent) -> bool {
+    /// The response began.
+    pub fn response_head(&mut self, at: EventNanos, status: u16, stream: bool) {
         self.last_write = Some(at);
-        match event {
-            ResponseEvent::Head { status, stream } => {
-                self.status = Some(status);
-                self.stream = Some(stream);
-                false
-            }
-            ResponseEvent::Chunk(fields) => {
-                if fields.content {
-                    self.content(at);
-                }
-                self.fields_seen(fields)
-            }
-            ResponseEvent::DoneMark => false,
-            ResponseEvent::Complete(fields) => {
-                self.ending = Some((at, Ending::Complete));
-                let Some(fields) = fields else { return false };
-                self.content(at);
-                self.fields_seen(fields)
-            }
+        self.status = Some(status);
+        self.stream = Some(stream);
+    }
+
+    /// A chunk of a stream was written; true when the response's id became known by it.
+    pub fn chunk(&mut self, at: EventNanos, fields: ResponseFields) -> bool {
+        self.last_write = Some(at);
+        if fields.content {
+            self.content(at);
         }
+        self.fields_seen(fields)
+    }
+
+    /// The response is whole; true when its id became known by this.
+    pub fn response_complete(&mut self, at: EventNanos, fields: Option<ResponseFields>) -> bool {
+        self.last_write = Some(at);
+        self.ending = Some((at, Ending::Complete));
+        let Some(fields) = fields else { return false };
+        self.content(at);
+        self.fields_seen(fields)
     }
 
     fn content(&mut self, at: EventNanos) {
@@ -125,7 +159,8 @@ impl Exchange {
 
     fn fields_seen(&mut self, fields: ResponseFields) -> bool {
         self.error |= fields.error;
-        self.completion_tokens = fields.completion_tokens.or(self.completion_tokens);
+        self.usage.completion_tokens = fields.completion_tokens.or(self.usage.completion_tokens);
+        self.usage.prompt_tokens = fields.prompt_tokens.or(self.usage.prompt_tokens);
         self.by_length |= fields.finish_reasons.iter().any(|reason| reason == "length");
         if self.response_model.is_none() {
             self.response_model = fields.model;
@@ -137,12 +172,16 @@ impl Exchange {
         learned
     }
 
-    /// The connection ended, or its peer did.
-    pub fn disconnect(&mut self, at: EventNanos) {
-        self.disconnected.get_or_insert(at);
-        if self.ending.is_none() {
-            self.ending = Some((at, Ending::Disconnected));
-        }
+    /// The connection is over with the response under way: the client's doing when it was seen leaving, else `ending`.
+    pub fn close(&mut self, at: EventNanos, ending: Ending) {
+        let ending = if self.disconnected.is_some() { Ending::Disconnected } else { ending };
+        self.ending.get_or_insert((at, ending));
+    }
+
+    /// When the server could take it up: it was whole, and those before it on the connection were answered.
+    pub fn ready(&self) -> Option<EventNanos> {
+        let complete = self.complete?;
+        Some(self.waited_until.map_or(complete, |at| at.max(complete)))
     }
 
     /// The id that its engine requests' external ids are made of, when the client chose it.

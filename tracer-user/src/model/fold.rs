@@ -1,124 +1,205 @@
 //! Which decode steps of a generation become spans of their own, and which fold into an aggregate.
 //!
-//! Enters: the times of its steps. Leaves: pieces in order that cover every step once. The first [`FIRST`] steps, the last
-//! [`LAST`] and the slowest outliers stand alone; runs between them fold into count, min, p50 and max.
+//! Enters: steps in order, each marked slow or not. Leaves: pieces in order. Runs of steps that are not shown fold into count,
+//! min, p50 and max. A [`Folder`] can be appended to another one, so that the older part of a long generation is folded before
+//! its end is known.
 
-use super::generation::TokensAt;
+use crate::input::EventNanos;
 
-/// Steps shown at the start.
-pub const FIRST: usize = 8;
-/// Steps shown at the end.
-pub const LAST: usize = 2;
 /// A step is a slow outlier when it took more than this many times the median.
 pub const OUTLIER: u64 = 3;
 
 /// A part of the decode phase. Step k leads from token k−1 to token k.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
     Step {
-        k: usize,
+        k: u64,
+        from: EventNanos,
+        to: EventNanos,
+        tokens: u32,
+        /// The engine's own stamp of the step, ns.
+        stamp: i64,
     },
-    /// Steps `first..=last`; durations in ns.
-    Folded {
-        first: usize,
-        last: usize,
-        min: u64,
-        p50: u64,
-        max: u64,
-    },
+    Folded(Folded),
 }
 
-/// Cuts the steps between `tokens` (one entry a step, the first being the prefill's) into pieces, with at most `outliers`
-/// slow ones shown.
-pub fn fold(tokens: &[TokensAt], outliers: usize) -> Vec<Piece> {
-    let steps = tokens.len().saturating_sub(1);
-    let duration = |k: usize| tokens[k].at.saturating_sub(tokens[k - 1].at);
-    let mut sorted: Vec<u64> = (1..=steps).map(duration).collect();
-    sorted.sort_unstable();
-    let Some(&median) = sorted.get(steps / 2) else { return Vec::new() };
-    let mut slow: Vec<usize> = (1..=steps).filter(|&k| duration(k) > OUTLIER * median).collect();
-    // The slowest ones are shown; among equals the earlier.
-    slow.sort_by_key(|&k| (std::cmp::Reverse(duration(k)), k));
-    slow.truncate(outliers);
-    slow.sort_unstable();
+/// Steps `first..=last`; durations in ns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Folded {
+    pub first: u64,
+    pub last: u64,
+    pub from: EventNanos,
+    pub to: EventNanos,
+    pub min: u64,
+    pub p50: u64,
+    pub max: u64,
+}
 
-    let shown = |k: usize| k <= FIRST || k + LAST > steps || slow.binary_search(&k).is_ok();
-    let mut pieces = Vec::new();
-    let mut k = 1;
-    while k <= steps {
-        let mut last = k;
-        if !shown(k) {
-            while last < steps && !shown(last + 1) {
-                last += 1;
-            }
-        }
-        if last == k {
-            pieces.push(Piece::Step { k });
-        } else {
-            let mut run: Vec<u64> = (k..=last).map(duration).collect();
-            run.sort_unstable();
-            pieces.push(Piece::Folded {
-                first: k,
-                last,
-                min: run[0],
-                p50: run[run.len() / 2],
-                max: run[run.len() - 1],
-            });
-        }
-        k = last + 1;
+impl Folded {
+    fn count(&self) -> u64 {
+        self.last - self.first + 1
     }
-    pieces
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::generation::StepRef;
+/// How a step is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Show {
+    Always,
+    /// While it is among the slowest.
+    Slow,
+    Never,
+}
 
-    fn tokens(durations: &[u64]) -> Vec<TokensAt> {
-        let step = StepRef { engine: 0, stamp: 0 };
-        let mut at = 0;
-        std::iter::once(0)
-            .chain(durations.iter().copied())
-            .map(|d| {
-                at += d;
-                TokensAt { at, received: at, tokens: 1, step }
+/// Folds as steps come.
+#[derive(Debug, Clone, Default)]
+pub struct Folder {
+    pieces: Vec<(Piece, Show)>,
+    /// Medians of the blocks of steps seen so far, and their counts.
+    medians: Vec<(u64, u64)>,
+}
+
+impl Folder {
+    /// Takes a block of durations into the median by which slow steps are told.
+    pub fn learn_median(&mut self, durations: impl Iterator<Item = u64>) {
+        let mut block: Vec<u64> = durations.collect();
+        if block.is_empty() {
+            return;
+        }
+        let count = block.len() as u64;
+        let middle = block.len() / 2;
+        let median = *block.select_nth_unstable(middle).1;
+        // A generation of 65,000 tokens has 254 blocks; beyond, the older half is thinned.
+        if self.medians.len() == 256 {
+            self.medians = self.medians.chunks(2).map(|pair| (pair[0].0, pair.iter().map(|m| m.1).sum())).collect();
+        }
+        self.medians.push((median, count));
+    }
+
+    /// The median of the blocks' medians, weighted by their counts.
+    pub fn median(&self) -> u64 {
+        weighted_median(self.medians.clone())
+    }
+
+    /// Pieces held.
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Takes a step that is shown in any case.
+    pub fn show(&mut self, step: Piece) {
+        self.pieces.push((step, Show::Always));
+    }
+
+    /// Takes the next step.
+    pub fn push(&mut self, step: Piece, slow: bool) {
+        self.pieces.push((step, if slow { Show::Slow } else { Show::Never }));
+    }
+
+    /// Takes over all of `other`, which comes behind.
+    pub fn append(&mut self, other: &Self) {
+        self.pieces.extend_from_slice(&other.pieces);
+    }
+
+    /// Leaves at most `outliers` slow steps; the slowest, and among equals the earlier.
+    pub fn keep(&mut self, outliers: usize) {
+        let mut slow: Vec<(std::cmp::Reverse<u64>, usize)> = self
+            .pieces
+            .iter()
+            .enumerate()
+            .filter_map(|(i, (piece, show))| match piece {
+                Piece::Step { from, to, .. } if *show == Show::Slow => Some((std::cmp::Reverse(to.saturating_sub(*from)), i)),
+                _ => None,
             })
-            .collect()
-    }
-
-    #[test]
-    fn a_long_decode_shows_its_ends_and_its_outlier_and_folds_the_rest() {
-        // steps: 1..8 shown, 9..49 folded, 50 slow, 51..98 folded, 99..100 shown
-        let mut durations = vec![10; 100];
-        durations[49] = 500;
-        durations[20] = 7;
-        let pieces = fold(&tokens(&durations), 40);
-        assert_eq!(pieces.len(), 8 + 1 + 1 + 1 + 2);
-        assert_eq!(pieces[8], Piece::Folded { first: 9, last: 49, min: 7, p50: 10, max: 10 });
-        assert_eq!(pieces[9], Piece::Step { k: 50 });
-        assert_eq!(pieces[10], Piece::Folded { first: 51, last: 98, min: 10, p50: 10, max: 10 });
-    }
-
-    #[test]
-    fn every_step_is_covered_once() {
-        for n in 0..40 {
-            let mut next = 1;
-            for piece in fold(&tokens(&vec![5; n]), 3) {
-                let (first, last) = match piece {
-                    Piece::Step { k } => (k, k),
-                    Piece::Folded { first, last, .. } => (first, last),
-                };
-                assert_eq!(first, next);
-                next = last + 1;
-            }
-            assert_eq!(next, n + 1);
+            .collect();
+        slow.sort_unstable();
+        for (_, i) in slow.into_iter().skip(outliers) {
+            self.pieces[i].1 = Show::Never;
         }
     }
 
-    #[test]
-    fn a_storm_of_outliers_stays_bounded() {
-        let durations: Vec<u64> = (0..1000).map(|i| if i % 3 == 0 { 1000 } else { 10 }).collect();
-        assert!(fold(&tokens(&durations), 40).len() <= FIRST + LAST + 2 * 40 + 1);
+    /// Folds what is not shown, to hold less.
+    pub fn compact(&mut self) {
+        let mut out = Vec::with_capacity(self.pieces.len().min(256));
+        let mut run = Vec::new();
+        for &(piece, show) in &self.pieces {
+            if show == Show::Never {
+                run.push(piece);
+                continue;
+            }
+            out.extend(fold(&run).map(|piece| (piece, Show::Never)));
+            run.clear();
+            out.push((piece, show));
+        }
+        out.extend(fold(&run).map(|piece| (piece, Show::Never)));
+        self.pieces = out;
     }
+
+    /// The pieces, folded.
+    pub fn pieces(mut self) -> Vec<Piece> {
+        self.compact();
+        self.pieces.into_iter().map(|(piece, _)| piece).collect()
+    }
+}
+
+/// One piece of a run; a step that stands alone stays one.
+fn fold(run: &[Piece]) -> Option<Piece> {
+    let (first, last) = (run.first()?, run.last()?);
+    if run.len() == 1 {
+        return Some(*first);
+    }
+    let (mut min, mut max) = (u64::MAX, 0);
+    let mut steps = Vec::new();
+    // Medians of the parts that were folded before, by their counts.
+    let (mut weight, mut sum) = (0u64, 0u128);
+    for piece in run {
+        match piece {
+            Piece::Step { from, to, .. } => steps.push(to.saturating_sub(*from)),
+            Piece::Folded(part) => {
+                (min, max) = (min.min(part.min), max.max(part.max));
+                weight += part.count();
+                sum += u128::from(part.p50) * u128::from(part.count());
+            }
+        }
+    }
+    if !steps.is_empty() {
+        let middle = steps.len() / 2;
+        let p50 = *steps.select_nth_unstable(middle).1;
+        weight += steps.len() as u64;
+        sum += u128::from(p50) * steps.len() as u128;
+        min = min.min(steps.iter().copied().min().unwrap_or(min));
+        max = max.max(steps.iter().copied().max().unwrap_or(max));
+    }
+    let p50 = u64::try_from(sum / u128::from(weight.max(1))).unwrap_or(u64::MAX);
+    let start = |piece: &Piece| match piece {
+        Piece::Step { from, .. } | Piece::Folded(Folded { from, .. }) => *from,
+    };
+    let end = |piece: &Piece| match piece {
+        Piece::Step { to, .. } | Piece::Folded(Folded { to, .. }) => *to,
+    };
+    Some(Piece::Folded(Folded {
+        first: first.range().0,
+        last: last.range().1,
+        from: start(first),
+        to: end(last),
+        min,
+        p50,
+        max,
+    }))
+}
+
+fn weighted_median(mut values: Vec<(u64, u64)>) -> u64 {
+    values.sort_unstable();
+    let half = values.iter().map(|v| v.1).sum::<u64>() / 2;
+    let mut seen = 0;
+    values
+        .iter()
+        .find(|(_, count)| {
+            seen += count;
+            seen > half
+        })
+        .map_or(0, |v| v.0)
 }

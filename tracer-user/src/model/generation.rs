@@ -8,13 +8,13 @@
 
 use std::sync::Arc;
 
+use super::beams::Beams;
+use super::timeline::{Tick, Timeline};
 use crate::clock::Clock;
 use crate::engine::{Add, LifeEventKind, RequestOutput};
 use crate::input::EventNanos;
 use crate::output::FinishReason;
 
-/// Token times of one generation that are kept; later ones still count.
-pub const MAX_TOKEN_TIMES: usize = 65_536;
 /// Waits (one more a preemption) that are kept.
 const MAX_WAITS: usize = 256;
 
@@ -85,9 +85,7 @@ pub struct Generation {
     waiting_since: Option<EventNanos>,
     pub preempted: Vec<EventNanos>,
     pub preemptions: u64,
-    pub tokens: Vec<TokensAt>,
-    /// Steps whose times were not kept.
-    pub untimed_steps: u64,
+    pub timeline: Timeline,
     pub first: Option<TokensAt>,
     pub last: Option<TokensAt>,
     pub output_tokens: u64,
@@ -95,10 +93,14 @@ pub struct Generation {
     pub chunks: Vec<EventNanos>,
     /// The encode() call that made its prompt's tokens.
     pub encode: Option<(EventNanos, EventNanos)>,
-    /// Records were lost while it was open.
+    /// Records that may have been its were lost.
     pub lost: bool,
     /// The exchange it belongs to.
     pub exchange: Option<u64>,
+    /// The process that runs it; 0 when not known.
+    pub engine_process: u32,
+    /// Of a beam search's first engine request: the others.
+    pub beams: Option<Box<Beams>>,
 }
 
 /// What an output changed.
@@ -137,8 +139,7 @@ impl Generation {
             waiting_since: None,
             preempted: Vec::new(),
             preemptions: 0,
-            tokens: Vec::new(),
-            untimed_steps: 0,
+            timeline: Timeline::default(),
             first: None,
             last: None,
             output_tokens: 0,
@@ -146,6 +147,8 @@ impl Generation {
             encode: None,
             lost: false,
             exchange: None,
+            engine_process: 0,
+            beams: None,
         }
     }
 
@@ -222,11 +225,8 @@ impl Generation {
         }
         self.last = Some(now);
         self.output_tokens += output.tokens;
-        if self.tokens.len() < MAX_TOKEN_TIMES {
-            self.tokens.push(now);
-        } else {
-            self.untimed_steps += 1;
-        }
+        let lag = u32::try_from(received.saturating_sub(at)).unwrap_or(u32::MAX);
+        self.timeline.push(Tick { at, stamp: step.stamp, tokens: now.tokens, lag });
         self.phase = match output.finish {
             Some(reason) => {
                 took.over = true;
@@ -239,14 +239,17 @@ impl Generation {
 
     /// Takes back the newest outputs beyond `counted` tokens: they were received and dropped.
     pub fn trim(&mut self, counted: u64) {
-        while self.untimed_steps == 0 && self.tokens.len() > 1 {
-            let Some(last) = self.last.filter(|last| self.output_tokens >= counted + u64::from(last.tokens.max(1)))
-            else {
-                return;
-            };
+        while let Some(last) = self.timeline.newest()
+            && self.output_tokens >= counted.saturating_add(u64::from(last.tokens.max(1)))
+            && self.timeline.pop().is_some()
+        {
             self.output_tokens -= u64::from(last.tokens);
-            self.tokens.pop();
-            self.last = self.tokens.last().copied();
+            self.last = self.timeline.newest().map(|tick| TokensAt {
+                at: tick.at,
+                received: tick.at + u64::from(tick.lag),
+                tokens: tick.tokens,
+                step: StepRef { engine: self.engine, stamp: tick.stamp },
+            });
         }
     }
 
@@ -275,6 +278,11 @@ impl Generation {
                 1
             }
         }
+    }
+
+    /// Arrival → first token in the front end, seconds: vLLM's time to first token.
+    pub fn ttft_seconds(&self) -> Option<f64> {
+        seconds(self.arrival?, self.first?.received)
     }
 
     /// queued → scheduled (first time), seconds: vLLM's queue time.
@@ -345,7 +353,7 @@ mod tests {
         }
         g.abort(4);
         g.trim(2);
-        assert_eq!((g.output_tokens, g.last.map(|t| t.at), g.tokens.len()), (2, Some(2), 2));
+        assert_eq!((g.output_tokens, g.last.map(|t| t.at), g.timeline.len()), (2, Some(2), 2));
         g.trim(5);
         assert_eq!(g.output_tokens, 2);
     }

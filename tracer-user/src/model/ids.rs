@@ -58,8 +58,17 @@ pub fn span(trace: TraceId, salt: u64, name: &str, place: u64) -> SpanId {
     SpanId(hash.digest().max(1).to_be_bytes())
 }
 
-/// A W3C `traceparent`: trace id, parent span id. Refused (`None`): other shapes, version ff, ids of zeros.
-pub fn traceparent(value: &str) -> Option<(TraceId, SpanId)> {
+/// A caller's span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    pub trace: TraceId,
+    pub span: SpanId,
+    /// The caller recorded it.
+    pub sampled: bool,
+}
+
+/// A W3C `traceparent`. Refused (`None`): other shapes, version ff, ids of zeros.
+pub fn traceparent(value: &str) -> Option<Parent> {
     let mut parts = value.trim().split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -72,7 +81,8 @@ pub fn traceparent(value: &str) -> Option<(TraceId, SpanId)> {
     }
     let trace = u128::from_str_radix(trace, 16).ok().filter(|&n| n != 0)?;
     let parent = u64::from_str_radix(parent, 16).ok().filter(|&n| n != 0)?;
-    Some((TraceId(trace.to_be_bytes()), SpanId(parent.to_be_bytes())))
+    let flags = u8::from_str_radix(flags, 16).ok()?;
+    Some(Parent { trace: TraceId(trace.to_be_bytes()), span: SpanId(parent.to_be_bytes()), sampled: flags & 1 == 1 })
 }
 
 #[cfg(test)]
@@ -81,9 +91,9 @@ mod tests {
 
     #[test]
     fn a_good_traceparent_is_read_and_bad_ones_are_refused() {
-        let (trace, parent) = traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
-        assert_eq!(trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_eq!(parent.to_string(), "00f067aa0ba902b7");
+        let parent = traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+        assert_eq!(parent.trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!((parent.span.to_string().as_str(), parent.sampled), ("00f067aa0ba902b7", true));
         for bad in [
             "",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",

@@ -7,6 +7,7 @@ pub mod span {
     pub const PARSE: &str = "parse_request";
     pub const TOKENIZE: &str = "tokenize";
     pub const GENERATION: &str = "generation";
+    pub const GENERATIONS: &str = "generations";
     pub const QUEUE: &str = "queue_wait";
     pub const PREFILL: &str = "prefill";
     pub const DECODE: &str = "decode";
@@ -15,11 +16,12 @@ pub mod span {
     pub const DETOKENIZE: &str = "detokenize";
     pub const ENGINE_STEP: &str = "engine_step";
 
-    pub const ALL: [&str; 11] = [
+    pub const ALL: [&str; 12] = [
         REQUEST,
         PARSE,
         TOKENIZE,
         GENERATION,
+        GENERATIONS,
         QUEUE,
         PREFILL,
         DECODE,
@@ -36,9 +38,12 @@ pub mod event {
     pub const PREEMPTED: &str = "preempted";
     pub const RESUMED: &str = "resumed";
     pub const CLIENT_DISCONNECTED: &str = "client_disconnected";
+    pub const SERVER_CLOSED: &str = "server_closed";
+    pub const FIRST_CONTENT: &str = "first_content_written";
     pub const PREFILL_CHUNK: &str = "prefill_chunk";
 
-    pub const ALL: [&str; 5] = [FIRST_TOKEN, PREEMPTED, RESUMED, CLIENT_DISCONNECTED, PREFILL_CHUNK];
+    pub const ALL: [&str; 7] =
+        [FIRST_TOKEN, FIRST_CONTENT, PREEMPTED, RESUMED, CLIENT_DISCONNECTED, SERVER_CLOSED, PREFILL_CHUNK];
 }
 
 /// Attribute keys.

@@ -3,6 +3,7 @@
 //! Enters: decoded messages with event times. Leaves: plain data ([`crate::output`]). Pure: no clock, no I/O, no locks, no
 //! hash-map iteration order in what leaves.
 
+pub mod beams;
 pub mod exchange;
 pub mod fold;
 pub mod generation;
@@ -11,4 +12,5 @@ pub mod keys;
 pub mod operation;
 pub mod record;
 pub mod step;
+pub mod timeline;
 pub mod tree;

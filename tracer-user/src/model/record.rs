@@ -58,6 +58,18 @@ impl Finished<'_> {
                 },
                 // The client left; whether the engine had finished by then changes nothing for it.
                 Ending::Disconnected | Ending::Cancelled => return Some(Outcome::Abort),
+                Ending::ServerClosed | Ending::ServerExited => return Some(Outcome::Error),
+                Ending::Unseen => {
+                    return Some(match exchange.status {
+                        Some(500..) => Outcome::Error,
+                        Some(400..) => Outcome::Rejected,
+                        _ => Outcome::Unknown,
+                    });
+                }
+            }
+            // Each engine request of a beam search ends after its one token; only the response says how the whole ended.
+            if self.generations.iter().any(|g| g.beams.is_some()) && !has(FinishReason::Error) && !has(FinishReason::Abort) {
+                return Some(if exchange.by_length { Outcome::Length } else { Outcome::Stop });
             }
             if reasons.is_empty() {
                 return Some(if exchange.by_length { Outcome::Length } else { Outcome::Stop });
@@ -76,6 +88,19 @@ impl Finished<'_> {
         })
     }
 
+    /// What kind of failure it was: a status, or a low-cardinality word.
+    pub fn error_type(&self) -> Arc<str> {
+        let status = self.exchange.and_then(|e| e.status).filter(|&s| s >= 400);
+        match (status, self.exchange.and_then(|e| e.ending)) {
+            (Some(status), _) => Arc::from(status.to_string()),
+            (None, Some((_, Ending::ServerClosed))) => Arc::from("server_closed"),
+            (None, Some((_, Ending::ServerExited))) => Arc::from("server_exited"),
+            (None, Some((_, Ending::Disconnected | Ending::Cancelled))) => Arc::from("client_disconnected"),
+            (None, Some((_, Ending::Unseen))) => Arc::from("unknown"),
+            (None, _) => Arc::from("engine_error"),
+        }
+    }
+
     /// The generation that took longest in the engine.
     pub fn longest(&self) -> Option<&Generation> {
         let span = |g: &Generation| {
@@ -91,20 +116,50 @@ impl Finished<'_> {
         (!counts.is_empty()).then(|| counts.iter().sum())
     }
 
+    /// Sum over the prompts: the samples of one prompt share it, as in the API's `usage`.
+    fn sum_prompts(&self, count: impl Fn(&Generation) -> Option<u64>) -> Option<u64> {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut sum = None;
+        for generation in &self.generations {
+            if let Some(n) = count(generation)
+                && seen.insert(generation.external_id.as_str())
+            {
+                sum = Some(sum.unwrap_or(0) + n);
+            }
+        }
+        sum
+    }
+
     pub fn prompt_tokens(&self) -> Option<u64> {
-        self.sum(|g| g.prompt_tokens)
+        self.sum_prompts(|g| g.prompt_tokens)
     }
 
     pub fn cached_tokens(&self) -> Option<u64> {
-        self.sum(|g| g.cached_tokens)
+        self.sum_prompts(|g| g.cached_tokens)
     }
 
     pub fn output_tokens(&self) -> Option<u64> {
-        self.sum(|g| Some(g.output_tokens))
+        self.sum(|g| Some(g.output_tokens + g.beams.as_ref().map_or(0, |beams| beams.output_tokens)))
     }
 
     pub fn preemptions(&self) -> Option<u64> {
-        self.sum(|g| Some(g.preemptions))
+        self.sum(|g| Some(g.preemptions + g.beams.as_ref().map_or(0, |beams| beams.preemptions)))
+    }
+
+    /// Whether the response's own count of tokens contradicts ours. Only where both are the same thing: one response whose
+    /// engine requests were all seen to their end, of an endpoint that counts as the engine does, and no beam search, which
+    /// counts its best beams only.
+    pub fn usage_differs(&self) -> bool {
+        let Some(exchange) = self.exchange.filter(|e| matches!(e.ending, Some((_, Ending::Complete)))) else { return false };
+        let counts_alike = exchange.operation.id_prefix.is_some_and(|prefix| matches!(prefix, "cmpl-" | "chatcmpl-"));
+        let seen = !self.generations.is_empty()
+            && self.generations.iter().all(|g| g.finish().is_some() && g.added.is_some() && g.beams.is_none());
+        if !counts_alike || !seen || exchange.error {
+            return false;
+        }
+        let differs = |said: Option<u64>, counted: Option<u64>| said.is_some_and(|n| counted.is_some_and(|m| n != m));
+        differs(exchange.usage.completion_tokens, self.output_tokens())
+            || differs(exchange.usage.prompt_tokens, self.prompt_tokens())
     }
 
     /// Tokenising: observed by the probes, or inferred from the front end's own stamp (arrival → sent to the engine).
@@ -128,7 +183,7 @@ impl Finished<'_> {
 
     /// Request complete → tokenising starts (or, where nothing is tokenised, → sent to the engine).
     pub fn parsing(&self) -> Option<Tokenizing> {
-        let from = self.exchange?.complete?;
+        let from = self.exchange?.ready()?;
         let (to, observed) = match self.tokenizing() {
             Some(tokenizing) => (tokenizing.from, tokenizing.observed),
             None if self.exchange?.fields.prompt_is_tokens => {
@@ -150,16 +205,15 @@ impl Finished<'_> {
         (received <= written).then_some((received, written))
     }
 
-    /// The front end's stamp of the request's arrival, or the first request byte.
-    fn arrival(&self) -> Option<EventNanos> {
-        let arrival = self.generations.iter().filter_map(|g| g.arrival).min();
-        arrival.or(self.exchange.map(|e| e.started))
-    }
-
-    /// Arrival → first output received by the front end, seconds: what vLLM calls time to first token.
+    /// First request byte read → first token's arrival in the front end, seconds.
     pub fn ttft(&self) -> Option<f64> {
         let first = self.generations.iter().filter_map(|g| g.first).map(|t| t.received).min()?;
-        seconds(self.arrival()?, first)
+        seconds(self.exchange?.started, first)
+    }
+
+    /// The front end's arrival stamp → first token's arrival there, seconds; of the generation whose first token came first.
+    pub fn ttft_engine(&self) -> Option<f64> {
+        self.generations.iter().filter(|g| g.first.is_some()).min_by_key(|g| g.first.map(|t| t.received))?.ttft_seconds()
     }
 
     pub fn seconds(&self) -> RequestSeconds {
@@ -173,7 +227,7 @@ impl Finished<'_> {
             decode: longest.and_then(Generation::decode_seconds),
             detokenize: self.detokenizing().and_then(|(from, to)| seconds(from, to)),
             ttft: self.ttft(),
-            ttft_engine: self.ttft(),
+            ttft_engine: self.ttft_engine(),
             e2e: self.exchange.and_then(Exchange::e2e_seconds),
         }
     }
@@ -191,15 +245,16 @@ impl Finished<'_> {
     /// Why the tree is not whole, as words in a fixed order.
     pub fn incomplete(&self) -> Option<String> {
         let mut why = Vec::new();
-        let rejected = self.outcome() == Some(Outcome::Rejected);
-        let left_early = self.generations.is_empty() && self.outcome() == Some(Outcome::Abort);
+        let outcome = self.outcome();
+        let rejected = outcome == Some(Outcome::Rejected);
+        let left_early = self.generations.is_empty() && outcome == Some(Outcome::Abort);
         if self.exchange.is_none() {
             why.push("http_side_unseen");
         }
         if self.generations.iter().any(|g| g.added.is_none()) {
             why.push("attached_late");
         }
-        if self.generations.is_empty() && !rejected && !left_early && self.outcome() != Some(Outcome::Error) {
+        if self.generations.is_empty() && !rejected && !left_early && outcome != Some(Outcome::Error) {
             why.push("engine_side_unseen");
         }
         if self.generations.iter().any(|g| g.first.is_none() && g.settled()) {
@@ -214,6 +269,12 @@ impl Finished<'_> {
         }
         if self.exchange.is_some_and(|e| e.lost) || self.generations.iter().any(|g| g.lost) {
             why.push("records_lost");
+        }
+        if self.exchange.is_some_and(|e| matches!(e.ending, Some((_, Ending::Unseen)))) {
+            why.push("response_end_unseen");
+        }
+        if self.usage_differs() {
+            why.push("usage_differs");
         }
         if self.cut_off {
             why.push("unfinished");
@@ -240,7 +301,8 @@ impl Finished<'_> {
     pub fn stream(&self) -> Option<bool> {
         let exchange = self.exchange?;
         let answered = exchange.stream.filter(|_| exchange.status.is_some_and(|s| s < 400));
-        answered.or(exchange.fields.stream).or_else(|| exchange.complete.map(|_| false))
+        // A body of which every byte was seen and that does not ask for a stream asks for none.
+        answered.or(exchange.fields.stream).or_else(|| (exchange.complete.is_some() && exchange.fields.whole).then_some(false))
     }
 
     /// The access-log line; `None` while the request is not over.
@@ -262,7 +324,7 @@ impl Finished<'_> {
             model: self.model().map(str::to_owned),
             stream: self.stream(),
             outcome,
-            finish_reasons: self.generations.iter().filter_map(|g| resolve(g, self.exchange)).collect(),
+            finish_reasons: self.finish_reasons(),
             prompt_tokens: self.prompt_tokens(),
             cached_tokens: self.cached_tokens(),
             output_tokens: self.output_tokens(),
@@ -270,14 +332,36 @@ impl Finished<'_> {
             incomplete: self.incomplete(),
             server: server.instance(),
             seconds: self.seconds(),
-            generations: self.generations.iter().map(|g| self.generation(g)).collect(),
+            generations: self
+                .generations
+                .iter()
+                .flat_map(|g| {
+                    let beams = g.beams.iter().flat_map(|beams| beams.records.iter().cloned());
+                    std::iter::once(generation_record(g, self.exchange)).chain(beams)
+                })
+                .collect(),
         })
     }
 
-    fn generation(&self, generation: &Generation) -> GenerationRecord {
+    /// One for each engine request; of a beam search, the search's own.
+    pub fn finish_reasons(&self) -> Vec<FinishReason> {
+        let of_search = match self.outcome() {
+            Some(Outcome::Stop) => Some(FinishReason::Stop),
+            Some(Outcome::Length) => Some(FinishReason::Length),
+            _ => None,
+        };
+        let reason = |g: &&Generation| {
+            resolve(g, self.exchange).map(|reason| of_search.filter(|_| g.beams.is_some()).unwrap_or(reason))
+        };
+        self.generations.iter().filter_map(reason).collect()
+    }
+}
+
+/// An engine request's part of the access-log line.
+pub fn generation_record(generation: &Generation, exchange: Option<&Exchange>) -> GenerationRecord {
         GenerationRecord {
             engine_request_id: generation.id.to_string(),
-            finish_reason: resolve(generation, self.exchange),
+            finish_reason: resolve(generation, exchange),
             prompt_tokens: generation.prompt_tokens,
             cached_tokens: generation.cached_tokens,
             output_tokens: generation.output_tokens,
@@ -289,11 +373,11 @@ impl Finished<'_> {
             },
         }
     }
-}
 
 /// The last time anything was heard of it.
 pub fn last_sign(generation: &Generation) -> EventNanos {
     let last = generation.last.map_or(generation.seen, |t| t.received.max(t.at));
+    let last = generation.beams.as_ref().map_or(last, |beams| beams.to.max(last));
     generation.aborted().map_or(last, |at| at.max(last))
 }
 

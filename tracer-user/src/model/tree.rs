@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::exchange::Ending;
-use super::fold::{Piece, fold};
+use super::fold::{Folded, Piece};
 use super::generation::{Generation, StepRef};
 use super::keys::{attribute, event, span};
 use super::record::{Finished, last_sign, resolve, words};
@@ -52,8 +52,8 @@ pub fn place(finished: &Finished<'_>, run: u64) -> Place {
         (None, None) => (ids::generation_trace(run, "", 0), 0, None),
     };
     let remote = header.and_then(ids::traceparent);
-    let trace_id = remote.map_or(own, |(trace, _)| trace);
-    Place { trace_id, root_id: ids::span(trace_id, salt, span::REQUEST, 0), parent: remote.map(|r| r.1), salt }
+    let trace_id = remote.map_or(own, |parent| parent.trace);
+    Place { trace_id, root_id: ids::span(trace_id, salt, span::REQUEST, 0), parent: remote.map(|r| r.span), salt }
 }
 
 /// Builds the tree.
@@ -77,14 +77,27 @@ pub fn build(
             place.root_id
         };
         tree.engine_phases(generation, index, parent, finished.generations.len());
+        tree.beams(generation);
     }
     tree.detokenize(finished);
-    let merit = Merit { outcome: finished.outcome(), ..Merit::default() };
+    let merit = merit(finished, &tree.spans[0]);
     let dropped = tree.dropped;
     if dropped > 0 {
         tree.spans[0].attributes.push((attribute::SPANS_DROPPED, int(dropped)));
     }
     (Trace { server: Arc::clone(server), service: Service::Requests, spans: tree.spans, merit }, dropped)
+}
+
+fn merit(finished: &Finished<'_>, root: &Span) -> Merit {
+    let traceparent = match (finished.exchange, finished.generations.first()) {
+        (Some(exchange), _) => exchange.head.traceparent.as_deref(),
+        (None, generation) => generation.and_then(|g| g.traceparent.as_deref()),
+    };
+    Merit {
+        outcome: finished.outcome(),
+        seconds: (root.end_ns - root.start_ns) as f64 / 1e9,
+        parent_sampled: traceparent.and_then(ids::traceparent).map(|parent| parent.sampled),
+    }
 }
 
 struct Tree<'a> {
@@ -168,9 +181,7 @@ impl Tree<'_> {
         let error = outcome == Some(Outcome::Error);
         let mut attributes = root_attributes(finished, server);
         if error {
-            let status = finished.exchange.and_then(|e| e.status).filter(|&s| s >= 500);
-            let kind = status.map_or_else(|| Arc::from("engine_error"), |s| Arc::from(s.to_string()));
-            attributes.push((attribute::ERROR_TYPE, Value::Str(kind)));
+            attributes.push((attribute::ERROR_TYPE, Value::Str(finished.error_type())));
         }
         self.bounds = Some((start, end));
         let events = self.root_events(finished);
@@ -207,10 +218,15 @@ impl Tree<'_> {
                 }
             }
         }
-        if let Some(exchange @ Exchange { ending: Some((at, Ending::Disconnected | Ending::Cancelled)), .. }) =
-            finished.exchange
-        {
-            add(event::CLIENT_DISCONNECTED, exchange.disconnected.unwrap_or(*at), Vec::new());
+        if let Some(exchange @ Exchange { ending: Some((at, ending)), .. }) = finished.exchange {
+            if ending.is_clients() {
+                add(event::CLIENT_DISCONNECTED, exchange.disconnected.unwrap_or(*at), Vec::new());
+            } else if ending.is_servers() {
+                add(event::SERVER_CLOSED, *at, Vec::new());
+            }
+        }
+        if let Some(at) = finished.exchange.filter(|e| e.stream == Some(true)).and_then(|e| e.first_content) {
+            add(event::FIRST_CONTENT, at, Vec::new());
         }
         events.sort_by_key(|(at, e)| (*at, e.name));
         events.into_iter().map(|(_, e)| e).collect()
@@ -271,7 +287,7 @@ impl Tree<'_> {
             return;
         };
         let decode = decode.span_id;
-        for piece in fold(&generation.tokens, OUTLIERS / generations.max(1)) {
+        for piece in generation.timeline.pieces(OUTLIERS / generations.max(1)) {
             self.decode_piece(generation, base, decode, piece);
         }
     }
@@ -304,34 +320,31 @@ impl Tree<'_> {
     }
 
     fn decode_piece(&mut self, generation: &Generation, base: u64, decode: SpanId, piece: Piece) {
-        let tokens = &generation.tokens;
         match piece {
-            Piece::Step { k } => {
-                let attributes =
-                    vec![(attribute::STEP, int(k as u64)), (attribute::TOKENS, int(u64::from(tokens[k].tokens)))];
-                let link = self.link(tokens[k].step);
-                let times = (tokens[k - 1].at, tokens[k].at);
-                let place = base | k as u64;
-                if let Some(step) = self.push(span::DECODE_STEP, place, decode, times, Provenance::Observed, attributes)
+            Piece::Step { k, from, to, tokens, stamp } => {
+                let attributes = vec![(attribute::STEP, int(k)), (attribute::TOKENS, int(u64::from(tokens)))];
+                let link = self.link(StepRef { engine: generation.engine, stamp });
+                if let Some(step) =
+                    self.push(span::DECODE_STEP, base | k, decode, (from, to), Provenance::Observed, attributes)
                 {
                     step.links.push(link);
                 }
             }
-            Piece::Folded { first, last, min, p50, max } => {
-                let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
-                let attributes = vec![
-                    (attribute::FIRST_STEP, int(first as u64)),
-                    (attribute::LAST_STEP, int(last as u64)),
-                    (attribute::STEP_COUNT, int((last - first + 1) as u64)),
-                    (attribute::STEP_MIN, seconds(min)),
-                    (attribute::STEP_P50, seconds(p50)),
-                    (attribute::STEP_MAX, seconds(max)),
-                ];
-                let times = (tokens[first - 1].at, tokens[last].at);
-                let place = base | first as u64;
-                self.push(span::DECODE_STEPS, place, decode, times, Provenance::Observed, attributes);
+            Piece::Folded(Folded { first, last, from, to, min, p50, max }) => {
+                let mut attributes = vec![(attribute::FIRST_STEP, int(first)), (attribute::LAST_STEP, int(last))];
+                attributes.extend(aggregate(last - first + 1, min, p50, max));
+                self.push(span::DECODE_STEPS, base | first, decode, (from, to), Provenance::Observed, attributes);
             }
         }
+    }
+
+    /// The further engine requests of a beam search, as one span.
+    fn beams(&mut self, generation: &Generation) {
+        let Some((beams, from)) = generation.beams.as_ref().and_then(|beams| Some((beams, beams.from?))) else { return };
+        let mut attributes = vec![(attribute::TOKENS, int(beams.output_tokens))];
+        attributes.extend(aggregate(beams.count, beams.min, beams.p50(), beams.max));
+        let root = self.place.root_id;
+        self.push(span::GENERATIONS, 0, root, (from, beams.to), Provenance::Observed, attributes);
     }
 
     fn detokenize(&mut self, finished: &Finished<'_>) {
@@ -342,6 +355,17 @@ impl Tree<'_> {
         }
         self.push(span::DETOKENIZE, 0, self.place.root_id, times, Provenance::Observed, attributes);
     }
+}
+
+/// What is told of things that are folded into one span; times in ns.
+fn aggregate(count: u64, min: u64, p50: u64, max: u64) -> [(&'static str, Value); 4] {
+    let seconds = |ns: u64| Value::Float(ns as f64 / 1e9);
+    [
+        (attribute::STEP_COUNT, int(count)),
+        (attribute::STEP_MIN, seconds(min)),
+        (attribute::STEP_P50, seconds(p50)),
+        (attribute::STEP_MAX, seconds(max)),
+    ]
 }
 
 fn int(n: u64) -> Value {
@@ -384,7 +408,7 @@ fn root_attributes(finished: &Finished<'_>, server: &Server) -> Attributes {
     let seed = fields.and_then(|f| f.seed).or(generation.and_then(|g| g.seed));
     add(attribute::REQUEST_SEED, seed.map(Value::Int));
     add(attribute::RESPONSE_ID, finished.request_id().map(text));
-    let reasons: Vec<_> = finished.generations.iter().filter_map(|g| resolve(g, finished.exchange)).collect();
+    let reasons = finished.finish_reasons();
     add(attribute::FINISH_REASONS, (!reasons.is_empty()).then(|| Value::StrList(words(&reasons))));
     add(attribute::INPUT_TOKENS, finished.prompt_tokens().map(int));
     add(attribute::OUTPUT_TOKENS, finished.output_tokens().map(int));

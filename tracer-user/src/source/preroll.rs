@@ -29,7 +29,7 @@ pub struct Preroll {
 impl Preroll {
     /// Looks at one event.
     pub fn look(&mut self, event: &Event) {
-        let What::Data { end, direction, len, bytes, .. } = &event.what else { return };
+        let What::Data { end, direction, len, bytes, starts, .. } = &event.what else { return };
         if *direction == Direction::Out && self.model.is_none() {
             if let Some(responses) = self.responses.get_mut(end) {
                 self.model = model(responses, *len, bytes);
@@ -40,7 +40,7 @@ impl Preroll {
             }
         }
         let mut messages = Vec::new();
-        self.streams.entry((*end, *direction)).or_default().push(*len, bytes, &mut |m| messages.push(m));
+        self.streams.entry((*end, *direction)).or_default().push(*len, bytes, *starts, &mut |m| messages.push(m));
         for message in messages {
             match Vllm.decode(&message) {
                 EngineMessage::Add(add) => {

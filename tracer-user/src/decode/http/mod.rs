@@ -5,6 +5,7 @@
 //! starts a message.
 
 mod body;
+pub mod conversation;
 mod head;
 pub mod request;
 pub mod response;

@@ -6,6 +6,7 @@
 
 mod outputs;
 mod request;
+mod tail;
 
 use super::{Engine, EngineMessage};
 use crate::decode::msgpack::{Cursor, Token};
@@ -24,13 +25,13 @@ impl Engine for Vllm {
     fn decode(&self, message: &Message) -> EngineMessage {
         match message.parts.as_slice() {
             [kind, body, ..] if kind.bytes.len() == 1 && !kind.cut => match kind.bytes[0] {
-                TYPE_ADD => request::add(&body.bytes, body.cut).map_or(EngineMessage::Other, EngineMessage::Add),
+                TYPE_ADD => request::add(body).map_or(EngineMessage::Unreadable, EngineMessage::Add),
                 TYPE_ABORT => EngineMessage::Abort(request::abort(&body.bytes)),
                 _ => EngineMessage::Other,
             },
             [body] if body.bytes == ENGINE_CORE_DEAD => EngineMessage::Dead,
             [body, ..] => match Cursor::new(&body.bytes).peek() {
-                Ok(Token::Array(n)) if n >= 4 => outputs::outputs(&body.bytes, body.cut),
+                Ok(Token::Array(n)) if n >= 4 => outputs::outputs(body),
                 Ok(Token::Map(_)) => ready(&body.bytes),
                 _ => EngineMessage::Other,
             },

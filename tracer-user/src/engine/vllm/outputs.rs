@@ -1,7 +1,9 @@
 //! `EngineCoreOutputs`: what a step gave.
 
 use super::request::keep;
+use super::tail;
 use crate::decode::msgpack::{Cursor, Stop, Token};
+use crate::decode::zmtp::Part;
 use crate::engine::{EngineMessage, LifeEvent, LifeEventKind, Outputs, RequestOutput, SchedulerStats};
 use crate::output::FinishReason;
 
@@ -12,32 +14,61 @@ const MAX_ENGINES: u32 = 4_096;
 /// Most life events of one output that are kept.
 const MAX_EVENTS: u32 = 1_024;
 
-/// Reads an output message; `Other` when the shape is not one.
-pub(super) fn outputs(body: &[u8], cut: bool) -> EngineMessage {
-    let mut cursor = Cursor::new(body);
-    let mut out = Outputs { cut, ..Outputs::default() };
-    match read(&mut cursor, &mut out) {
+/// Reads an output message; `Other` when the shape is not one. Of one that was cut (among its outputs, by far the longest
+/// field) statistics and stamp are read from its end.
+pub(super) fn outputs(body: &Part) -> EngineMessage {
+    let mut cursor = Cursor::new(&body.bytes);
+    let mut out = Outputs::default();
+    let (fields, requests) = match head(&mut cursor, &mut out) {
+        Ok(Some(head)) => head,
+        Ok(None) | Err(Stop::Invalid(_)) => return EngineMessage::Other,
+        Err(Stop::Truncated(_)) => return EngineMessage::Unreadable,
+    };
+    match read_outputs(&mut cursor, requests, &mut out).and_then(|known| Ok(known && rest(&mut cursor, fields, &mut out)?)) {
         Ok(true) => EngineMessage::Outputs(out),
-        Err(Stop::Truncated(_)) if !out.outputs.is_empty() || out.stats.is_some() => {
-            out.cut = true;
+        Err(Stop::Truncated(_)) if body.cut => {
+            let behind_outputs = fields.saturating_sub(2);
+            if let Some(mut cursor) =
+                tail::items_at_end(&body.tail, behind_outputs, |first| matches!(first, Token::Nil | Token::Map(_)))
+            {
+                out.stats = None;
+                // What the tail does not say stays unknown.
+                let _ = rest(&mut cursor, fields, &mut out);
+            }
             EngineMessage::Outputs(out)
         }
-        Ok(false) | Err(_) => EngineMessage::Other,
+        Ok(false) | Err(_) => EngineMessage::Unreadable,
     }
 }
 
-/// Fields 0 to 4 never moved: engine_index, outputs, scheduler_stats, timestamp, utility_output.
-fn read(cursor: &mut Cursor<'_>, out: &mut Outputs) -> Result<bool, Stop> {
-    let Token::Array(fields) = cursor.token()? else { return Ok(false) };
-    let Token::Int(engine) = cursor.token()? else { return Ok(false) };
-    let Some(engine) = u32::try_from(engine).ok().filter(|&index| index < MAX_ENGINES) else { return Ok(false) };
+/// Number of fields and of outputs; `None` when the message is another one. Fields 0 to 4 never moved: engine_index, outputs,
+/// scheduler_stats, timestamp, utility_output.
+fn head(cursor: &mut Cursor<'_>, out: &mut Outputs) -> Result<Option<(u32, u32)>, Stop> {
+    let Token::Array(fields) = cursor.token()? else { return Ok(None) };
+    let Token::Int(engine) = cursor.token()? else { return Ok(None) };
+    let Some(engine) = u32::try_from(engine).ok().filter(|&index| index < MAX_ENGINES) else { return Ok(None) };
     out.engine = engine;
-    let Token::Array(n) = cursor.token()? else { return Ok(false) };
-    for _ in 0..n.min(MAX_OUTPUTS) {
+    let Token::Array(n) = cursor.token()? else { return Ok(None) };
+    Ok(Some((fields, n)))
+}
+
+fn read_outputs(cursor: &mut Cursor<'_>, n: u32, out: &mut Outputs) -> Result<bool, Stop> {
+    if n > MAX_OUTPUTS {
+        return Ok(false);
+    }
+    for read in 0..n {
+        // Until it is read whole, this one and those after it are missing.
+        out.missing = u64::from(n - read);
         if !output(cursor, &mut out.outputs)? {
             return Ok(false);
         }
     }
+    out.missing = 0;
+    Ok(true)
+}
+
+/// What follows the outputs.
+fn rest(cursor: &mut Cursor<'_>, fields: u32, out: &mut Outputs) -> Result<bool, Stop> {
     match cursor.token()? {
         Token::Nil => {}
         Token::Map(pairs) => {

@@ -1,6 +1,8 @@
 //! `EngineCoreRequest` (ADD) and ABORT.
 
+use super::tail;
 use crate::decode::msgpack::{Cursor, Stop, Token};
+use crate::decode::zmtp::Part;
 use crate::engine::{Add, ids};
 
 /// Longest id that is kept, bytes: a client's `X-Request-Id` is part of it.
@@ -10,13 +12,21 @@ const EARLIEST_WALL_CLOCK: f64 = 1e9;
 /// Most ids of one ABORT that are kept.
 const MAX_ABORTS: usize = 65_536;
 
-/// Reads an ADD; `None` when not even its id is there.
-pub(super) fn add(body: &[u8], cut: bool) -> Option<Add> {
-    let mut cursor = Cursor::new(body);
+/// Reads an ADD; `None` when not even its id is there. Of one that was cut (inside its prompt, by far the longest field) what
+/// stands behind the prompt is read from its end.
+pub(super) fn add(body: &Part) -> Option<Add> {
+    let mut cursor = Cursor::new(&body.bytes);
     let Token::Array(fields) = cursor.token().ok()? else { return None };
-    let mut add = Add { id: keep(cursor.token().ok()?.as_str()?), cut, ..Add::default() };
-    if read_fields(&mut cursor, fields, &mut add).is_err() {
+    let mut add = Add { id: keep(cursor.token().ok()?.as_str()?), ..Add::default() };
+    if read_fields(&mut cursor, 1..fields, &mut add).is_err() {
         add.cut = true;
+        let behind_prompt = fields.saturating_sub(2);
+        if let Some(mut cursor) = tail::items_at_end(&body.tail, behind_prompt, |first| {
+            // mm_features, or what stood there before: no prompt token is an array or nil.
+            matches!(first, Token::Nil | Token::Array(_))
+        }) {
+            add.cut = read_fields(&mut cursor, 2..fields, &mut add).is_err();
+        }
     }
     if add.external_id.is_none() {
         add.external_id = Some(ids::external_of(&add.id).to_owned());
@@ -24,8 +34,8 @@ pub(super) fn add(body: &[u8], cut: bool) -> Option<Add> {
     Some(add)
 }
 
-fn read_fields(cursor: &mut Cursor<'_>, fields: u32, add: &mut Add) -> Result<(), Stop> {
-    for index in 1..fields {
+fn read_fields(cursor: &mut Cursor<'_>, fields: std::ops::Range<u32>, add: &mut Add) -> Result<(), Stop> {
+    for index in fields {
         let token = cursor.token()?;
         match token {
             // The header alone tells the token count. Index 1 in every release.

@@ -1,0 +1,83 @@
+//! What was lost, and whom it touched.
+//!
+//! Enters: losses that the source tells, jumps in a stream's count, framing that was lost. Leaves: a count by stage
+//! ([`Output::Lost`]) and marks on the requests that may be hit. Where the source counts the bytes of its streams a loss of payload
+//! shows by itself, on the connection it is on; only a source that does not count makes everything that is open doubtful.
+
+use super::connection::Parsed;
+use super::{Core, connection::Slot};
+use crate::input::{Direction, End, LossStage, Lost};
+use crate::output::Output;
+
+impl Core {
+    /// Counts a loss that the core itself met.
+    pub(super) fn count_loss(&self, stage: LossStage, count: u64, out: &mut Vec<Output>) {
+        if count > 0 {
+            out.push(Output::Lost(Lost { at: self.now, count, stage }));
+        }
+    }
+
+    /// What one piece of a connection showed to be missing.
+    pub(super) fn losses(&mut self, end: End, direction: Direction, parsed: &Parsed, out: &mut Vec<Output>) {
+        if parsed.lost {
+            self.count_loss(LossStage::Gap, 1, out);
+            self.http_lost(end, &parsed.lost_http);
+        }
+        if parsed.desynced {
+            self.count_loss(LossStage::Desync, 1, out);
+        }
+        // What a front end did not get whole; at the engine's end nothing counts while front ends are seen.
+        if (parsed.lost || parsed.desynced) && direction == Direction::In {
+            self.outputs_lost(end, &[]);
+        }
+    }
+
+    /// The source lost records. It has counted them already.
+    pub(super) fn lost(&mut self, lost: Lost) {
+        self.now = self.now.max(lost.at);
+        match lost.stage {
+            LossStage::EdgeRing | LossStage::Queue | LossStage::Decode | LossStage::DataRing => {}
+            // A connection that is not followed has nothing to mark.
+            _ => return,
+        }
+        if lost.stage != LossStage::DataRing {
+            self.edges_lost_at = Some(lost.at);
+        }
+        let mut ends: Vec<End> =
+            self.connections.iter().filter(|(_, connection)| !connection.counts()).map(|(&end, _)| end).collect();
+        ends.sort_unstable();
+        let mut messages_lost = false;
+        for end in ends {
+            let Some(connection) = self.connections.get_mut(&end) else { continue };
+            let mut parsed = Parsed::default();
+            for direction in [Direction::In, Direction::Out] {
+                connection.lost(direction, None, &mut parsed);
+            }
+            messages_lost |= connection.carries_messages();
+            for slot in connection.slots.values() {
+                if let Slot::Exchange(key) = slot
+                    && let Some(exchange) = self.exchanges.get_mut(key)
+                {
+                    exchange.lost = true;
+                }
+            }
+        }
+        if messages_lost {
+            for generation in self.generations.values_mut() {
+                generation.lost = true;
+            }
+        }
+    }
+
+    /// Too much is held for messages that are not whole: the connection that holds most lets go.
+    pub(super) fn drop_largest(&mut self, out: &mut Vec<Output>) {
+        let largest = self.connections.iter().max_by_key(|(end, connection)| (connection.held_bytes(), **end));
+        let Some(end) = largest.map(|(&end, _)| end) else { return };
+        if let Some(connection) = self.connections.get_mut(&end) {
+            let held = connection.held_bytes();
+            connection.drop_held();
+            self.held = (self.held + connection.held_bytes()).saturating_sub(held);
+            self.count_loss(LossStage::Evicted, 1, out);
+        }
+    }
+}

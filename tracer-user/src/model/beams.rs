@@ -1,0 +1,94 @@
+//! The engine requests of one beam search, folded: one a beam and token, each of one token.
+//!
+//! Enters: engine requests that are over, one by one. Leaves: their counts and times. The first engine request of the search (the
+//! prompt itself) stands for all; this is what the others add to it. At most [`MAX_BEAMS`] are told apart; the rest is counted.
+
+use super::generation::Generation;
+use crate::input::EventNanos;
+use crate::output::{FinishReason, GenerationRecord};
+
+/// Engine requests of which a record of their own is kept (the access log's).
+pub const MAX_BEAMS: usize = 255;
+/// Durations that are kept to draw the folded span; later ones count for its ends only.
+const MAX_DURATIONS: usize = 4_096;
+
+/// What the metrics take of one engine request.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tally {
+    pub engine: u32,
+    pub reason: Option<FinishReason>,
+    pub queue: Option<f64>,
+    pub prefill: Option<f64>,
+    pub decode: Option<f64>,
+    pub inference: Option<f64>,
+    pub ttft: Option<f64>,
+}
+
+impl Tally {
+    pub fn of(generation: &Generation, reason: Option<FinishReason>) -> Self {
+        Self {
+            engine: generation.engine,
+            reason,
+            queue: generation.queue_seconds(),
+            prefill: generation.prefill_seconds(),
+            decode: generation.decode_seconds(),
+            inference: generation.inference_seconds(),
+            ttft: generation.ttft_seconds(),
+        }
+    }
+}
+
+/// What the further engine requests of a beam search amount to.
+#[derive(Debug, Clone, Default)]
+pub struct Beams {
+    /// Not over yet.
+    pub open: u64,
+    pub count: u64,
+    pub output_tokens: u64,
+    pub preemptions: u64,
+    pub records: Vec<GenerationRecord>,
+    /// What the counters and histograms take of each, until the search is over.
+    pub tallies: Vec<Tally>,
+    pub from: Option<EventNanos>,
+    pub to: EventNanos,
+    /// Sent → last sign, ns.
+    durations: Vec<u64>,
+    pub min: u64,
+    pub max: u64,
+}
+
+impl Beams {
+    /// Takes one that is over. `record`: its access-log record.
+    pub fn take(
+        &mut self,
+        generation: &Generation,
+        reason: Option<FinishReason>,
+        record: impl FnOnce() -> GenerationRecord,
+    ) {
+        let from = generation.added.unwrap_or(generation.seen);
+        let to = super::record::last_sign(generation).max(from);
+        let took = to - from;
+        self.min = if self.count == 0 { took } else { self.min.min(took) };
+        self.max = self.max.max(took);
+        self.open = self.open.saturating_sub(1);
+        self.count += 1;
+        self.output_tokens += generation.output_tokens;
+        self.preemptions += generation.preemptions;
+        self.from = Some(self.from.map_or(from, |at| at.min(from)));
+        self.to = self.to.max(to);
+        if self.durations.len() < MAX_DURATIONS {
+            self.durations.push(took);
+        }
+        self.tallies.push(Tally::of(generation, reason));
+        if self.records.len() < MAX_BEAMS {
+            self.records.push(record());
+        }
+    }
+
+    /// Median of the durations kept, ns.
+    pub fn p50(&self) -> u64 {
+        let mut durations = self.durations.clone();
+        let middle = durations.len() / 2;
+        if durations.is_empty() { 0 } else { *durations.select_nth_unstable(middle).1 }
+    }
+}
