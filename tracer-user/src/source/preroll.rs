@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::OffsetBounds;
-use crate::decode::http::{ResponseEvent, Responses, starts_response};
+use crate::decode::http::conversation::{Conversation, HttpEvent, Piece, What as Http};
+use crate::decode::http::starts_request;
 use crate::decode::zmtp;
 use crate::engine::vllm::Vllm;
 use crate::engine::{Engine as _, EngineMessage, LifeEventKind};
@@ -20,24 +21,35 @@ pub const EVENTS: usize = 20_000;
 #[derive(Debug, Default)]
 pub struct Preroll {
     streams: HashMap<(End, Direction), zmtp::Stream>,
-    responses: HashMap<End, Responses>,
+    conversations: HashMap<End, Conversation>,
     added: HashMap<String, EventNanos>,
     bounds: OffsetBounds,
     model: Option<String>,
+    /// The response being read is an error's.
+    failed: bool,
 }
 
 impl Preroll {
     /// Looks at one event.
     pub fn look(&mut self, event: &Event) {
         let What::Data { end, direction, len, bytes, starts, .. } = &event.what else { return };
-        if *direction == Direction::Out && self.model.is_none() {
-            if let Some(responses) = self.responses.get_mut(end) {
-                self.model = model(responses, *len, bytes);
-            } else if starts_response(bytes) {
-                let mut responses = Responses::default();
-                self.model = model(&mut responses, *len, bytes);
-                self.responses.insert(*end, responses);
-            }
+        if self.model.is_none() && *direction == Direction::In && starts_request(bytes) {
+            self.conversations.entry(*end).or_default();
+        }
+        if self.model.is_none()
+            && let Some(conversation) = self.conversations.get_mut(end)
+        {
+            let piece = Piece { len: *len, bytes, starts: *starts };
+            let (model, failed) = (&mut self.model, &mut self.failed);
+            conversation.push(*direction, piece, &mut |event| match event {
+                HttpEvent { what: Http::ResponseHead { status, .. }, .. } => *failed = status >= 400,
+                HttpEvent { what: Http::Chunk(fields) | Http::Complete(Some(fields)), .. }
+                    if !*failed && fields.id.is_some() =>
+                {
+                    *model = model.take().or(fields.model);
+                }
+                _ => {}
+            });
         }
         let mut messages = Vec::new();
         self.streams.entry((*end, *direction)).or_default().push(*len, bytes, *starts, &mut |m| messages.push(m));
@@ -75,16 +87,4 @@ impl Preroll {
         facts.extend(self.bounds.estimate().map(|offset_ns| Fact::EngineClock { offset_ns }));
         (facts, self.bounds.uncertainty())
     }
-}
-
-fn model(responses: &mut Responses, len: u64, bytes: &[u8]) -> Option<String> {
-    let (mut model, mut failed) = (None, false);
-    responses.push(len, bytes, &mut |event| match event {
-        ResponseEvent::Head { status, .. } => failed = status >= 400,
-        ResponseEvent::Chunk(fields) | ResponseEvent::Complete(Some(fields)) if !failed && fields.id.is_some() => {
-            model = model.take().or(fields.model);
-        }
-        _ => {}
-    });
-    model
 }

@@ -16,6 +16,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::input::{Direction, End, Event, EventNanos, What};
 
+/// Errors that say that the peer is gone.
+const ECONNRESET: i64 = 104;
+const EPIPE: i64 = 32;
+
 /// Longest line, bytes: a call that moved 16 MiB.
 const MAX_LINE: u64 = 40 << 20;
 
@@ -129,6 +133,10 @@ fn parse(line: &[u8]) -> Line {
         "accept" | "accept4" if call.n >= 0 => return event(returned, call.tid, What::Opened { end }),
         _ => return Line::Other,
     };
+    // A negative result is the error, as the kernel has it.
+    if matches!(-call.n, ECONNRESET | EPIPE) {
+        return event(returned, call.tid, What::PeerClosed { end });
+    }
     if call.n < 0 {
         return Line::Other;
     }
@@ -199,6 +207,14 @@ mod tests {
                 .unwrap();
         assert_eq!(write.at, 1_000_001_000);
         assert!(matches!(write.what, What::Data { len: 9, ref bytes, .. } if bytes == b"AB"));
+    }
+
+    #[test]
+    fn a_reset_says_that_the_peer_is_gone_and_other_errors_say_nothing() {
+        let call = |n: i64| one(&format!(r#"{{"t0":1,"t1":2,"sc":"sendmsg","fd":3,"n":{n}}}"#)).map(|event| event.what);
+        assert!(matches!(call(-32), Some(What::PeerClosed { .. })));
+        assert!(matches!(call(-104), Some(What::PeerClosed { .. })));
+        assert_eq!(call(-11), None);
     }
 
     #[test]

@@ -55,6 +55,25 @@ impl Body {
         }
     }
 
+    /// Takes the last bytes of a call of which the middle is not there: framing that was lost in the gap is found again where a
+    /// chain of chunks leads from a size line to the very end of the call.
+    pub fn advance_tail(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8])) -> Progress {
+        if let Self::Chunked(chunk @ Chunk::Lost) = self {
+            let Some(start) = chain_to_end(bytes) else { return Progress::More };
+            *chunk = Chunk::Size(Vec::new());
+            return match self.advance(&bytes[start..], sink) {
+                Progress::Ended(n) => Progress::Ended(start + n),
+                Progress::More => Progress::More,
+            };
+        }
+        self.advance(bytes, sink)
+    }
+
+    /// The framing is lost: where the body ends is not known.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Chunked(Chunk::Lost))
+    }
+
     /// `gap` body bytes are missing; whether the body ended within them is given by `Ended(0)`.
     pub fn gap(&mut self, gap: u64) -> Progress {
         match self {
@@ -75,6 +94,11 @@ impl Body {
 }
 
 impl Chunk {
+    /// Where in the coding the stream is is not known any more.
+    pub fn lose(&mut self) {
+        *self = Self::Lost;
+    }
+
     fn advance(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8])) -> Progress {
         let mut at = 0;
         if matches!(self, Self::Lost) {
@@ -132,6 +156,28 @@ impl Chunk {
     }
 }
 
+/// The first place from which size lines and data lead exactly to the end of `bytes`, or to the end of the body there.
+fn chain_to_end(bytes: &[u8]) -> Option<usize> {
+    let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', bytes).map(|at| at + 1));
+    starts.filter(|&at| starts_size_line(&bytes[at..])).find(|&start| {
+        let mut at = start;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            if rest.starts_with(b"0\r\n") {
+                return rest == b"0\r\n\r\n";
+            }
+            let Some(line) = memchr::memchr(b'\n', rest) else { return false };
+            let Some(size) = parse_size(&rest[..=line]).filter(|&n| n < MAX_CHUNK) else { return false };
+            let next = at as u64 + line as u64 + 1 + size + 2;
+            if next > bytes.len() as u64 || &bytes[next as usize - 2..next as usize] != b"\r\n" {
+                return false;
+            }
+            at = next as usize;
+        }
+        true
+    })
+}
+
 fn parse_size(line: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(line).ok()?;
     u64::from_str_radix(text.split(';').next()?.trim(), 16).ok()
@@ -163,6 +209,18 @@ mod tests {
             let (out, ended) = read(&mut body, &[&coded[..cut], &coded[cut..]]);
             assert_eq!((out.as_slice(), ended), (&b"hello world"[..], true), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn framing_is_found_again_in_the_tail_of_a_call() {
+        let mut body = Body::Chunked(Chunk::Size(Vec::new()));
+        read(&mut body, &[b"5\r\nhe"]);
+        body.gap(5_000);
+        let mut out = Vec::new();
+        // … the end of a chunk that holds what looks like a size line, then two chunks and the end
+        let tail = b"lo 7\r\nno\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        let progress = body.advance_tail(tail, &mut |b| out.extend_from_slice(b));
+        assert_eq!((progress, out.as_slice()), (Progress::Ended(tail.len()), &b"abcde"[..]));
     }
 
     #[test]

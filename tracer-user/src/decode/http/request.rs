@@ -1,9 +1,9 @@
-//! The requests that come in on a connection.
+//! The requests that come in on a connection: heads and bodies, one after the other.
 
 use super::body::{Body, Progress};
 use super::head::{Assembly, Head, announced};
-use super::{MAX_BODY, MAX_HEADERS, may_start_request, starts_request};
-use crate::decode::json::RequestFields;
+use super::{MAX_HEADERS, may_start_request, starts_request};
+use crate::decode::json::{RequestFields, RequestReader};
 
 /// What a request's head says. Of the header values only trace context and request id are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,14 +17,14 @@ pub struct RequestHead {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum RequestEvent {
+pub(super) enum RequestEvent {
     /// The first byte of a request.
     Started,
     Head(RequestHead),
     /// The last byte of it, with what its body asks for.
     Complete(RequestFields),
     /// What started is no request after all, or a gap swallowed its head.
-    Lost,
+    Dropped,
 }
 
 #[derive(Debug, Default)]
@@ -35,8 +35,9 @@ enum State {
     Head(Head),
     Body {
         body: Body,
-        kept: Vec<u8>,
-        cut: bool,
+        reader: RequestReader,
+        /// Nobody wants to hear of it any more: it was answered before all of it came.
+        answered: bool,
     },
 }
 
@@ -45,37 +46,94 @@ const MAX_VALUE: usize = 512;
 
 /// The parser of the incoming direction.
 #[derive(Debug, Default)]
-pub struct Requests {
+pub(super) struct Requests {
     state: State,
+    /// Bytes of the request being read are missing, so where it ends is not known.
+    doubtful: bool,
 }
 
 impl Requests {
-    /// Takes the bytes of one call that moved `len` bytes.
-    pub fn push(&mut self, len: u64, bytes: &[u8], sink: &mut impl FnMut(RequestEvent)) {
-        let gap = len.saturating_sub(bytes.len() as u64);
+    /// Takes the next bytes.
+    pub fn push(&mut self, bytes: &[u8], sink: &mut impl FnMut(RequestEvent)) {
         let mut rest = bytes;
         while !rest.is_empty() {
             rest = self.step(rest, sink);
         }
-        if gap > 0 {
-            self.gap(gap, sink);
+    }
+
+    /// In the middle of a request; a body, if its head is over.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.state, State::Body { .. })
+    }
+
+    pub fn is_in_head(&self) -> bool {
+        matches!(self.state, State::Head(_))
+    }
+
+    /// Where the request being read ends is not known.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Idle => 0,
+            State::Head(head) => head.bytes().len(),
+            State::Body { reader, .. } => reader.held_bytes(),
         }
     }
 
-    fn gap(&mut self, gap: u64, sink: &mut impl FnMut(RequestEvent)) {
+    /// `gap` bytes are missing here.
+    pub fn gap(&mut self, gap: u64, sink: &mut impl FnMut(RequestEvent)) {
         match &mut self.state {
             State::Idle => {}
             State::Head(_) => {
                 self.state = State::Idle;
-                sink(RequestEvent::Lost);
+                sink(RequestEvent::Dropped);
             }
-            State::Body { body, kept, cut } => {
-                *cut = true;
+            State::Body { body, reader, .. } => {
+                reader.gap();
                 if body.gap(gap) != Progress::More {
-                    sink(RequestEvent::Complete(RequestFields::read(kept)));
-                    self.state = State::Idle;
+                    self.end(sink);
+                } else if body.is_lost() {
+                    self.doubtful = true;
                 }
             }
+        }
+    }
+
+    /// It is not known how many bytes are missing here.
+    pub fn doubt(&mut self, sink: &mut impl FnMut(RequestEvent)) {
+        match &mut self.state {
+            State::Idle => {}
+            State::Head(_) => self.gap(1, sink),
+            State::Body { reader, .. } => {
+                reader.gap();
+                self.doubtful = true;
+            }
+        }
+    }
+
+    /// The request being read is over, however much of it came.
+    pub fn end(&mut self, sink: &mut impl FnMut(RequestEvent)) {
+        self.doubtful = false;
+        match std::mem::take(&mut self.state) {
+            State::Idle => {}
+            State::Head(_) => sink(RequestEvent::Dropped),
+            State::Body { mut reader, answered, .. } => {
+                if !answered {
+                    sink(RequestEvent::Complete(reader.finish()));
+                }
+            }
+        }
+    }
+
+    /// The request being read was answered: what still comes of its body is passed over.
+    pub fn answered(&mut self, sink: &mut impl FnMut(RequestEvent)) {
+        if let State::Body { reader, answered, .. } = &mut self.state
+            && !std::mem::replace(answered, true)
+        {
+            sink(RequestEvent::Complete(reader.finish()));
         }
     }
 
@@ -91,6 +149,7 @@ impl Requests {
                     };
                 }
                 sink(RequestEvent::Started);
+                self.doubtful = false;
                 self.state = State::Head(Head::default());
                 bytes
             }
@@ -98,42 +157,32 @@ impl Requests {
                 Assembly::More => &[],
                 Assembly::TooLong => {
                     self.state = State::Idle;
-                    sink(RequestEvent::Lost);
+                    sink(RequestEvent::Dropped);
                     &[]
                 }
                 Assembly::Whole(used) => {
                     let Some((head, body)) = parse(head.bytes()) else {
                         self.state = State::Idle;
-                        sink(RequestEvent::Lost);
+                        sink(RequestEvent::Dropped);
                         return &[];
                     };
                     sink(RequestEvent::Head(head));
                     if let Some(body) = body {
-                        self.state = State::Body { body, kept: Vec::new(), cut: false };
+                        self.state = State::Body { body, reader: RequestReader::default(), answered: false };
                     } else {
                         self.state = State::Idle;
-                        sink(RequestEvent::Complete(RequestFields::default()));
+                        sink(RequestEvent::Complete(RequestFields { whole: true, ..RequestFields::default() }));
                     }
                     &bytes[used..]
                 }
             },
-            State::Body { body, kept, cut } => {
-                let cut = *cut;
-                let progress = body.advance(bytes, &mut |data| {
-                    // After a cut, later bytes would be read as if they followed.
-                    if !cut {
-                        kept.extend_from_slice(&data[..data.len().min(MAX_BODY - kept.len())]);
-                    }
-                });
-                match progress {
-                    Progress::More => &[],
-                    Progress::Ended(used) => {
-                        sink(RequestEvent::Complete(RequestFields::read(kept)));
-                        self.state = State::Idle;
-                        &bytes[used..]
-                    }
+            State::Body { body, reader, .. } => match body.advance(bytes, &mut |data| reader.feed(data)) {
+                Progress::More => &[],
+                Progress::Ended(used) => {
+                    self.end(sink);
+                    &bytes[used..]
                 }
-            }
+            },
         }
     }
 }
@@ -174,11 +223,11 @@ mod tests {
 
     const POST: &[u8] = b"POST /v1/completions?x=1 HTTP/1.1\r\nHost: a\r\nX-Request-Id: r7\r\nAuthorization: secret\r\nContent-Length: 27\r\n\r\n{\"model\":\"m\",\"stream\":true}";
 
-    fn parse_calls(calls: &[(u64, &[u8])]) -> Vec<RequestEvent> {
+    fn parse_calls(calls: &[&[u8]]) -> Vec<RequestEvent> {
         let mut requests = Requests::default();
         let mut out = Vec::new();
-        for (len, bytes) in calls {
-            requests.push(*len, bytes, &mut |e| out.push(e));
+        for bytes in calls {
+            requests.push(bytes, &mut |e| out.push(e));
         }
         out
     }
@@ -186,7 +235,7 @@ mod tests {
     #[test]
     fn a_split_and_pipelined_stream_gives_the_same_requests() {
         let two = [POST, POST].concat();
-        let whole = parse_calls(&[(two.len() as u64, &two)]);
+        let whole = parse_calls(&[&two]);
         assert_eq!(whole.len(), 6);
         let RequestEvent::Head(head) = &whole[1] else { panic!("{whole:?}") };
         assert_eq!(
@@ -196,19 +245,12 @@ mod tests {
         assert!(matches!(&whole[2], RequestEvent::Complete(f) if f.stream == Some(true)));
         for cut in 1..two.len() {
             let (a, b) = two.split_at(cut);
-            assert_eq!(parse_calls(&[(a.len() as u64, a), (b.len() as u64, b)]), whole, "cut at {cut}");
+            assert_eq!(parse_calls(&[a, b]), whole, "cut at {cut}");
         }
     }
 
     #[test]
-    fn a_body_that_the_cap_cut_still_completes() {
-        let events = parse_calls(&[(POST.len() as u64, &POST[..POST.len() - 10]), (POST.len() as u64, POST)]);
-        assert_eq!(events.iter().filter(|e| matches!(e, RequestEvent::Complete(_))).count(), 2);
-    }
-
-    #[test]
     fn an_attach_inside_a_body_waits_for_the_next_request() {
-        let events = parse_calls(&[(9, b"true}}}}}"), (POST.len() as u64, POST)]);
-        assert_eq!(events.len(), 3);
+        assert_eq!(parse_calls(&[b"true}}}}}", POST]).len(), 3);
     }
 }
