@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use inferspan::core::Oddities;
 use inferspan::decode::http::starts_request;
 use inferspan::input::{Direction, Event, What};
 use inferspan::output::{FinishReason, Outcome, Service, Span, Trace};
@@ -81,7 +80,7 @@ fn every_capture_gives_the_oracles_counts_and_times() {
             (oracle["prefix_queries"].as_u64().unwrap(), oracle["prefix_hits"].as_u64().unwrap()),
             "{name}"
         );
-        assert_eq!(made.oddities, Oddities::default(), "{name}");
+        assert_eq!(made.lost, [], "{name}");
     }
 }
 
@@ -196,13 +195,7 @@ fn a_preemption_gives_a_second_queue_wait_and_its_events() {
 #[test]
 fn two_api_servers_share_one_engines_steps() {
     let made = pipeline::run(&pipeline::events("v0.32_api2.jsonl.gz"));
-    let steps: BTreeMap<_, &Span> = made
-        .traces
-        .iter()
-        .filter(|t| t.service == Service::Engine)
-        .flat_map(|t| &t.spans)
-        .map(|s| (s.trace_id, s))
-        .collect();
+    let steps: BTreeMap<_, Span> = made.steps.iter().map(|s| (s.trace_id, s.span())).collect();
     let mut links = 0;
     for trace in requests(&made) {
         for span in &trace.spans {

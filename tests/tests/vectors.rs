@@ -20,7 +20,7 @@ fn vector(version: &str, kind: &str) -> Vec<u8> {
 }
 
 fn part(bytes: &[u8], cut: bool) -> Part {
-    Part { bytes: bytes.to_vec(), cut }
+    Part { bytes: bytes.to_vec(), cut, tail: Vec::new() }
 }
 
 fn decode_add(body: &[u8]) -> EngineMessage {
