@@ -186,7 +186,7 @@ impl Core {
                 self.connect(end, process);
             }
             What::PeerClosed { end } => self.peer_closed(end, at),
-            What::Closed { end } => self.close(end, at, out),
+            What::Closed { end, .. } => self.close(end, at, out),
             What::Call { function: Function::Encode, entered } => {
                 let encodes = self.encodes.entry(process).or_default();
                 if encodes.len() == MAX_ENCODES {
@@ -194,7 +194,7 @@ impl Core {
                 }
                 encodes.push_back(Encode { entered, returned: at, used: false });
             }
-            What::Call { function: Function::DecodeStep, .. } | What::Forked { .. } | What::Executed => {}
+            What::Forked { .. } | What::Executed => {}
             What::Exited => self.exited(process, at, out),
         }
     }
