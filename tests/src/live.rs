@@ -86,6 +86,15 @@ impl Drop for Fixture {
     }
 }
 
+/// A payload event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    pub offset: Option<u64>,
+    pub len: u64,
+    pub bytes: Vec<u8>,
+    pub starts: bool,
+}
+
 /// All inputs of a traced run, and what the tracer counted.
 pub struct Trace {
     pub inputs: Vec<Input>,
@@ -122,19 +131,24 @@ impl Trace {
         })
     }
 
-    /// The payload events of one end and direction: length of the call and captured bytes, in time order.
-    pub fn data(&self, of: End, to: Direction) -> Vec<(u64, Vec<u8>)> {
+    /// The payload events of one end and direction, in time order.
+    pub fn pieces(&self, of: End, to: Direction) -> Vec<Piece> {
         let mut found: Vec<_> = self
             .events()
             .filter_map(|event| match &event.what {
-                What::Data { end, direction, len, bytes, .. } if *end == of && *direction == to => {
-                    Some((event.at, *len, bytes.clone()))
+                What::Data { end, direction, len, bytes, starts, offset } if *end == of && *direction == to => {
+                    Some((event.at, Piece { offset: *offset, len: *len, bytes: bytes.clone(), starts: *starts }))
                 }
                 _ => None,
             })
             .collect();
-        found.sort_by_key(|(at, ..)| *at);
-        found.into_iter().map(|(_, len, bytes)| (len, bytes)).collect()
+        found.sort_by_key(|(at, _)| *at);
+        found.into_iter().map(|(_, piece)| piece).collect()
+    }
+
+    /// The payload events of one end and direction: bytes covered and captured, in time order.
+    pub fn data(&self, of: End, to: Direction) -> Vec<(u64, Vec<u8>)> {
+        self.pieces(of, to).into_iter().map(|piece| (piece.len, piece.bytes)).collect()
     }
 
     /// All captured bytes of all events hold `text` somewhere.

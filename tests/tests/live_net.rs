@@ -1,10 +1,10 @@
 //! The kernel side on this kernel: system calls of a fixture, byte for byte.
 
-use inferspan::attach::loader::{Caps, Options};
+use inferspan::attach::loader::{Cap, Caps, Options};
 use inferspan::attach::{Session, Target};
-use inferspan::input::LossStage;
+use inferspan::input::{Direction, End, Fact, Input, LossStage, What};
 use inferspan::telemetry::Telemetry;
-use inferspan_tests::live::{Fixture, Trace, may_trace};
+use inferspan_tests::live::{Fixture, Piece, Trace, may_trace};
 
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");
 
@@ -44,7 +44,10 @@ fn descriptors_that_are_no_stream_sockets_never_leave_the_kernel() {
     // The number that was a socket, a file and a socket again.
     assert_eq!(trace.data(fixture.end("again"), Direction::Out), [whole(b"a socket again")]);
     assert_eq!(trace.data(fixture.end("copy"), Direction::In), [whole(b"a socket again")]);
-    let closed = trace.events().filter(|event| event.what == What::Closed { end: fixture.end("again") }).count();
+    let closed = trace
+        .events()
+        .filter(|event| matches!(event.what, What::Closed { end, .. } if end == fixture.end("again")))
+        .count();
     assert_eq!(closed, 2, "closed by close() and by dup2(), and the file in between is nobody's business");
 }
 
@@ -55,7 +58,7 @@ fn a_connection_is_seen_from_accept_to_close() {
     let opened = trace.when(|what| *what == What::Opened { end }).expect("opened");
     let data = trace.when(|what| matches!(what, What::Data { end: of, .. } if *of == end)).expect("data");
     let peer_closed = trace.when(|what| *what == What::PeerClosed { end }).expect("end of stream");
-    let closed = trace.when(|what| *what == What::Closed { end }).expect("closed");
+    let closed = trace.when(|what| matches!(what, What::Closed { end: of, .. } if *of == end)).expect("closed");
     assert!(opened < data && data < peer_closed && peer_closed < closed);
     assert_eq!(trace.data(end, Direction::In), [whole(b"first")]);
 }
@@ -68,19 +71,72 @@ fn a_reset_tells_that_the_peer_is_gone() {
     assert_eq!(trace.data(end, Direction::Out), [whole(b"response that nobody reads")]);
 }
 
+/// The bytes of a stream as far as they were captured, by offset; checks that the pieces follow each other without a hole
+/// between them.
+fn stream(pieces: &[Piece]) -> Vec<(u64, Vec<u8>)> {
+    let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut next = 0;
+    for piece in pieces {
+        assert_eq!(piece.offset, Some(next), "pieces follow each other");
+        next += piece.len;
+        match runs.last_mut() {
+            Some((at, bytes)) if *at + bytes.len() as u64 == piece.offset.unwrap_or_default() => {
+                bytes.extend(&piece.bytes)
+            }
+            _ => runs.push((piece.offset.unwrap_or_default(), piece.bytes.clone())),
+        }
+    }
+    runs
+}
+
+fn pattern(range: std::ops::Range<u32>) -> Vec<u8> {
+    range.map(|index| (index / 251) as u8 ^ index as u8).collect()
+}
+
 #[test]
-fn payloads_are_cut_at_their_caps_and_keep_their_length() {
+fn a_long_call_comes_in_pieces_and_a_cut_one_keeps_its_head_and_its_tail() {
     let Some((fixture, trace)) = trace("large") else { return };
-    let sizes = |end, direction| -> Vec<(u64, usize)> {
-        trace.data(end, direction).iter().map(|(len, bytes)| (*len, bytes.len())).collect()
-    };
-    assert_eq!(sizes(fixture.end("client"), Direction::Out), [(60_000, 4096)]);
-    assert_eq!(sizes(fixture.end("server"), Direction::In), [(60_000, 16_384)]);
-    // 32 of 60 pieces of 100 bytes are gathered.
-    assert_eq!(sizes(fixture.end("unix0"), Direction::Out), [(30_000, 16_384), (6000, 3200)]);
-    assert_eq!(sizes(fixture.end("unix1"), Direction::In), [(30_000, 16_384), (6000, 6000)]);
-    let (_, bytes) = &trace.data(fixture.end("unix0"), Direction::Out)[1];
-    assert!(bytes.iter().enumerate().all(|(index, byte)| *byte == index as u8), "pieces are in place");
+    let pieces = |name: &str, direction| trace.pieces(fixture.end(name), direction);
+    // 60,000 bytes of TCP: 4 KiB of head and of tail out, whole in.
+    let out = pieces("client", Direction::Out);
+    let shape: Vec<_> = out.iter().map(|piece| (piece.starts, piece.len, piece.bytes.len())).collect();
+    assert_eq!(shape, [(true, 55_904, 4096), (false, 4096, 4096)]);
+    assert_eq!(stream(&out), [(0, pattern(0..4096)), (55_904, pattern(55_904..60_000))]);
+    let into = pieces("server", Direction::In);
+    assert_eq!(into.iter().filter(|piece| piece.starts).count(), 1);
+    assert_eq!(into.iter().map(|piece| piece.bytes.len()).max(), Some(16_384));
+    assert_eq!(stream(&into), [(0, pattern(0..60_000))]);
+    // Unix: 1,000,000 bytes in one send and in one receive, then 6000 bytes in 60 buffers: all of it.
+    let whole: Vec<u8> = [pattern(0..1_000_000), pattern(0..6000)].concat();
+    for (name, direction) in [("unix0", Direction::Out), ("unix1", Direction::In)] {
+        assert_eq!(stream(&pieces(name, direction)), [(0, whole.clone())], "{name}");
+    }
+    assert_eq!(pieces("unix0", Direction::Out).iter().filter(|piece| piece.starts).count(), 2);
+}
+
+#[test]
+fn many_buffers_keep_their_first_and_their_last_bytes() {
+    let Some((fixture, trace)) = trace("vectors") else { return };
+    // 120 buffers of 100 bytes, then of 1000, over TCP; then 3 large ones.
+    let out = trace.pieces(fixture.end("client"), Direction::Out);
+    let expected = [
+        (0, pattern(0..4096)),
+        (7904, pattern(7904..12_000)),
+        (12_000, pattern(0..4096)),
+        (127_904, pattern(115_904..120_000)),
+        (132_000, pattern(0..4096)),
+        (228_904, pattern(96_904..101_000)),
+    ];
+    // What is adjacent in the stream is one run.
+    let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+    for (at, bytes) in expected {
+        match runs.last_mut() {
+            Some((start, run)) if *start + run.len() as u64 == at => run.extend(bytes),
+            _ => runs.push((at, bytes)),
+        }
+    }
+    assert_eq!(stream(&out), runs);
+    assert_eq!(out.iter().filter(|piece| piece.starts).count(), 3);
 }
 
 #[test]
@@ -89,11 +145,13 @@ fn caps_are_options() {
         return;
     }
     let mut fixture = Fixture::start(SOCKETS, &["large"]);
-    let caps = Caps { tcp_in: 10, tcp_out: 0, unix: 1 << 30, unknown: 0 };
+    let cap = |head, tail| Cap { head, tail };
+    let caps = Caps { http_in: cap(10, 0), http_out: cap(0, 0), engine: cap(0, 7), unknown: cap(0, 0) };
     let trace = Trace::of(&mut fixture, &Options { caps, ..Options::default() });
-    assert_eq!(trace.data(fixture.end("server"), Direction::In), [(60_000, (0..10).collect())]);
+    assert_eq!(trace.data(fixture.end("server"), Direction::In), [(60_000, pattern(0..10))]);
     assert_eq!(trace.data(fixture.end("client"), Direction::Out), [(60_000, vec![])]);
-    assert_eq!(trace.data(fixture.end("unix1"), Direction::In)[0].1.len(), 16_384, "the hard limit");
+    let tails = trace.data(fixture.end("unix0"), Direction::Out);
+    assert_eq!(tails[..2], [(999_993, vec![]), (7, pattern(999_993..1_000_000))]);
 }
 
 #[test]

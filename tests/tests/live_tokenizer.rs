@@ -61,12 +61,11 @@ fn calls_of_the_target_are_timed_and_those_of_others_are_not_seen() {
     let mut fixtures = [fixture(&library), fixture(&library)];
     let (calls, probes) = calls(&mut fixtures);
     assert_eq!(probes.warnings, [""; 0]);
-    assert_eq!((probes.functions, &probes.processes[..]), (3, &[fixtures[0].tgid][..]));
+    assert_eq!((probes.functions, &probes.processes[..]), (2, &[fixtures[0].tgid][..]));
     assert!(calls.iter().all(|call| call.process == fixtures[0].tgid), "the filter is by process, the probe by file");
     let of = |wanted: Function| -> Vec<&Event> {
         calls.iter().filter(|call| matches!(call.what, What::Call { function, .. } if function == wanted)).collect()
     };
-    assert_eq!(of(Function::DecodeStep).len(), 200);
     // On each of two threads: encode, and encode_batch with an encode inside, which returns first.
     let encodes = of(Function::Encode);
     assert_eq!(encodes.len(), 6);
@@ -88,8 +87,8 @@ fn a_library_that_was_deleted_after_it_was_mapped_is_probed() {
     let mut fixtures = [fixture(&library)];
     std::fs::remove_file(&library).expect("remove");
     let (calls, probes) = calls(&mut fixtures);
-    assert_eq!(probes.functions, 3);
-    assert_eq!(calls.len(), 206);
+    assert_eq!(probes.functions, 2);
+    assert_eq!(calls.len(), 6);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Records into rings: wake-up policy and loss counting.
 
-use aya_ebpf::maps::RingBuf;
+use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::RingBuf};
 use tracer_ebpf::wire::header::Header;
 
 use crate::maps::{self, DATA, DROPS, DROPS_DATA, DROPS_EDGES, EDGES};
@@ -22,7 +22,7 @@ fn wake(ring: &RingBuf, above: u64) -> u64 {
 }
 
 #[inline(always)]
-fn count_drop(index: u32) {
+pub fn count_drop(index: u32) {
     if let Some(counter) = DROPS.get_ptr_mut(index) {
         // SAFETY: this CPU's own slot, and programs here do not nest on a CPU.
         unsafe { *counter += 1 };
@@ -43,4 +43,11 @@ pub fn data(record: &[u8]) {
     if DATA.output::<[u8]>(record, wake(&DATA, maps::data_wake_bytes())).is_err() {
         count_drop(DROPS_DATA);
     }
+}
+
+/// `CLOCK_MONOTONIC`, ns.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments, no preconditions.
+    unsafe { bpf_ktime_get_ns() }
 }

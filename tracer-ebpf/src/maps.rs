@@ -4,15 +4,21 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::wire::net::{CAPTURE_MAX, CLASSES};
+use tracer_ebpf::wire::net::{CAPS as CAPS_LEN, CAPTURE_MAX, Data, Descriptor, Told};
+use tracer_ebpf::wire::target::{DESCRIPTORS_MAX, OFFSETS_LEN};
 
-/// Traced thread groups: tgid → [`crate::filter`] flags.
+/// Traced thread groups: tgid → flags of [`tracer_ebpf::wire::target`].
 #[map]
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
-/// What a descriptor is: `tgid << 32 | fd` → `CLASS_*`. Absent means unknown.
+/// What a descriptor is: `tgid << 32 | fd` → what is known of it. Of a `KNOWN` target, absent means ignored.
 #[map]
-pub static DESCRIPTORS: HashMap<u64, u32> = HashMap::with_max_entries(65_536, 0);
+pub static DESCRIPTORS: HashMap<u64, Descriptor> = HashMap::with_max_entries(DESCRIPTORS_MAX, 0);
+
+/// What user space has said of descriptors and the kernel side has not taken over yet, by the same key. Least recently used
+/// entries go first: a descriptor may be closed before its next call.
+#[map]
+pub static TOLD: LruHashMap<u64, Told> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Request edges: few, small, and never starved by payloads.
 #[map]
@@ -26,16 +32,39 @@ pub static DATA: RingBuf = RingBuf::with_byte_size(1 << 23, 0);
 pub const DROPS_EDGES: u32 = 0;
 /// Index into [`DROPS`].
 pub const DROPS_DATA: u32 = 1;
+/// Index into [`DROPS`]: descriptors that found [`DESCRIPTORS`] full.
+pub const DROPS_DESCRIPTORS: u32 = 2;
 
-/// Records that found their ring full, since the load; one counter a ring and CPU.
+/// What found its ring or the table full, since the load; one counter a place and CPU.
 #[map]
-pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+
+/// How far the capture of one call has come. In a map rather than on the stack, so that the verifier takes every turn of the
+/// loop for the same one.
+#[repr(C)]
+pub struct Walk {
+    /// The next `struct iovec`, and how many are left with it.
+    pub next: u64,
+    pub vectors: u64,
+    /// What is left of the buffer at hand.
+    pub base: u64,
+    pub len: u64,
+    /// Bytes of the call that are behind.
+    pub position: u64,
+    /// Where in the call the piece at hand starts, and how much of it is captured.
+    pub start: u64,
+    pub filled: u64,
+    /// Bytes that are copied next.
+    pub take: u64,
+}
 
 /// Where a payload record is put together. Twice [`CAPTURE_MAX`] so that offset + length of a gathered piece stay inside in
 /// the verifier's arithmetic, which bounds each of them alone.
 #[repr(C, align(8))]
 pub struct Scratch {
-    pub bytes: [u8; size_of::<tracer_ebpf::wire::net::Data>() + 2 * CAPTURE_MAX],
+    pub walk: Walk,
+    pub head: Data,
+    pub payload: [u8; 2 * CAPTURE_MAX],
 }
 
 /// One [`Scratch`] a CPU. A plain array indexed by CPU, because a per-CPU map's value may not exceed 32 KiB. User space sets
@@ -58,7 +87,7 @@ pub static CALLS: LruHashMap<CallKey, u64> = LruHashMap::with_max_entries(8192, 
 
 /// Capture caps in bytes, by [`tracer_ebpf::wire::net::cap_index`].
 #[unsafe(no_mangle)]
-static CAPS: [u32; CLASSES * 2] = [256, 256, 0, 0, 16_384, 4096, 16_384, 16_384];
+static CAPS: [u32; CAPS_LEN] = [256; CAPS_LEN];
 
 /// A ring that holds more than this many bytes wakes its reader; a quarter of the ring.
 #[unsafe(no_mangle)]
@@ -66,11 +95,9 @@ static EDGES_WAKE_BYTES: u64 = 1 << 18;
 #[unsafe(no_mangle)]
 static DATA_WAKE_BYTES: u64 = 1 << 21;
 
-/// Offsets of `pid` and `tgid` in this kernel's `task_struct`, from its BTF.
+/// Offsets in this kernel's structs, from its BTF, by `OFFSET_*` of the wire; 0 where it does not say.
 #[unsafe(no_mangle)]
-static TASK_PID_OFFSET: u32 = 0;
-#[unsafe(no_mangle)]
-static TASK_TGID_OFFSET: u32 = 0;
+static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];
 
 /// Reads a global that the loader may have replaced; a plain read would be folded to the initial value.
 macro_rules! global {
@@ -80,10 +107,10 @@ macro_rules! global {
     };
 }
 
-pub fn cap(index: usize) -> u32 {
+pub fn cap(index: usize) -> u64 {
     let base = (&raw const CAPS).cast::<u32>();
-    // SAFETY: the mask keeps the index inside the 8 elements.
-    unsafe { core::ptr::read_volatile(base.add(index & 7)) }
+    // SAFETY: the mask keeps the index inside the elements, of which there is a power of two.
+    u64::from(unsafe { core::ptr::read_volatile(base.add(index & (CAPS_LEN - 1))) })
 }
 
 pub fn edges_wake_bytes() -> u64 {
@@ -94,10 +121,10 @@ pub fn data_wake_bytes() -> u64 {
     global!(DATA_WAKE_BYTES)
 }
 
-pub fn task_pid_offset() -> u64 {
-    u64::from(global!(TASK_PID_OFFSET))
-}
-
-pub fn task_tgid_offset() -> u64 {
-    u64::from(global!(TASK_TGID_OFFSET))
+/// The offset of `FIELD`, an `OFFSET_*` of the wire.
+pub fn offset<const FIELD: usize>() -> u64 {
+    const { assert!(FIELD < OFFSETS_LEN) };
+    let base = (&raw const OFFSETS).cast::<u32>();
+    // SAFETY: inside the elements, as asserted.
+    u64::from(unsafe { core::ptr::read_volatile(base.add(FIELD)) })
 }

@@ -54,8 +54,9 @@ pub enum What {
     Opened { end: End },
     /// The peer closed its writing side (a read returned 0), or is gone (`ECONNRESET`, `EPIPE`).
     PeerClosed { end: End },
-    /// The descriptor was closed: `end`'s lifetime is over.
-    Closed { end: End },
+    /// The descriptor was closed: `end`'s lifetime is over. `moved`: how many bytes each direction (in, out) moved in it, where
+    /// the source counts them (live); more than was seen says that the last records were lost.
+    Closed { end: End, moved: Option<(u64, u64)> },
     /// A probed library function returned; it was entered at `entered`.
     Call { function: Function, entered: EventNanos },
     /// A thread group forked `child` (a new thread group).
@@ -91,8 +92,6 @@ pub enum Direction {
 pub enum Function {
     /// `PyTokenizer.encode`, `encode_batch`, `encode_batch_fast`.
     Encode,
-    /// `PyDecodeStream.step`: one token to text.
-    DecodeStep,
 }
 
 /// Something learned outside the event stream.

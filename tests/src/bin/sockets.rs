@@ -25,6 +25,20 @@ fn write(fd: i32, bytes: &[u8]) -> usize {
     check("write", unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) }) as usize
 }
 
+/// Bytes that differ from place to place.
+fn pattern(len: u32) -> Vec<u8> {
+    (0..len).map(|index| (index / 251) as u8 ^ index as u8).collect()
+}
+
+/// Reads until `len` bytes came; gives the lengths of the reads.
+fn read_whole(fd: i32, len: usize) -> Vec<usize> {
+    let mut lens = Vec::new();
+    while lens.iter().sum::<usize>() < len {
+        lens.push(read(fd, len).len());
+    }
+    lens
+}
+
 fn iovecs(pieces: &[&[u8]]) -> Vec<libc::iovec> {
     pieces.iter().map(|piece| libc::iovec { iov_base: piece.as_ptr() as *mut _, iov_len: piece.len() }).collect()
 }
@@ -251,15 +265,32 @@ impl Before {
 
     /// Payloads above every cap.
     fn large(&self) {
-        let bytes: Vec<u8> = (0..60_000u32).map(|index| index as u8).collect();
-        let sent = write(self.client, &bytes);
-        read(self.server, sent);
-        let sent = write(self.unix[0], &bytes[..30_000]);
-        read(self.unix[1], sent);
-        // 60 pieces, of which a bounded number is gathered.
+        let bytes = pattern(1_000_000);
+        let sent = write(self.client, &bytes[..60_000]);
+        assert_eq!(read_whole(self.server, sent), [sent]);
+        let size = 4_000_000i32;
+        // SAFETY: the option is an int that lives across the call.
+        let set = |fd, option| unsafe {
+            libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const size).cast(), size_of_val(&size) as u32)
+        };
+        check("SO_SNDBUFFORCE", set(self.unix[0], libc::SO_SNDBUFFORCE) as isize);
+        check("SO_RCVBUFFORCE", set(self.unix[1], libc::SO_RCVBUFFORCE) as isize);
+        assert_eq!(write(self.unix[0], &bytes), bytes.len());
+        assert_eq!(read_whole(self.unix[1], bytes.len()), [bytes.len()]);
         let pieces: Vec<&[u8]> = bytes.chunks(100).take(60).collect();
         writev(self.unix[0], &pieces);
         read(self.unix[1], 60_000);
+    }
+
+    /// Many buffers of one call, as the Rust front end writes its events.
+    fn vectors(&self) {
+        let bytes = pattern(120_000);
+        for size in [100, 1000] {
+            writev(self.client, &bytes.chunks(size).take(120).collect::<Vec<_>>());
+            read_whole(self.server, size * 120);
+        }
+        writev(self.client, &[&bytes[..1000], &bytes[1000..100_000], &bytes[100_000..101_000]]);
+        read_whole(self.server, 101_000);
     }
 
     /// A child that inherits, opens its own, and ends.
@@ -322,6 +353,7 @@ fn main() {
         "lifetime" => before.lifetime(),
         "reset" => before.reset(),
         "large" => before.large(),
+        "vectors" => before.vectors(),
         "child" => before.child(),
         "flood" => before.flood(),
         "tokenizer" => {

@@ -2,5 +2,6 @@
 
 mod descriptors;
 mod net;
+mod pieces;
 mod proc;
 mod tokenizer;

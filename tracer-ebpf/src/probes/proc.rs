@@ -1,15 +1,19 @@
 //! Fork, exec and exit of traced processes.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use tracer_ebpf::wire::proc::{Forked, KIND_EXECUTED, KIND_EXITED, KIND_FORKED, Process};
+use tracer_ebpf::wire::target::{
+    CAPTURE, KNOWN, OFFSET_SIGNAL_LIVE, OFFSET_TASK_PID, OFFSET_TASK_SIGNAL, OFFSET_TASK_TGID,
+};
 
 use crate::{
     emit, filter,
     maps::{self, TARGETS},
+    table,
 };
 
 /// A child's descriptors below this get their parent's classes; above, user space looks. Bounds the work of a fork.
@@ -23,22 +27,26 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     let task = ctx.arg::<u64>(1);
     // SAFETY: the helper checks the address; the offsets are those of this kernel's BTF.
     let (pid, tgid) = unsafe {
-        let Ok(pid) = bpf_probe_read_kernel((task + maps::task_pid_offset()) as *const u32) else { return 0 };
-        let Ok(tgid) = bpf_probe_read_kernel((task + maps::task_tgid_offset()) as *const u32) else { return 0 };
+        let Ok(pid) = bpf_probe_read_kernel((task + maps::offset::<OFFSET_TASK_PID>()) as *const u32) else { return 0 };
+        let Ok(tgid) = bpf_probe_read_kernel((task + maps::offset::<OFFSET_TASK_TGID>()) as *const u32) else {
+            return 0;
+        };
         (pid, tgid)
     };
     if pid != tgid {
         return 0; // a thread
     }
-    let _ = TARGETS.insert(tgid, flags, 0);
-    if flags & filter::CAPTURE != 0 {
+    // What lies above the bound is not known until user space has looked.
+    let _ = TARGETS.insert(tgid, flags & !KNOWN, 0);
+    let now = emit::now();
+    if flags & CAPTURE != 0 {
         for fd in 0..INHERITED_MAX {
-            filter::inherit((pid_tgid >> 32) as u32, tgid, fd);
+            table::inherit((pid_tgid >> 32) as u32, tgid, fd, now);
         }
     }
     #[cfg(feature = "debug-log")]
     aya_log_ebpf::info!(&ctx, "{} forked {}", (pid_tgid >> 32) as u32, tgid);
-    emit::edge(&Forked { header: emit::header(bpf_time(), pid_tgid, KIND_FORKED), child: tgid, pad: 0 });
+    emit::edge(&Forked { header: emit::header(now, pid_tgid, KIND_FORKED), child: tgid, pad: 0 });
     0
 }
 
@@ -46,26 +54,41 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
 pub fn process_exec(_ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     if filter::target((pid_tgid >> 32) as u32).is_some() {
-        emit::edge(&Process { header: emit::header(bpf_time(), pid_tgid, KIND_EXECUTED) });
+        emit::edge(&Process { header: emit::header(emit::now(), pid_tgid, KIND_EXECUTED) });
     }
     0
 }
 
-/// Fires for every task; the leader's exit is taken for the process's. A leader that ends before its threads (`pthread_exit`
-/// in `main`) ends the tracing of that process early.
+/// Fires for every task. The process ends with its last thread: its leader may end before the others (`pthread_exit` in `main`),
+/// and does when another thread calls `exec`. Where the kernel's BTF does not say how to count, the leader's end is taken.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
-    if tgid == pid_tgid as u32 && filter::target(tgid).is_some() {
-        let _ = TARGETS.remove(tgid);
-        emit::edge(&Process { header: emit::header(bpf_time(), pid_tgid, KIND_EXITED) });
+    if filter::target(tgid).is_none() {
+        return 0;
+    }
+    let is_last = match live_threads() {
+        Some(live) => live == 0,
+        None => tgid == pid_tgid as u32,
+    };
+    // Of two threads that end at once, both may see 0; one of them removes.
+    if is_last && TARGETS.remove(tgid).is_ok() {
+        emit::edge(&Process { header: emit::header(emit::now(), pid_tgid, KIND_EXITED) });
     }
     0
 }
 
+/// Threads of this process that have not begun to end.
 #[inline(always)]
-fn bpf_time() -> u64 {
-    // SAFETY: no arguments, no preconditions.
-    unsafe { bpf_ktime_get_ns() }
+fn live_threads() -> Option<u32> {
+    if maps::offset::<OFFSET_TASK_SIGNAL>() == 0 || maps::offset::<OFFSET_SIGNAL_LIVE>() == 0 {
+        return None;
+    }
+    // SAFETY: the helpers check addresses; the offsets are those of this kernel's BTF.
+    unsafe {
+        let task = bpf_get_current_task();
+        let signal = bpf_probe_read_kernel((task + maps::offset::<OFFSET_TASK_SIGNAL>()) as *const u64).ok()?;
+        bpf_probe_read_kernel((signal + maps::offset::<OFFSET_SIGNAL_LIVE>()) as *const u32).ok()
+    }
 }

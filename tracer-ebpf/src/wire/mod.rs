@@ -6,4 +6,5 @@
 pub mod header;
 pub mod net;
 pub mod proc;
+pub mod target;
 pub mod tokenizer;

@@ -15,10 +15,8 @@ pub const fn cookie_function(cookie: u64) -> u32 {
     cookie as u32
 }
 
-/// [`Call::function`]: `encode`, `encode_batch`, `encode_batch_fast`.
+/// [`Call::function`]: `encode`, `encode_batch`, `encode_batch_fast`. 2 was `DecodeStream.step`.
 pub const FUNCTION_ENCODE: u32 = 1;
-/// [`Call::function`]: `DecodeStream.step`.
-pub const FUNCTION_DECODE_STEP: u32 = 2;
 
 /// One call, emitted when it returns.
 #[repr(C)]

@@ -7,39 +7,53 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use tracer_ebpf::wire::net::{CAPTURE_MAX, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, CLASSES, cap_index};
+use tracer_ebpf::wire::net::{
+    CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, cap_index,
+};
+use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 use tracer_ebpf::wire::tokenizer::cookie;
 
+use super::btf;
 use super::plan::Point;
-use super::task;
+use super::table::Table;
 
 /// The object that is built into the binary.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tracer-ebpf/object/inferspan.bpf.o"));
 
-/// Flag of a `TARGETS` entry, as in tracer-ebpf/src/filter.rs: the process's sockets are looked at.
-const CAPTURE: u32 = 1;
+/// Most bytes of one call that are captured: its first `head`, at most [`HEAD_MAX`], and its last `tail`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    pub head: u32,
+    pub tail: u32,
+}
 
-/// Most bytes of one call that are captured, by kind of socket. At most [`CAPTURE_MAX`].
+/// Capture caps by kind of socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
-    /// An HTTP request: head and the start of the body, where the parameters are.
-    pub tcp_in: u32,
-    /// A response: head, an SSE chunk, or the start of a body.
-    pub tcp_out: u32,
-    /// ZMQ sends batches of 8192 bytes and then one remainder.
-    pub unix: u32,
+    /// TCP, and what speaks HTTP: a request, with its head and its parameters before and behind the prompt.
+    pub http_in: Cap,
+    /// A response: head, an SSE chunk, the usage at the end of a body.
+    pub http_out: Cap,
+    /// Unix sockets, and what carries an engine's messages: whole. They grow with the number of running requests.
+    pub engine: Cap,
     /// Until somebody has said what the descriptor is.
-    pub unknown: u32,
+    pub unknown: Cap,
 }
 
 impl Default for Caps {
     fn default() -> Self {
-        Self { tcp_in: 16 * 1024, tcp_out: 4 * 1024, unix: 16 * 1024, unknown: 256 }
+        let cap = |head, tail| Cap { head, tail };
+        Self {
+            http_in: cap(64 * 1024, 16 * 1024),
+            http_out: cap(4 * 1024, 4 * 1024),
+            engine: cap(HEAD_MAX, 16 * 1024),
+            unknown: cap(256, 0),
+        }
     }
 }
 
@@ -51,6 +65,8 @@ pub struct Options {
     pub edge_ring_bytes: u32,
     /// Size of the ring of payloads, bytes; a power-of-two number of pages.
     pub data_ring_bytes: u32,
+    /// Descriptors that can be followed at a time, in all traced processes.
+    pub descriptors: u32,
     /// Another object than the built-in one.
     pub object: Option<PathBuf>,
     /// Print the object's aya-log records to stderr.
@@ -64,6 +80,7 @@ impl Default for Options {
             caps: Caps::default(),
             edge_ring_bytes: 1 << 20,
             data_ring_bytes: 1 << 23,
+            descriptors: DESCRIPTORS_MAX,
             object: None,
             debug_log: false,
         }
@@ -97,15 +114,14 @@ pub enum LoadError {
 pub struct Rings {
     pub edges: RingBuf<MapData>,
     pub data: RingBuf<MapData>,
-    /// Index 0: edges, 1: data.
+    /// Index 0: edges, 1: data, 2: descriptors.
     pub drops: PerCpuArray<MapData, u64>,
-    pub descriptors: HashMap<MapData, u64, u32>,
+    pub table: Table,
 }
 
-/// Loaded and attached programs, and the set of traced processes.
+/// Loaded and attached programs.
 pub struct Probes {
     ebpf: Ebpf,
-    targets: HashMap<MapData, u32, u32>,
     /// Why children that start later are not followed, when they are not.
     pub not_following: Option<String>,
     uprobes_loaded: bool,
@@ -125,7 +141,7 @@ impl Probes {
             return Err(LoadError::Architecture);
         }
         raise_memlock();
-        let offsets = task::running_kernel();
+        let offsets = btf::running_kernel();
         let caps = cap_table(options.caps);
         let cpus = possible_cpus()?;
         let (edges_wake, data_wake) = (u64::from(options.edge_ring_bytes / 4), u64::from(options.data_ring_bytes / 4));
@@ -136,13 +152,10 @@ impl Probes {
             .override_global("DATA_WAKE_BYTES", &data_wake, true)
             .map_max_entries("EDGES", options.edge_ring_bytes)
             .map_max_entries("DATA", options.data_ring_bytes)
+            .map_max_entries("DESCRIPTORS", options.descriptors)
             .map_max_entries("SCRATCH", cpus);
         if let Some(offsets) = &offsets {
-            loader.override_global("TASK_PID_OFFSET", &offsets.pid, true).override_global(
-                "TASK_TGID_OFFSET",
-                &offsets.tgid,
-                true,
-            );
+            loader.override_global("OFFSETS", offsets, true);
         }
         let mut ebpf = match &options.object {
             None => loader.load(OBJECT),
@@ -156,24 +169,11 @@ impl Probes {
             edges: take(&mut ebpf, "EDGES")?,
             data: take(&mut ebpf, "DATA")?,
             drops: take(&mut ebpf, "DROPS")?,
-            descriptors: take(&mut ebpf, "DESCRIPTORS")?,
+            table: Table::new(take(&mut ebpf, "TARGETS")?, take(&mut ebpf, "DESCRIPTORS")?, take(&mut ebpf, "TOLD")?),
         };
-        let targets = take(&mut ebpf, "TARGETS")?;
         let not_following =
             offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        Ok((Self { ebpf, targets, not_following, uprobes_loaded: false, attached: 0 }, rings))
-    }
-
-    /// Traces the process `tgid`; with `capture` off only its life is followed.
-    pub fn add_target(&mut self, tgid: u32, capture: bool) -> Result<(), LoadError> {
-        self.targets
-            .insert(tgid, if capture { CAPTURE } else { 0 }, 0)
-            .map_err(|error| LoadError::Other(format!("process {tgid} cannot be added: {error}")))
-    }
-
-    /// Whether the process is traced (it was added, or is a child of one).
-    pub fn is_target(&self, tgid: u32) -> bool {
-        self.targets.get(&tgid, 0).is_ok()
+        Ok((Self { ebpf, not_following, uprobes_loaded: false, attached: 0 }, rings))
     }
 
     /// Attaches life first, then system calls: a child that is born in between is followed.
@@ -229,15 +229,19 @@ impl Probes {
     }
 }
 
-fn cap_table(caps: Caps) -> [u32; CLASSES * 2] {
-    let mut table = [0; CLASSES * 2];
+fn cap_table(caps: Caps) -> [u32; CAPS] {
+    let mut table = [0; CAPS];
     for (class, into, out) in [
         (CLASS_UNKNOWN, caps.unknown, caps.unknown),
-        (CLASS_TCP, caps.tcp_in, caps.tcp_out),
-        (CLASS_UNIX, caps.unix, caps.unix),
+        (CLASS_TCP, caps.http_in, caps.http_out),
+        (CLASS_HTTP, caps.http_in, caps.http_out),
+        (CLASS_UNIX, caps.engine, caps.engine),
+        (CLASS_ENGINE, caps.engine, caps.engine),
     ] {
-        table[cap_index(class, false)] = into.min(CAPTURE_MAX as u32);
-        table[cap_index(class, true)] = out.min(CAPTURE_MAX as u32);
+        for (out, cap) in [(false, into), (true, out)] {
+            table[cap_index(class, out, false)] = cap.head.min(HEAD_MAX);
+            table[cap_index(class, out, true)] = cap.tail.min(HEAD_MAX);
+        }
     }
     table
 }

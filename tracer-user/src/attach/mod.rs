@@ -1,12 +1,13 @@
 //! Attaching: the programs into the kernel, the processes into their filter, probes onto the tokenizer library.
 //!
 //! Enters: processes to trace. Leaves: a [`Session`] whose inputs come out of one channel. Invariant: dropping the session
-//! detaches everything; a target is never written to. `plan` is pure; `loader`, `library` and `task` read the world.
+//! detaches everything; a target is never written to. `plan` is pure; `btf`, `loader`, `library` and `table` touch the world.
 
+mod btf;
 pub mod library;
 pub mod loader;
 pub mod plan;
-pub mod task;
+pub mod table;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,10 +16,12 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use crate::input::Input;
-use crate::source::ring::{self, Counts, Reader};
+use crate::input::{EventNanos, Input};
+use crate::output::Verdict;
+use crate::source::ring::{Command, Reader, monotonic_ns};
 use crate::telemetry::Telemetry;
 use loader::{LoadError, Options, Probes};
+use table::Table;
 
 /// A process to trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,7 @@ pub struct TokenizerProbes {
 pub struct Session {
     probes: Probes,
     reader: Reader,
+    adopted: Vec<(u32, u32)>,
     /// Device and inode of every library looked at, so that none is probed twice.
     libraries: BTreeSet<((u32, u32), u64)>,
     /// Of these, the ones that are probed.
@@ -57,23 +61,34 @@ impl Session {
         if options.debug_log {
             debug_log(&mut probes)?;
         }
+        let table = &mut rings.table;
+        let full = |error| LoadError::Other(format!("the table of traced processes: {error}"));
+        // Before the programs run, so that the first event of a busy connection is not cut to the small cap.
+        let now = monotonic_ns();
+        let captured: Vec<u32> = targets.iter().filter(|target| target.capture).map(|target| target.tgid).collect();
+        let made: Vec<_> = captured.iter().map(|tgid| table.look(*tgid, now)).collect();
         for target in targets {
-            // Before the programs run, so that the first event of a busy connection is not cut to the small cap.
-            ring::prefill(&mut rings, target.tgid, false);
-            probes.add_target(target.tgid, target.capture)?;
+            table.add_target(target.tgid, target.capture).map_err(full)?;
         }
         probes.attach()?;
         // Again, for what was opened or closed while nobody looked; then for children born in between.
-        for target in targets {
-            ring::prefill(&mut rings, target.tgid, true);
+        for (tgid, made) in captured.iter().zip(&made) {
+            table.correct(*tgid, made);
+            table.look(*tgid, monotonic_ns());
+            table.set_known(*tgid);
         }
-        for child in unknown_children(targets, &probes) {
-            probes.add_target(child.tgid, child.capture)?;
-            ring::prefill(&mut rings, child.tgid, true);
+        let mut adopted = Vec::new();
+        for (parent, child) in unknown_children(targets, table) {
+            table.add_target(child.tgid, child.capture).map_err(full)?;
+            if child.capture {
+                table.look(child.tgid, monotonic_ns());
+                table.set_known(child.tgid);
+            }
+            adopted.push((parent, child.tgid));
         }
         let reader =
             Reader::spawn(rings, telemetry).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
-        Ok(Self { probes, reader, libraries: BTreeSet::new(), probed: BTreeSet::new() })
+        Ok(Self { probes, reader, adopted, libraries: BTreeSet::new(), probed: BTreeSet::new() })
     }
 
     /// Batches of inputs, as they come.
@@ -81,13 +96,20 @@ impl Session {
         self.reader.inputs()
     }
 
-    pub fn counts(&self) -> &Counts {
-        self.reader.counts()
+    /// Processes that were born while this attached, after their parents: they are traced as these are.
+    pub fn adopted(&self) -> &[(u32, u32)] {
+        &self.adopted
     }
 
-    /// Traces `tgid` as well, or changes what is looked at in it.
-    pub fn set_target(&mut self, target: Target) -> Result<(), LoadError> {
-        self.probes.add_target(target.tgid, target.capture)
+    /// Says what a connection speaks, and so how much of it is captured. `from` is the time of the first event of the
+    /// connection that is meant; another that has its number since is left alone.
+    pub fn tell(&self, verdict: Verdict, from: EventNanos) {
+        self.reader.tell(Command::Verdict(verdict, from));
+    }
+
+    /// Traces the process as well, or changes what is looked at in it.
+    pub fn set_target(&self, target: Target) {
+        self.reader.tell(Command::Target(target));
     }
 
     /// Why children that start later are not followed, when they are not.
@@ -158,8 +180,9 @@ fn in_first_pid_namespace() -> Result<(), LoadError> {
     }
 }
 
-/// Children of targets that are not traced: born after the targets were listed and before the fork program ran.
-fn unknown_children(targets: &[Target], probes: &Probes) -> Vec<Target> {
+/// Children of targets that are not traced, behind their parents: born after the targets were listed and before the fork
+/// program ran.
+fn unknown_children(targets: &[Target], table: &Table) -> Vec<(u32, Target)> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let parents: Vec<(u32, u32)> = entries
         .filter_map(|entry| {
@@ -170,14 +193,14 @@ fn unknown_children(targets: &[Target], probes: &Probes) -> Vec<Target> {
             Some((pid, parent))
         })
         .collect();
-    let mut children: Vec<Target> = Vec::new();
+    let mut children: Vec<(u32, Target)> = Vec::new();
     let mut from: Vec<Target> = targets.to_vec();
     while let Some(parent) = from.pop() {
         for (pid, _) in parents.iter().filter(|(_, of)| *of == parent.tgid) {
-            let known = targets.iter().chain(&children).any(|target| target.tgid == *pid);
-            if !known && !probes.is_target(*pid) {
+            let known = targets.iter().chain(children.iter().map(|(_, child)| child)).any(|target| target.tgid == *pid);
+            if !known && !table.is_target(*pid) {
                 let child = Target { tgid: *pid, capture: parent.capture };
-                children.push(child);
+                children.push((parent.tgid, child));
                 from.push(child);
             }
         }

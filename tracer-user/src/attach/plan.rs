@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tracer_ebpf::wire::tokenizer::{FUNCTION_DECODE_STEP, FUNCTION_ENCODE};
+use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
 
 use crate::discover::elf::function_of;
 use crate::discover::text::Mapping;
@@ -75,7 +75,6 @@ pub fn points<'a>(symbols: impl Iterator<Item = (&'a str, u64)>, segments: &[Seg
         .filter_map(|(symbol, address)| {
             let function = match function_of(symbol)? {
                 Function::Encode => FUNCTION_ENCODE,
-                Function::DecodeStep => FUNCTION_DECODE_STEP,
             };
             let segment = segments.iter().find(|segment| {
                 segment.executable && address >= segment.address && address - segment.address < segment.size

@@ -120,7 +120,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         return Ok(Code::Interrupted);
     }
     let mut run = Run {
-        pipeline: Pipeline::new(servers.len(), sinks),
+        pipeline: Pipeline::new(servers.len(), sinks, Arc::clone(&telemetry)),
         alive: BTreeSet::new(),
         servers,
         session,
@@ -277,6 +277,9 @@ impl Run {
                 eprintln!("inferspan:   {:>7} {:<11} {:<15} {how}", process.pid, role_name(process.role), process.comm);
             }
         }
+        for (parent, child) in self.session.adopted() {
+            self.pipeline.adopt(*parent, *child);
+        }
         if let Some(why) = self.session.not_following() {
             eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
         }
@@ -316,6 +319,9 @@ impl Run {
                 Err(RecvTimeoutError::Timeout) => {}
                 // The reader is gone, which only a bug can do; what was seen is still worth flushing.
                 Err(RecvTimeoutError::Disconnected) => return End::Target,
+            }
+            for (verdict, from) in self.pipeline.verdicts() {
+                self.session.tell(verdict, from);
             }
             self.pipeline.export();
             let now = Instant::now();
@@ -370,8 +376,7 @@ impl Run {
             };
             for (tgid, role) in roles(&found).difference(&roles(known)) {
                 self.pipeline.tell(index, Fact::Process { tgid: *tgid, role: *role });
-                // Its life is followed already; a map that is full leaves it at that.
-                let _ = self.session.set_target(Target { tgid: *tgid, capture: *role != Role::Worker });
+                self.session.set_target(Target { tgid: *tgid, capture: *role != Role::Worker });
             }
             if found.server != known.server {
                 self.pipeline.tell(index, Fact::Server(Arc::clone(&found.server)));
@@ -388,7 +393,6 @@ impl Run {
         if end == End::Target {
             eprintln!("inferspan: the server has ended");
         }
-        let unclassified = session.counts().unclassified.load(Relaxed);
         session.detach(|batch| {
             for input in batch {
                 pipeline.push(input);
@@ -411,11 +415,6 @@ impl Run {
             telemetry.tokenizer_events.load(Relaxed),
             telemetry.process_events.load(Relaxed),
         );
-        if unclassified > 0 {
-            eprintln!(
-                "inferspan: {unclassified} events of descriptors that were gone before they could be told were left out"
-            );
-        }
         if late > 0 {
             eprintln!("inferspan: {late} events came too late to be put in order");
         }

@@ -198,7 +198,7 @@ impl Core {
                 self.connect(end, process, true, out);
             }
             What::PeerClosed { end } => self.peer_closed(end, at),
-            What::Closed { end } => self.close(end, at, None, Ending::ServerClosed, out),
+            What::Closed { end, moved } => self.close(end, at, moved, Ending::ServerClosed, out),
             What::Call { function: Function::Encode, entered } => {
                 let encodes = self.encodes.entry(process).or_default();
                 if encodes.len() == MAX_ENCODES {
@@ -206,7 +206,7 @@ impl Core {
                 }
                 encodes.push_back(Encode { entered, returned: at, used: false });
             }
-            What::Call { .. } | What::Forked { .. } | What::Executed => {}
+            What::Forked { .. } | What::Executed => {}
             What::Exited => self.exited(process, at, out),
         }
     }

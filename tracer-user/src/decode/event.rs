@@ -1,26 +1,29 @@
 //! Ring bytes to events.
 //!
 //! Enters: one ring record, bytes of unknown length and kind. Leaves: an [`Event`] with the descriptor class that the kernel
-//! side knew, or an address. Fields are read one by one at the wire's offsets; an unknown kind, a short record or a length
+//! side knew. Fields are read one by one at the wire's offsets; an unknown kind, a short record or a length
 //! that does not add up is refused.
 
 use std::mem::{offset_of, size_of};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracer_ebpf::wire::header::Header;
-use tracer_ebpf::wire::net::{self, Address, Data, Socket};
+use tracer_ebpf::wire::net::{self, Data, Range, Socket};
 use tracer_ebpf::wire::proc::{self, Forked, Process};
 use tracer_ebpf::wire::tokenizer::{self, Call};
 
-use crate::input::{Direction, End, Event, Function, What};
+use crate::input::{Direction, End, Event, EventNanos, Function, What};
 
 /// What the kernel side knew about a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Unknown,
     Ignored,
+    /// What it speaks is open.
     Tcp,
+    /// What it speaks is open.
     Unix,
+    Engine,
+    Http,
 }
 
 impl Class {
@@ -30,6 +33,8 @@ impl Class {
             net::CLASS_IGNORED => Self::Ignored,
             net::CLASS_TCP => Self::Tcp,
             net::CLASS_UNIX => Self::Unix,
+            net::CLASS_ENGINE => Self::Engine,
+            net::CLASS_HTTP => Self::Http,
             _ => return None,
         })
     }
@@ -40,15 +45,10 @@ impl Class {
             Self::Ignored => net::CLASS_IGNORED,
             Self::Tcp => net::CLASS_TCP,
             Self::Unix => net::CLASS_UNIX,
+            Self::Engine => net::CLASS_ENGINE,
+            Self::Http => net::CLASS_HTTP,
         }
     }
-}
-
-/// Which end of a connection an address belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    Local,
-    Peer,
 }
 
 /// One decoded ring record.
@@ -56,10 +56,12 @@ pub enum Side {
 pub enum Record {
     /// An event that concerns no descriptor.
     Event(Event),
-    /// An event of a descriptor.
-    Descriptor { event: Event, fd: u32, class: Class },
-    /// An address of a TCP socket became known.
-    Address { process: u32, fd: u32, side: Side, address: SocketAddr },
+    /// An event of a descriptor, with the class and the lifetime of it that the kernel side knew.
+    Descriptor { event: Event, class: Class, lifetime: u64 },
+    /// The process received descriptors from another.
+    Received { process: u32 },
+    /// All descriptors from `first` to `last` were closed.
+    ClosedRange { at: EventNanos, process: u32, thread: u32, first: u32, last: u32 },
 }
 
 /// Why a record was refused.
@@ -80,10 +82,6 @@ impl Fields<'_> {
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], Refused> {
         let bytes = self.0.get(at..at + N).ok_or(Refused::Short(self.0.len()))?;
         bytes.try_into().map_err(|_| Refused::Short(self.0.len()))
-    }
-
-    fn u16(&self, at: usize) -> Result<u16, Refused> {
-        self.array(at).map(u16::from_ne_bytes)
     }
 
     fn u32(&self, at: usize) -> Result<u32, Refused> {
@@ -127,9 +125,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
             let what = match kind {
                 net::KIND_OPENED => What::Opened { end },
                 net::KIND_PEER_CLOSED => What::PeerClosed { end },
-                _ => What::Closed { end },
+                _ => {
+                    let moved = (fields.u64(offset_of!(Socket, moved_in))?, fields.u64(offset_of!(Socket, moved_out))?);
+                    What::Closed { end, moved: Some(moved) }
+                }
             };
-            Ok(Record::Descriptor { event: event(what)?, fd, class })
+            let lifetime = fields.u64(offset_of!(Socket, lifetime))?;
+            Ok(Record::Descriptor { event: event(what)?, class, lifetime })
         }
         net::KIND_DATA_IN | net::KIND_DATA_OUT => {
             let fd = fields.u32(offset_of!(Data, fd))?;
@@ -149,29 +151,21 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
                 direction: if kind == net::KIND_DATA_IN { Direction::In } else { Direction::Out },
                 len,
                 bytes: payload.to_vec(),
-                starts: true,
-                offset: None,
+                starts: fields.u32(offset_of!(Data, flags))? & net::FLAG_STARTS != 0,
+                offset: Some(fields.u64(offset_of!(Data, offset))?),
             };
-            Ok(Record::Descriptor { event: event(what)?, fd, class })
+            let lifetime = fields.u64(offset_of!(Data, lifetime))?;
+            Ok(Record::Descriptor { event: event(what)?, class, lifetime })
         }
-        net::KIND_ADDRESS => {
-            fields.at_least(size_of::<Address>())?;
-            let octets: [u8; 16] = fields.array(offset_of!(Address, octets))?;
-            let ip = match fields.u16(offset_of!(Address, family))? {
-                2 => IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3])),
-                10 => IpAddr::V6(Ipv6Addr::from(octets)),
-                other => return Err(Refused::Field("family", u64::from(other))),
-            };
-            let side = match fields.u32(offset_of!(Address, side))? {
-                net::SIDE_LOCAL => Side::Local,
-                net::SIDE_PEER => Side::Peer,
-                other => return Err(Refused::Field("side", u64::from(other))),
-            };
-            Ok(Record::Address {
+        net::KIND_RECEIVED => Ok(Record::Received { process }),
+        net::KIND_CLOSED_RANGE => {
+            fields.at_least(size_of::<Range>())?;
+            Ok(Record::ClosedRange {
+                at: fields.u64(offset_of!(Header, at))?,
                 process,
-                fd: fields.u32(offset_of!(Address, fd))?,
-                side,
-                address: SocketAddr::new(ip.to_canonical(), fields.u16(offset_of!(Address, port))?),
+                thread: fields.u32(offset_of!(Header, thread))?,
+                first: fields.u32(offset_of!(Range, first))?,
+                last: fields.u32(offset_of!(Range, last))?,
             })
         }
         proc::KIND_FORKED => {
@@ -189,7 +183,6 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
             let entered = fields.u64(offset_of!(Call, entered))?;
             let function = match fields.u32(offset_of!(Call, function))? {
                 tokenizer::FUNCTION_ENCODE => Function::Encode,
-                tokenizer::FUNCTION_DECODE_STEP => Function::DecodeStep,
                 other => return Err(Refused::Field("function", u64::from(other))),
             };
             let event = event(What::Call { function, entered })?;
@@ -224,7 +217,9 @@ mod tests {
         bytes.extend(net::CLASS_TCP.to_ne_bytes());
         bytes.extend(len.to_ne_bytes());
         bytes.extend(captured.to_ne_bytes());
-        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(net::FLAG_STARTS.to_ne_bytes());
+        bytes.extend(900u64.to_ne_bytes());
+        bytes.extend(55u64.to_ne_bytes());
         bytes.extend(payload);
         bytes
     }
@@ -238,10 +233,10 @@ mod tests {
             len: 9000,
             bytes: b"GET".to_vec(),
             starts: true,
-            offset: None,
+            offset: Some(55),
         };
         let event = Event { at: 1_000, process: 42, thread: 43, what };
-        assert_eq!(record, Record::Descriptor { event, fd: 7, class: Class::Tcp });
+        assert_eq!(record, Record::Descriptor { event, class: Class::Tcp, lifetime: 900 });
     }
 
     #[test]
@@ -257,6 +252,7 @@ mod tests {
         let mut bytes = header(net::KIND_CLOSED);
         bytes.extend(7u32.to_ne_bytes());
         bytes.extend(77u32.to_ne_bytes());
+        bytes.extend([0; 24]);
         assert_eq!(decode(&bytes), Err(Refused::Field("class", 77)));
     }
 
@@ -270,22 +266,22 @@ mod tests {
     }
 
     #[test]
-    fn mapped_ipv4_addresses_are_ipv4() {
-        let mut bytes = header(net::KIND_ADDRESS);
+    fn a_close_says_how_much_was_moved() {
+        let mut bytes = header(net::KIND_CLOSED);
         bytes.extend(7u32.to_ne_bytes());
-        bytes.extend(net::SIDE_PEER.to_ne_bytes());
-        bytes.extend(10u16.to_ne_bytes());
-        bytes.extend(8000u16.to_ne_bytes());
-        bytes.extend(0u32.to_ne_bytes());
-        bytes.extend(Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
-        let address = "127.0.0.1:8000".parse().unwrap();
-        assert_eq!(decode(&bytes), Ok(Record::Address { process: 42, fd: 7, side: Side::Peer, address }));
+        bytes.extend(net::CLASS_UNIX.to_ne_bytes());
+        for word in [900u64, 10, 20] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        let what = What::Closed { end: End::of_descriptor(42, 7), moved: Some((10, 20)) };
+        let event = Event { at: 1_000, process: 42, thread: 43, what };
+        assert_eq!(decode(&bytes), Ok(Record::Descriptor { event, class: Class::Unix, lifetime: 900 }));
     }
 
     #[test]
     fn no_truncation_of_any_record_panics() {
         let mut long = data(net::KIND_DATA_OUT, 100, 64, &[0; 64]);
-        for kind in [1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 33] {
+        for kind in [1, 16, 17, 18, 32, 33, 64, 65, 66, 67, 68, 69, 70, 71] {
             long[16..20].copy_from_slice(&u32::to_ne_bytes(kind));
             for len in 0..long.len() {
                 let _ = decode(&long[..len]);

@@ -16,8 +16,6 @@ pub fn function_of(symbol: &str) -> Option<Function> {
     let is = |class: &str, name: &str| symbol.contains(class) && method.ends_with(&format!("__pymethod_{name}"));
     if ["encode", "encode_batch", "encode_batch_fast"].iter().any(|name| is("PyTokenizer", name)) {
         Some(Function::Encode)
-    } else if is("PyDecodeStream", "step") {
-        Some(Function::DecodeStep)
     } else {
         None
     }
@@ -35,10 +33,7 @@ mod tests {
             (encode.replace("19___pymethod_encode__", "30___pymethod_encode_batch_fast__"), Some(Function::Encode)),
             (encode.replace("encode", "decode"), None),
             (encode.replace("encode__", "encode_special_tokens__"), None),
-            (
-                "_RNvMs2y_NtCs84oBVal8Hga_10tokenizers8decodersNtB6_14PyDecodeStream17___pymethod_step__".into(),
-                Some(Function::DecodeStep),
-            ),
+            ("_RNvMs2y_NtCs84oBVal8Hga_10tokenizers8decodersNtB6_14PyDecodeStream17___pymethod_step__".into(), None),
             (
                 "_ZN10tokenizers9tokenizer11PyTokenizer19___pymethod_encode__17h0123456789abcdefE".into(),
                 Some(Function::Encode),

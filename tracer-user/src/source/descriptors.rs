@@ -1,12 +1,10 @@
 //! What the descriptors of a process are, from `/proc`, without touching the process.
 //!
-//! Enters: a pid and descriptor numbers. Leaves: classes, addresses of TCP connections. A descriptor that is gone has none.
+//! Enters: a pid and descriptor numbers. Leaves: classes. A descriptor that is gone has none.
 
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use crate::decode::event::Class;
@@ -53,38 +51,9 @@ pub fn open_descriptors(pid: u32) -> io::Result<Vec<u32>> {
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// Addresses of a process's open TCP connections, by descriptor: local and peer.
-pub fn connections(pid: u32, tcp: &[u32]) -> Vec<(u32, SocketAddr, SocketAddr)> {
-    if tcp.is_empty() {
-        return Vec::new();
-    }
-    let Ok(process) = procfs::process::Process::new(pid as i32) else { return Vec::new() };
-    let tables = [process.tcp(), process.tcp6()];
-    let by_inode: HashMap<u64, (SocketAddr, SocketAddr)> = tables
-        .into_iter()
-        .filter_map(Result::ok)
-        .flatten()
-        .filter(|entry| entry.state == procfs::net::TcpState::Established)
-        .map(|entry| (entry.inode, (entry.local_address, entry.remote_address)))
-        .collect();
-    tcp.iter()
-        .filter_map(|fd| {
-            let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
-            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
-            let (local, peer) = by_inode.get(&inode)?;
-            Some((*fd, canonical(*local), canonical(*peer)))
-        })
-        .collect()
-}
-
-/// `::ffff:a.b.c.d` is what a dual-stack listener sees of an IPv4 client.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpListener;
     use std::os::fd::AsRawFd as _;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
@@ -102,14 +71,5 @@ mod tests {
         assert_eq!(class(&std::net::UdpSocket::bind("127.0.0.1:0").unwrap()), Class::Ignored);
         assert!(class_of(std::process::id(), 1_000_000).is_err());
         drop(UnixDatagram::pair());
-    }
-
-    #[test]
-    fn an_open_connection_has_its_addresses() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let fd = client.as_raw_fd() as u32;
-        let found = connections(std::process::id(), &[fd]);
-        assert_eq!(found, [(fd, client.local_addr().unwrap(), client.peer_addr().unwrap())]);
     }
 }

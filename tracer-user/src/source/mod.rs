@@ -1,6 +1,8 @@
 //! Where inputs come from: the kernel's rings, or a file. The only rooms that make [`crate::input::Input`]s.
 
 pub mod descriptors;
+mod lives;
 pub mod preroll;
+mod records;
 pub mod ring;
 pub mod syscall_log;

@@ -1,26 +1,27 @@
 //! The live source: one thread drains both rings and hands batches of inputs on.
 //!
-//! Enters: ring bytes, drop counters, `/proc` for descriptors the kernel side does not know. Leaves: [`Input`]s in batches,
+//! Enters: ring bytes, drop counters, `/proc` for descriptors the kernel side does not know. Leaves: [`Input`]s in batches (what a record means is
+//! [`super::records`]'s),
 //! through a bounded channel: events of both rings (to be ordered by [`crate::order`]), a tick about every
 //! 20 ms, a clock anchor a second, and every loss. Invariant: after `Tick(t)` no event older than `t` minus the time
 //! a program takes follows. What does not fit the channel is dropped and counted.
 
-use std::collections::{HashMap as Map, HashSet};
 use std::io;
-use std::mem::take;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::maps::RingBuf;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::descriptors;
+use super::records::Records;
+use crate::attach::Target;
 use crate::attach::loader::Rings;
-use crate::decode::event::{self, Class, Record, Refused};
-use crate::input::{End, Event, Fact, Input, LossStage, Lost, What};
+use crate::decode::event::{self, Record, Refused};
+use crate::input::{EventNanos, Fact, Input, LossStage};
+use crate::output::Verdict;
 use crate::telemetry::Telemetry;
 
 /// The rings are drained this often when nothing forces a wake-up.
@@ -30,60 +31,47 @@ const DRAIN_EVERY: Duration = Duration::from_millis(10);
 const TICK_AFTER_NS: u64 = 15_000_000;
 /// A clock anchor, and the housekeeping of dead processes, this often.
 const SECOND_NS: u64 = 1_000_000_000;
-/// A batch is handed on at this many inputs or payload bytes, whichever comes first.
-const BATCH_INPUTS: usize = 512;
-const BATCH_BYTES: usize = 1 << 20;
-/// Batches that wait for the core: with [`BATCH_BYTES`], at most 64 MiB.
+/// Batches that wait for the core: with [`super::records::BATCH_BYTES`], at most 64 MiB.
 const QUEUE_BATCHES: usize = 64;
-/// How long the reader lets the rings fill up before it drops a batch that does not fit the queue.
-const QUEUE_PATIENCE: Duration = Duration::from_millis(100);
-/// `BPF_NOEXIST`: what the kernel side has learned since wins over what `/proc` said.
-const NO_EXIST: u64 = 1;
 
-/// What the reader counted, for the closing summary.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Events of descriptors that were closed before anybody could say what they were.
-    pub unclassified: AtomicU64,
+/// What the reader is told.
+#[derive(Debug, Clone, Copy)]
+pub enum Command {
+    /// What a connection speaks; the time is that of its first event on the pure side.
+    Verdict(Verdict, EventNanos),
+    /// Trace this as well, or look at its sockets from now on.
+    Target(Target),
 }
 
 /// The running reader thread.
 #[derive(Debug)]
 pub struct Reader {
     inputs: Receiver<Vec<Input>>,
+    commands: Sender<Command>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
-    counts: Arc<Counts>,
 }
 
 impl Reader {
-    /// Starts the thread. The descriptors of `targets` should have been [classified](prefill) before.
+    /// Starts the thread. The descriptors of the targets should have been looked at before.
     pub fn spawn(rings: Rings, telemetry: Arc<Telemetry>) -> io::Result<Self> {
         let (sender, inputs) = bounded(QUEUE_BATCHES);
         let stop = Arc::new(AtomicBool::new(false));
-        let counts = Arc::new(Counts::default());
+        let (commands, told) = unbounded();
         let epoll = wake_ups(&rings)?;
         let mut drain = Drain {
-            state: State {
-                descriptors: rings.descriptors,
-                telemetry,
-                sender,
-                batch: Vec::with_capacity(BATCH_INPUTS),
-                batch_bytes: 0,
-                verdicts: Map::new(),
-                dead: HashSet::new(),
-                counts: Arc::clone(&counts),
-            },
+            records: Records::new(rings.table, telemetry, sender),
+            commands: told,
             edges: Head { ring: rings.edges, next: None },
             data: Head { ring: rings.data, next: None },
             drops: rings.drops,
-            dropped: [0; 2],
+            dropped: [0; 3],
         };
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("inferspan-ring".to_owned()).spawn(move || {
             drain.run(&epoll, &stopped);
         })?;
-        Ok(Self { inputs, stop, thread, counts })
+        Ok(Self { inputs, commands, stop, thread })
     }
 
     /// Where the batches come out. Disconnected once the thread has stopped and everything was taken.
@@ -91,8 +79,10 @@ impl Reader {
         &self.inputs
     }
 
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    /// Tells the thread something; it looks about every 10 ms.
+    pub fn tell(&self, command: Command) {
+        // It is gone only after a panic, and then nothing is traced any more.
+        let _ = self.commands.send(command);
     }
 
     /// Drains what the rings still hold and ends the thread; the rest of the inputs is passed to `each`.
@@ -130,21 +120,6 @@ pub fn clock_anchor() -> Fact {
         .min()
         .expect("five readings");
     Fact::Clock { event_ns, unix_ns }
-}
-
-/// Classifies every descriptor that `pid` has open. With `overwrite`, what was said before is corrected.
-pub fn prefill(rings: &mut Rings, pid: u32, overwrite: bool) {
-    for fd in descriptors::open_descriptors(pid).unwrap_or_default() {
-        let Ok(class) = descriptors::class_of(pid, fd) else { continue };
-        let key = End::of_descriptor(pid, fd).0;
-        if overwrite {
-            if rings.descriptors.get(&key, 0).ok() != Some(class.to_wire()) {
-                let _ = rings.descriptors.insert(key, class.to_wire(), 0);
-            }
-        } else {
-            let _ = rings.descriptors.insert(key, class.to_wire(), NO_EXIST);
-        }
-    }
 }
 
 /// An epoll that wakes only when the kernel side forces it: edge-triggered, because a ring that holds anything is
@@ -194,21 +169,9 @@ struct Drain {
     edges: Head,
     data: Head,
     drops: aya::maps::PerCpuArray<aya::maps::MapData, u64>,
-    dropped: [u64; 2],
-    state: State,
-}
-
-struct State {
-    descriptors: aya::maps::HashMap<aya::maps::MapData, u64, u32>,
-    telemetry: Arc<Telemetry>,
-    sender: Sender<Vec<Input>>,
-    batch: Vec<Input>,
-    batch_bytes: usize,
-    /// What `/proc` said in this drain, before the kernel side could use it.
-    verdicts: Map<End, Class>,
-    /// Processes whose descriptors are still in the map.
-    dead: HashSet<u32>,
-    counts: Arc<Counts>,
+    dropped: [u64; 3],
+    commands: Receiver<Command>,
+    records: Records,
 }
 
 impl Drain {
@@ -219,17 +182,22 @@ impl Drain {
             let now = monotonic_ns();
             if now - last_second >= SECOND_NS {
                 last_second = now;
-                self.state.push(Input::Fact(clock_anchor()));
-                self.state.forget_dead();
+                self.records.push(Input::Fact(clock_anchor()));
+                self.records.forget_dead();
             }
             self.drain_until(now);
-            self.state.verdicts.clear();
+            for command in self.commands.try_iter() {
+                match command {
+                    Command::Verdict(verdict, from) => self.records.verdict(verdict, from),
+                    Command::Target(target) => self.records.target(target, now),
+                }
+            }
             if stopping || now - last_tick >= TICK_AFTER_NS {
                 last_tick = now;
                 self.report_losses(now);
-                self.state.push(Input::Tick(now));
+                self.records.push(Input::Tick(now));
             }
-            self.state.flush();
+            self.records.flush();
             if stopping {
                 return;
             }
@@ -252,8 +220,8 @@ impl Drain {
                     head.next = Some((at, record));
                     return;
                 }
-                Some((_, Ok(record))) => self.state.record(record),
-                Some((_, Err(_))) => self.state.lost(until, 1, LossStage::Decode),
+                Some((_, Ok(record))) => self.records.record(record),
+                Some((_, Err(_))) => self.records.lost(until, 1, LossStage::Decode),
                 None => return,
             }
         }
@@ -261,151 +229,19 @@ impl Drain {
 
     /// Reads the kernel side's drop counters; what is new is told and counted.
     fn report_losses(&mut self, now: u64) {
-        for (index, stage) in [(0u32, LossStage::EdgeRing), (1, LossStage::DataRing)] {
+        let places = [(0u32, LossStage::EdgeRing), (1, LossStage::DataRing), (2, LossStage::Descriptors)];
+        for (index, stage) in places {
             let Ok(counters) = self.drops.get(&index, 0) else { continue };
             let total = counters.iter().sum::<u64>();
             let seen = &mut self.dropped[index as usize];
-            let count = total.saturating_sub(*seen);
+            let mut count = total.saturating_sub(*seen);
             *seen = total;
+            if stage == LossStage::Descriptors {
+                count += self.records.take_refused();
+            }
             if count > 0 {
-                self.state.lost(now, count, stage);
+                self.records.lost(now, count, stage);
             }
-        }
-    }
-}
-
-impl State {
-    fn record(&mut self, record: Record) {
-        match record {
-            Record::Event(event) => {
-                match event.what {
-                    What::Call { .. } => &self.telemetry.tokenizer_events,
-                    _ => &self.telemetry.process_events,
-                }
-                .fetch_add(1, Relaxed);
-                match event.what {
-                    What::Forked { child } => self.classify_all(child),
-                    What::Executed => self.reclassify(event.process),
-                    What::Exited => {
-                        self.dead.insert(event.process);
-                    }
-                    _ => {}
-                }
-                self.push(Input::Event(event));
-            }
-            Record::Descriptor { event, fd, class } => {
-                self.telemetry.syscall_events.fetch_add(1, Relaxed);
-                if self.is_of_a_stream_socket(&event, fd, class) {
-                    self.push(Input::Event(event));
-                }
-            }
-            Record::Address { .. } => {}
-        }
-    }
-
-    /// Whether an event may go on; asks `/proc` where the kernel side did not know, and tells it.
-    fn is_of_a_stream_socket(&mut self, event: &Event, fd: u32, class: Class) -> bool {
-        let end = End::of_descriptor(event.process, fd);
-        if matches!(event.what, What::Opened { .. } | What::Closed { .. }) {
-            self.verdicts.remove(&end);
-        }
-        match class {
-            Class::Tcp | Class::Unix => return true,
-            Class::Ignored => return false,
-            Class::Unknown => {}
-        }
-        match event.what {
-            // `/proc` cannot say what is gone; that nothing is known of `end` any more is true in any case.
-            What::Closed { .. } => return true,
-            // Only sockets are accepted.
-            What::Opened { .. } => {
-                self.verdict(event.process, fd, end);
-                return true;
-            }
-            _ => {}
-        }
-        match self.verdict(event.process, fd, end) {
-            Some(Class::Tcp | Class::Unix) => true,
-            Some(_) => false,
-            None => {
-                self.counts.unclassified.fetch_add(1, Relaxed);
-                false
-            }
-        }
-    }
-
-    fn verdict(&mut self, process: u32, fd: u32, end: End) -> Option<Class> {
-        if let Some(class) = self.verdicts.get(&end) {
-            return Some(*class);
-        }
-        let class = descriptors::class_of(process, fd).ok()?;
-        let _ = self.descriptors.insert(end.0, class.to_wire(), NO_EXIST);
-        self.verdicts.insert(end, class);
-        Some(class)
-    }
-
-    /// A child inherits descriptors that no call of its own announces.
-    fn classify_all(&mut self, process: u32) {
-        for fd in descriptors::open_descriptors(process).unwrap_or_default() {
-            self.verdict(process, fd, End::of_descriptor(process, fd));
-        }
-    }
-
-    /// `exec` has closed some descriptors without a `close`.
-    fn reclassify(&mut self, process: u32) {
-        self.remove_descriptors(|tgid| tgid == process);
-        self.verdicts.retain(|end, _| (end.0 >> 32) as u32 != process);
-        self.classify_all(process);
-    }
-
-    fn forget_dead(&mut self) {
-        if !self.dead.is_empty() {
-            let dead = take(&mut self.dead);
-            self.remove_descriptors(|tgid| dead.contains(&tgid));
-        }
-    }
-
-    fn remove_descriptors(&mut self, of: impl Fn(u32) -> bool) {
-        let gone: Vec<u64> =
-            self.descriptors.keys().filter_map(Result::ok).filter(|key| of((key >> 32) as u32)).collect();
-        for key in gone {
-            let _ = self.descriptors.remove(&key);
-        }
-    }
-
-    fn lost(&mut self, at: u64, count: u64, stage: LossStage) {
-        self.telemetry.add_lost(stage, count);
-        self.push(Input::Lost(Lost { at, count, stage }));
-    }
-
-    fn push(&mut self, input: Input) {
-        if let Input::Event(Event { what: What::Data { bytes, .. }, .. }) = &input {
-            self.batch_bytes += bytes.len();
-        }
-        self.batch.push(input);
-        if self.batch.len() >= BATCH_INPUTS || self.batch_bytes >= BATCH_BYTES {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        let batch = take(&mut self.batch);
-        self.batch_bytes = 0;
-        let batch = match self.sender.try_send(batch) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => return,
-            Err(TrySendError::Full(batch)) => batch,
-        };
-        // The rings are the better buffer: let them fill for a moment.
-        if let Err(crossbeam_channel::SendTimeoutError::Timeout(batch)) =
-            self.sender.send_timeout(batch, QUEUE_PATIENCE)
-        {
-            let count = batch.iter().filter(|input| matches!(input, Input::Event(_) | Input::Lost(_))).count() as u64;
-            let now = monotonic_ns();
-            self.telemetry.add_lost(LossStage::Queue, count);
-            self.batch.push(Input::Lost(Lost { at: now, count, stage: LossStage::Queue }));
         }
     }
 }

@@ -129,7 +129,7 @@ fn parse(line: &[u8]) -> Line {
     let direction = match &*call.sc {
         "read" | "readv" | "recv" | "recvfrom" | "recvmsg" => Direction::In,
         "write" | "writev" | "send" | "sendto" | "sendmsg" => Direction::Out,
-        "close" if call.n >= 0 => return event(entered, call.tid, What::Closed { end }),
+        "close" if call.n >= 0 => return event(entered, call.tid, What::Closed { end, moved: None }),
         "accept" | "accept4" if call.n >= 0 => return event(returned, call.tid, What::Opened { end }),
         _ => return Line::Other,
     };

@@ -5,14 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
 
 use super::Check;
 use crate::attach::plan::Point;
-use crate::attach::{library, plan};
+use crate::attach::{library, plan, table};
 use crate::discover::privilege::is_supported;
 use crate::discover::{self, Host, ServerProcess, ServerProcesses, printable_path, role_name};
 use crate::input::Role;
+use crate::source::descriptors;
 
 /// How long an endpoint may take to accept, and then to answer.
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -24,6 +26,7 @@ pub(super) fn checks(pid: u32) -> Vec<Check> {
     };
     let mut checks = vec![target(&found), engine_version(&found), access(&found)];
     checks.extend(tokenizers(&found));
+    checks.push(sockets(&found));
     checks.push(clock(&found));
     checks.push(endpoint(&found));
     checks
@@ -120,15 +123,42 @@ fn judge_tokenizer(path: &str, points: Result<Vec<Point>, String>) -> Check {
         Err(error) => return Check::warn("tokenizer", format!("{path} cannot be read: {error}"), "run as root (sudo)"),
     };
     let encode = points.iter().filter(|point| point.function == FUNCTION_ENCODE).count();
-    let decode = points.len() - encode;
-    let detail = format!("{encode} encode and {decode} decode functions in {path}");
-    if encode > 0 && decode > 0 {
+    let detail = format!("{encode} encode functions in {path}");
+    if encode > 0 {
         Check::ok("tokenizer", detail)
     } else {
         Check::warn(
             "tokenizer",
             format!("{detail}: it is stripped, or a version that is not known"),
             "use the tokenizers wheel of PyPI, which has its symbols",
+        )
+    }
+}
+
+/// Whether the table of descriptors has room for the server's sockets.
+fn sockets(found: &ServerProcesses) -> Check {
+    let count = found
+        .processes
+        .iter()
+        .filter(|process| process.role != Role::Worker)
+        .map(|process| {
+            let open = descriptors::open_descriptors(process.pid).unwrap_or_default();
+            open.into_iter().filter(|fd| table::is_stream_socket(process.pid, *fd)).count()
+        })
+        .sum();
+    judge_sockets(count)
+}
+
+fn judge_sockets(count: usize) -> Check {
+    let room = DESCRIPTORS_MAX as usize;
+    let detail = format!("{count} sockets open, room for {room}");
+    if count < room / 4 * 3 {
+        Check::ok("sockets", detail)
+    } else {
+        Check::warn(
+            "sockets",
+            format!("{detail}: connections that find none are not seen, and counted as lost at descriptors"),
+            "trace fewer servers at a time, or run more servers with fewer connections each",
         )
     }
 }
@@ -232,8 +262,6 @@ fn judge(address: SocketAddr, tls: bool, answer: &Answer) -> Check {
 mod tests {
     use std::net::TcpListener;
 
-    use tracer_ebpf::wire::tokenizer::FUNCTION_DECODE_STEP;
-
     use super::super::Status;
     use super::*;
 
@@ -283,11 +311,15 @@ mod tests {
 
     #[test]
     fn tokenizers_without_their_functions_are_a_warning() {
-        let point = |function| Point { function, offset: 0, symbol: String::new() };
-        let (encode, step) = (point(FUNCTION_ENCODE), point(FUNCTION_DECODE_STEP));
-        assert_eq!(judge_tokenizer("/t.so", Ok(vec![encode.clone(), step])).status, Status::Ok);
-        assert_eq!(judge_tokenizer("/t.so", Ok(vec![encode])).status, Status::Warn);
+        let encode = Point { function: FUNCTION_ENCODE, offset: 0, symbol: String::new() };
+        assert_eq!(judge_tokenizer("/t.so", Ok(vec![encode])).status, Status::Ok);
         assert_eq!(judge_tokenizer("/t.so", Ok(vec![])).status, Status::Warn);
         assert_eq!(judge_tokenizer("/t.so", Err("no such file".into())).status, Status::Warn);
+    }
+
+    #[test]
+    fn a_server_with_almost_as_many_sockets_as_there_is_room_for_is_a_warning() {
+        assert_eq!(judge_sockets(66_000).status, Status::Ok);
+        assert_eq!(judge_sockets(100_000).status, Status::Warn);
     }
 }

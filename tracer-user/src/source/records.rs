@@ -1,0 +1,250 @@
+//! What the kernel side's records mean: events of stream sockets, in lifetimes, and what the table of descriptors must learn.
+//!
+//! Enters: decoded records in time order, verdicts of the core. Leaves: inputs in batches, entries in the kernel's table.
+//! Refused: records of a lifetime that is over, and of what was gone before anybody could say what it was; both are counted.
+
+use std::collections::HashMap;
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+
+use super::descriptors;
+use super::lives::{Lives, Meeting};
+use super::ring::monotonic_ns;
+use crate::attach::Target;
+use crate::attach::table::{self, Table};
+use crate::decode::event::{Class, Record};
+use crate::input::{End, Event, EventNanos, Input, LossStage, Lost, What};
+use crate::output::{Speaks, Verdict};
+use crate::telemetry::Telemetry;
+
+/// A batch is handed on at this many inputs or payload bytes, whichever comes first.
+const BATCH_INPUTS: usize = 512;
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+/// How long the reader lets the rings fill up before it drops a batch that does not fit the queue.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(100);
+
+pub(super) struct Records {
+    table: Table,
+    lives: Lives,
+    telemetry: Arc<Telemetry>,
+    sender: Sender<Vec<Input>>,
+    batch: Vec<Input>,
+    batch_bytes: usize,
+    /// What `/proc` said of a lifetime, before the kernel side could use it.
+    asked: HashMap<End, (u64, Class)>,
+    /// Processes whose descriptors are still in the table, and when they ended.
+    dead: HashMap<u32, EventNanos>,
+}
+
+impl Records {
+    pub(super) fn new(table: Table, telemetry: Arc<Telemetry>, sender: Sender<Vec<Input>>) -> Self {
+        Self {
+            table,
+            lives: Lives::default(),
+            telemetry,
+            sender,
+            batch: Vec::with_capacity(BATCH_INPUTS),
+            batch_bytes: 0,
+            asked: HashMap::new(),
+            dead: HashMap::new(),
+        }
+    }
+
+    pub(super) fn record(&mut self, record: Record) {
+        match record {
+            Record::Event(event) => self.event(event),
+            Record::Descriptor { event, class, lifetime } => {
+                self.telemetry.syscall_events.fetch_add(1, Relaxed);
+                self.descriptor(event, class, lifetime);
+            }
+            Record::Received { process } => {
+                self.table.look(process, monotonic_ns());
+            }
+            Record::ClosedRange { at, process, thread, first, last } => {
+                for (end, life) in self.lives.range(process, first, last) {
+                    if life.lifetime < at {
+                        let moved = self.table.entry(end).filter(|entry| entry.lifetime == life.lifetime);
+                        self.table.remove(end, life.lifetime);
+                        self.lives.remove(end);
+                        let moved = moved.map(|entry| (entry.moved_in, entry.moved_out));
+                        self.push(Input::Event(Event { at, process, thread, what: What::Closed { end, moved } }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// An event that concerns no descriptor.
+    fn event(&mut self, event: Event) {
+        match event.what {
+            What::Call { .. } => &self.telemetry.tokenizer_events,
+            _ => &self.telemetry.process_events,
+        }
+        .fetch_add(1, Relaxed);
+        match event.what {
+            // It has descriptors that no call of its own announces.
+            What::Forked { child } => self.know(child, monotonic_ns()),
+            What::Executed => self.executed(&event),
+            What::Exited => {
+                for (end, _) in self.lives.range(event.process, 0, u32::MAX) {
+                    self.lives.remove(end);
+                }
+                self.dead.insert(event.process, event.at);
+            }
+            _ => {}
+        }
+        self.push(Input::Event(event));
+    }
+
+    fn descriptor(&mut self, event: Event, class: Class, lifetime: u64) {
+        let end = match event.what {
+            What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. } => end,
+            _ => return,
+        };
+        match self.lives.meet(end, lifetime, event.at) {
+            Meeting::Same => {}
+            Meeting::Old => {
+                self.telemetry.add_lost(LossStage::Unclassified, 1);
+                return;
+            }
+            // The edges that said so were lost.
+            Meeting::Unannounced => {
+                self.beside(&event, What::Closed { end, moved: None });
+                if !matches!(event.what, What::Opened { .. } | What::Closed { .. }) {
+                    self.beside(&event, What::Opened { end });
+                }
+            }
+        }
+        if matches!(event.what, What::Closed { .. }) {
+            self.lives.remove(end);
+            self.asked.remove(&end);
+        } else if self.lives.get(end).is_some_and(|life| life.is_foreign) {
+            return;
+        } else if class == Class::Unknown {
+            let class = self.ask(end, lifetime);
+            match (class, &event.what) {
+                // Only sockets are accepted.
+                (Some(Class::Tcp | Class::Unix), _) | (_, What::Opened { .. }) => {}
+                (Some(_), _) => return,
+                (None, _) => {
+                    self.telemetry.add_lost(LossStage::Unclassified, 1);
+                    return;
+                }
+            }
+        }
+        self.push(Input::Event(event));
+    }
+
+    /// Something that the record of `event` implies.
+    fn beside(&mut self, event: &Event, what: What) {
+        self.push(Input::Event(Event { what, ..*event }));
+    }
+
+    /// Asks `/proc` what the kernel side did not know, and tells it.
+    fn ask(&mut self, end: End, lifetime: u64) -> Option<Class> {
+        if let Some((of, class)) = self.asked.get(&end)
+            && *of == lifetime
+        {
+            return Some(*class);
+        }
+        let class = descriptors::class_of((end.0 >> 32) as u32, end.0 as u32).ok()?;
+        self.table.tell(end, lifetime, class);
+        self.asked.insert(end, (lifetime, class));
+        Some(class)
+    }
+
+    /// Says what a connection speaks, if the number still stands for the connection that is meant.
+    pub(super) fn verdict(&mut self, verdict: Verdict, from: EventNanos) {
+        let Some(life) = self.lives.get_mut(verdict.end).filter(|life| life.from == from) else { return };
+        let class = match verdict.speaks {
+            Speaks::Http => Class::Http,
+            Speaks::Engine => Class::Engine,
+            Speaks::Foreign => Class::Ignored,
+        };
+        life.is_foreign = class == Class::Ignored;
+        let lifetime = life.lifetime;
+        self.table.tell(verdict.end, lifetime, class);
+    }
+
+    /// Traces a process as well, or looks at its sockets from now on. A table of targets that is full leaves it as it was.
+    pub(super) fn target(&mut self, target: Target, now: u64) {
+        if self.table.add_target(target.tgid, target.capture).is_ok() {
+            self.know(target.tgid, now);
+        }
+    }
+
+    /// Looks at a process's descriptors, once.
+    fn know(&mut self, process: u32, now: u64) {
+        if self.table.is_captured(process) == (true, false) {
+            self.table.look(process, now);
+            self.table.set_known(process);
+        }
+    }
+
+    /// `exec` has closed some descriptors without a `close`; those that were made since are right.
+    fn executed(&mut self, event: &Event) {
+        let gone = self.table.sweep(|end, entry| {
+            let (process, fd) = ((end.0 >> 32) as u32, end.0 as u32);
+            process == event.process && entry.lifetime < event.at && !table::is_stream_socket(process, fd)
+        });
+        for (end, entry) in gone {
+            if self.lives.get(end).is_some_and(|life| life.lifetime == entry.lifetime) {
+                self.lives.remove(end);
+                self.beside(event, What::Closed { end, moved: Some((entry.moved_in, entry.moved_out)) });
+            }
+        }
+    }
+
+    pub(super) fn forget_dead(&mut self) {
+        // Answers are of use for a few calls only: until the kernel side has heard them.
+        self.asked.clear();
+        if !self.dead.is_empty() {
+            let dead = take(&mut self.dead);
+            self.table
+                .sweep(|end, entry| dead.get(&((end.0 >> 32) as u32)).is_some_and(|ended| entry.lifetime <= *ended));
+        }
+    }
+
+    /// Descriptors that this side found no room for since the last call.
+    pub(super) fn take_refused(&mut self) -> u64 {
+        self.table.take_refused()
+    }
+
+    pub(super) fn lost(&mut self, at: u64, count: u64, stage: LossStage) {
+        self.telemetry.add_lost(stage, count);
+        self.push(Input::Lost(Lost { at, count, stage }));
+    }
+
+    pub(super) fn push(&mut self, input: Input) {
+        if let Input::Event(Event { what: What::Data { bytes, .. }, .. }) = &input {
+            self.batch_bytes += bytes.len();
+        }
+        self.batch.push(input);
+        if self.batch.len() >= BATCH_INPUTS || self.batch_bytes >= BATCH_BYTES {
+            self.flush();
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = take(&mut self.batch);
+        self.batch_bytes = 0;
+        let batch = match self.sender.try_send(batch) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+            Err(TrySendError::Full(batch)) => batch,
+        };
+        // The rings are the better buffer: let them fill for a moment.
+        if let Err(SendTimeoutError::Timeout(batch)) = self.sender.send_timeout(batch, QUEUE_PATIENCE) {
+            let count = batch.iter().filter(|input| matches!(input, Input::Event(_) | Input::Lost(_))).count() as u64;
+            let now = monotonic_ns();
+            self.telemetry.add_lost(LossStage::Queue, count);
+            self.batch.push(Input::Lost(Lost { at: now, count, stage: LossStage::Queue }));
+        }
+    }
+}
