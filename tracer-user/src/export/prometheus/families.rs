@@ -438,7 +438,10 @@ mod tests {
             Metric::Step { labels: labels("a", "m"), seconds: 0.01 },
         ];
         let text = after(&early);
-        assert!(!text.lines().any(|line| line.contains(r#"server="a""#) && line.contains("unknown")), "{text}");
+        assert!(
+            !text.lines().any(|line| line.contains(r#"server="a""#) && line.contains(r#"model="unknown""#)),
+            "{text}"
+        );
         for line in [
             r#"inferspan_requests_total{server="a",model="m",engine="0",outcome="stop"} 2"#,
             r#"inferspan_engine_step_seconds_count{server="a",model="m",engine="0"} 2"#,
@@ -461,11 +464,12 @@ mod tests {
         assert!(text.contains(r#"inferspan_requests_total{server="a",model="m",engine="0",outcome="stop"} 3"#));
         assert!(!text.contains(r#"inferspan_requests_total{server="a",model="unknown""#));
         // Two histograms cannot be added; none of their observations is lost.
-        let count = |model: &str| format!(r#"gen_ai_request_model="{model}"}} "#);
-        let counts =
-            |model| text.lines().filter(|line| line.contains("duration_seconds_count") && line.contains(&count(model)));
-        assert!(counts("m").next().unwrap().ends_with(" 2"));
-        assert!(counts("unknown").next().unwrap().ends_with(" 1"));
+        let counted = |model: &str| {
+            let model = format!(r#"gen_ai_request_model="{model}"}} "#);
+            let line = text.lines().find(|line| line.contains("duration_seconds_count") && line.contains(&model));
+            line.unwrap().rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!((&*counted("m"), &*counted("unknown")), ("2", "1"));
     }
 
     #[test]
