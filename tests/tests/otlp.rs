@@ -521,7 +521,8 @@ fn what_the_variables_turn_off_or_name_wrongly_is_off_or_refused() {
         ("OTEL_EXPORTER_OTLP_INSECURE", "maybe"),
     ] {
         let (went_well, said) = child(&[endpoint, (variable, wrong)]);
-        assert!(!went_well && said.contains("code: Usage"), "{variable}: {said}");
+        assert!(!went_well && said.contains("\n  fix: "), "{variable}: {said}");
+        assert!(said.contains(variable) || said.contains(wrong), "{variable}: {said}");
     }
     assert!(receiver.requests.lock().unwrap().is_empty());
 
