@@ -61,13 +61,13 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
             (url, ENDPOINT)
         } else if exporter.is_some() {
             // The exporter is asked for by name: the specification's own endpoint.
-            let is_http = signal(&env, "PROTOCOL").is_some_and(|(_, protocol)| protocol != "grpc");
+            let is_http = signal(env, "PROTOCOL").is_some_and(|(_, protocol)| protocol != "grpc");
             (format!("http://localhost:{}", if is_http { 4318 } else { 4317 }), EXPORTER)
         } else {
             return Ok(None);
         }
     };
-    let scheme = match signal(&env, "INSECURE") {
+    let scheme = match signal(env, "INSECURE") {
         None => "http",
         Some((_, value)) if value.eq_ignore_ascii_case("true") => "http",
         Some((_, value)) if value.eq_ignore_ascii_case("false") => "https",
@@ -98,7 +98,7 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
         return Err(bad("there is white space in it"));
     }
     let has_path = !matches!(path, "" | "/");
-    let protocol = match signal(&env, "PROTOCOL").as_ref().map(|(_, protocol)| protocol.as_str()) {
+    let protocol = match signal(env, "PROTOCOL").as_ref().map(|(_, protocol)| protocol.as_str()) {
         // A path says HTTP louder than a variable that was set for something else.
         _ if source == FLAG && path.ends_with(TRACES_PATH) => Protocol::HttpProtobuf,
         Some("grpc") => Protocol::Grpc,
