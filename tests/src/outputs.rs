@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use inferspan::engine::SchedulerStats;
 use inferspan::input::Server;
 use inferspan::output::{
-    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Labels, Merit, Metric, Outcome, Output,
-    RequestSeconds, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value,
+    AccessRecord, EngineStep, FinishReason, GenerationRecord, GenerationSeconds, Labels, Merit, Metric, Outcome,
+    Output, RequestSeconds, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value,
 };
 
 /// 2026-11-24T00:00:00Z, unix ns: when the hand-made requests start.
@@ -26,8 +27,11 @@ pub fn server() -> Arc<Server> {
     })
 }
 
+/// [`Server::instance`] of [`server`].
+pub const SERVER: &str = "vllm-3f4a3f4a3f4a";
+
 pub fn labels() -> Labels {
-    Labels { server: "vllm-42".into(), model: "Qwen/Qwen3-8B".into(), engine: 0 }
+    Labels { server: SERVER.into(), model: "Qwen/Qwen3-8B".into(), engine: 0 }
 }
 
 /// Trace id of request `n`, as text.
@@ -106,16 +110,30 @@ pub fn request(n: u8) -> Trace {
         span_id: span_id(n, 100),
         attributes: vec![("inferspan.link", Value::Str("engine_step".into()))],
     });
-    let detokenize = span(id, n, 6, Some(0), "detokenize", 190, 199);
+    let mut detokenize = span(id, n, 6, Some(0), "detokenize", 190, 199);
+    // So that an error is seen too.
+    detokenize.status = SpanStatus::Error("engine_error");
+    let merit = Merit { outcome: Some(Outcome::Length), seconds: 0.2, parent_sampled: Some(true) };
     let spans = vec![root, tokenize, queue, prefill, decode, step, detokenize];
-    Trace { server: server(), service: Service::Requests, spans, merit: Merit::default() }
+    Trace { server: server(), service: Service::Requests, spans, merit }
 }
 
-/// The engine step that request `n` is linked to (1 span, failed, so that an error is seen too).
-pub fn step(n: u8) -> Trace {
-    let mut span = span(step_trace_id(n), n, 100, None, "engine_step", 60, 125);
-    span.status = SpanStatus::Error("engine_error");
-    Trace { server: server(), service: Service::Engine, spans: vec![span], merit: Merit::default() }
+/// The engine step that request `n` is linked to.
+pub fn step(n: u8) -> EngineStep {
+    let start_ns = EPOCH_NS + u64::from(n) * 1_000 * MS + 60 * MS;
+    let stats = SchedulerStats { running: 3, waiting: 1, kv_cache_usage: 0.25, prefix_queries: 12, prefix_hits: 8 };
+    EngineStep {
+        server: server(),
+        trace_id: step_trace_id(n),
+        span_id: span_id(n, 100),
+        engine: 0,
+        start_ns,
+        end_ns: start_ns + 65 * MS,
+        requests: 3,
+        tokens: 3,
+        prefills: 0,
+        stats: Some(stats),
+    }
 }
 
 /// The access record of request `n`.
@@ -149,7 +167,7 @@ pub fn access(n: u8) -> AccessRecord {
         output_tokens: Some(3),
         preemptions: Some(1),
         incomplete: None,
-        server: "vllm-42".into(),
+        server: SERVER.into(),
         seconds,
         generations: vec![GenerationRecord {
             engine_request_id: format!("cmpl-{n}-0"),
@@ -179,6 +197,8 @@ pub fn metrics(n: u8) -> Vec<Metric> {
         Metric::Tokens { labels: labels(), tokens: 1, inter_token: None },
         Metric::Tokens { labels: labels(), tokens: 2, inter_token: Some(0.065) },
         Metric::Preempted { labels: labels(), count: 1 },
+        Metric::FirstToken { labels: labels(), ttft_engine: 0.055, trace_id, span_id },
+        Metric::UsageDiffers { labels: labels() },
         Metric::Step { labels: labels(), seconds: 0.065 },
         Metric::Generation {
             labels: labels(),
@@ -206,7 +226,7 @@ pub fn metrics(n: u8) -> Vec<Metric> {
 
 /// Everything that request `n` says, in order.
 pub fn all(n: u8) -> Vec<Output> {
-    let mut all = vec![Output::Trace(step(n)), Output::Trace(request(n)), Output::Access(Box::new(access(n)))];
+    let mut all = vec![Output::Step(Box::new(step(n))), Output::Trace(request(n)), Output::Access(Box::new(access(n)))];
     all.extend(metrics(n).into_iter().map(Output::Metric));
     all
 }

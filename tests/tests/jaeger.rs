@@ -50,6 +50,7 @@ fn assert_stored(request: &StoredTrace, step: &StoredTrace, n: u8) {
     assert_eq!(root.tag("otel.scope.name"), Some(&json!("inferspan")));
     assert_eq!(root.resource("service.version"), Some(&json!("0.32.0")));
     assert_eq!(root.resource("process.pid"), Some(&json!(4242)));
+    assert_eq!(root.resource("service.instance.id"), Some(&json!(outputs::SERVER)));
     assert_eq!(root.resource("telemetry.distro.name"), Some(&json!("inferspan")));
     let [event] = &root.events[..] else { panic!("one event, not {:?}", root.events) };
     assert_eq!((&*event.name, event.at_us), ("first_token", root.start_us + 60_000));
@@ -63,8 +64,10 @@ fn assert_stored(request: &StoredTrace, step: &StoredTrace, n: u8) {
     let [span] = &step.spans[..] else { panic!("one span, not {:?}", step.spans) };
     assert_eq!((&step.trace_id, &span.span_id), (&step_span.0, &step_span.1));
     assert_eq!((&*span.name, &*span.service, &span.parent), ("engine_step", "vllm-engine", &None));
-    assert_eq!(span.tag("error"), Some(&json!(true)));
-    assert_eq!(span.tag("otel.status_description"), Some(&json!("engine_error")));
+    assert_eq!(span.tag("inferspan.batch.requests"), Some(&json!(3)));
+    let failed = request.named("detokenize").next().unwrap();
+    assert_eq!(failed.tag("error"), Some(&json!(true)));
+    assert_eq!(failed.tag("otel.status_description"), Some(&json!("engine_error")));
 }
 
 fn read_back(jaeger: &Jaeger, n: u8) -> (StoredTrace, StoredTrace) {
@@ -126,5 +129,5 @@ fn the_same_traces_give_the_same_file() {
     let span = &first["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
     assert_eq!(span["traceId"], outputs::step_trace_id(1).to_string());
     assert_eq!(span["spanId"], outputs::span_id(1, 100).to_string());
-    assert_eq!(span["startTimeUnixNano"], (outputs::step(1).spans[0].start_ns).to_string());
+    assert_eq!(span["startTimeUnixNano"], outputs::step(1).start_ns.to_string());
 }

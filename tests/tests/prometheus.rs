@@ -54,7 +54,7 @@ fn prometheus_scrapes_and_its_query_api_returns_the_values() {
     for n in 1..=2 {
         sinks.push(&mut outputs::all(n));
     }
-    let pair = r#"model="Qwen/Qwen3-8B",engine="0""#;
+    let pair = format!(r#"server="{}",model="Qwen/Qwen3-8B",engine="0""#, outputs::SERVER);
     for (expression, value) in [
         (format!(r#"inferspan_requests_total{{{pair},outcome="length"}}"#), 2.0),
         (format!(r#"inferspan_requests_total{{{pair},outcome="error"}}"#), 0.0),
@@ -76,9 +76,17 @@ fn prometheus_scrapes_and_its_query_api_returns_the_values() {
         (format!("inferspan_request_decode_seconds_sum{{{pair}}}"), 0.26),
         (format!("inferspan_request_inference_seconds_sum{{{pair}}}"), 0.34),
         (format!("inferspan_request_detokenize_seconds_sum{{{pair}}}"), 0.004),
+        (format!("inferspan_request_ttft_engine_seconds_sum{{{pair}}}"), 0.11),
+        (format!("inferspan_usage_differs_total{{{pair}}}"), 2.0),
         (format!("inferspan_inter_token_seconds_count{{{pair}}}"), 2.0),
         (format!("inferspan_engine_step_seconds_count{{{pair}}}"), 2.0),
-        (r#"gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="text_completion",gen_ai_provider_name="vllm",gen_ai_request_model="Qwen/Qwen3-8B",error_type=""}"#.into(), 2.0),
+        (
+            format!(
+                r#"gen_ai_server_request_duration_seconds_count{{server="{}",gen_ai_operation_name="text_completion",gen_ai_provider_name="vllm",gen_ai_request_model="Qwen/Qwen3-8B",error_type=""}}"#,
+                outputs::SERVER
+            ),
+            2.0,
+        ),
         ("gen_ai_server_time_to_first_token_seconds_sum".into(), 0.12),
         ("gen_ai_server_time_per_output_token_seconds_sum".into(), 0.14),
         // 15 ms in the queue: told apart below 300 ms, where vLLM's own histogram starts.
@@ -88,6 +96,8 @@ fn prometheus_scrapes_and_its_query_api_returns_the_values() {
         (r#"inferspan_events_dropped_total{stage="data_ring"}"#.into(), 5.0),
         ("inferspan_spans_exported_total".into(), 17.0),
         (r#"inferspan_spans_dropped_total{reason="trace_limit"}"#.into(), 2.0),
+        (r#"inferspan_traces_left_out_total{reason="sampler"}"#.into(), 0.0),
+        ("inferspan_engine_steps_missed_total".into(), 0.0),
         (r#"inferspan_level{level="requests"}"#.into(), 1.0),
         ("count(inferspan_build_info)".into(), 1.0),
     ] {
@@ -165,11 +175,44 @@ fn a_client_that_invents_models_does_not_grow_us() {
         .collect();
     assert_eq!(rejected.len(), 129, "128 models and the rest");
     assert!((rejected.iter().sum::<f64>() - 5000.0).abs() < f64::EPSILON, "every request is counted");
-    assert!(text.contains(r#"inferspan_requests_total{model="other",engine="other",outcome="rejected"} 4872"#));
+    assert!(
+        text.contains(
+            r#"inferspan_requests_total{server="other",model="other",engine="other",outcome="rejected"} 4872"#
+        )
+    );
     assert!(text.contains(r#"error_type="other""#));
     assert!(text.lines().all(|line| line.len() < 600));
     if let Some(said) = check_metrics(&text) {
         assert_eq!(said, "");
+    }
+}
+
+#[test]
+fn the_series_of_the_unknown_model_go_over_to_its_name_and_servers_do_not_mix() {
+    let (mut sinks, _, address) = open();
+    let of = |server: &str, model: &str| Labels { server: server.into(), model: model.into(), engine: 0 };
+    let scheduler = |labels, running| {
+        let (waiting, kv_cache_usage, prefix_queries, prefix_hits) = (0, 0.5, 1, 1);
+        Output::Metric(Metric::Scheduler { labels, running, waiting, kv_cache_usage, prefix_queries, prefix_hits })
+    };
+    sinks.push(&mut vec![
+        scheduler(of("chat-1", "unknown"), 3),
+        scheduler(of("chat-2", "unknown"), 5),
+        Output::Metric(Metric::Preempted { labels: of("chat-1", "unknown"), count: 2 }),
+        Output::Metric(Metric::ModelKnown { server: "chat-1".into(), model: "m".into() }),
+        Output::Metric(Metric::ModelKnown { server: "chat-2".into(), model: "m".into() }),
+        Output::Metric(Metric::Preempted { labels: of("chat-1", "m"), count: 1 }),
+        scheduler(of("chat-2", "m"), 6),
+    ]);
+    let (_, text) = fetch(address, "/metrics", "text/plain");
+    assert!(!text.contains(r#""unknown",engine"#), "{text}");
+    for line in [
+        r#"inferspan_requests_running{server="chat-1",model="m",engine="0"} 3"#,
+        r#"inferspan_requests_running{server="chat-2",model="m",engine="0"} 6"#,
+        r#"inferspan_preemptions_total{server="chat-1",model="m",engine="0"} 3"#,
+        r#"inferspan_prefix_cache_hits_total{server="chat-2",model="m",engine="0"} 2"#,
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} is not in {text}");
     }
 }
 

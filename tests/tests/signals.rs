@@ -81,12 +81,12 @@ fn every_metric_of_the_product_is_there() {
         expected.sort_unstable();
         assert_eq!(got, expected, "{name}");
     };
-    let gen_ai = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"];
+    let gen_ai = ["server", "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"];
     labelled("gen_ai_server_request_duration_seconds", &[&gen_ai[..], &["error_type"]].concat());
     labelled("gen_ai_server_time_to_first_token_seconds", &gen_ai);
     labelled("gen_ai_server_time_per_output_token_seconds", &gen_ai);
-    labelled("inferspan_requests_total", &["model", "engine", "outcome"]);
-    labelled("inferspan_generations_total", &["model", "engine", "finish_reason"]);
+    labelled("inferspan_requests_total", &["server", "model", "engine", "outcome"]);
+    labelled("inferspan_generations_total", &["server", "model", "engine", "finish_reason"]);
     for name in [
         "requests_running",
         "requests_waiting",
@@ -103,15 +103,19 @@ fn every_metric_of_the_product_is_there() {
         "request_decode_seconds",
         "request_inference_seconds",
         "request_detokenize_seconds",
+        "request_ttft_engine_seconds",
+        "usage_differs_total",
         "inter_token_seconds",
         "engine_step_seconds",
     ] {
-        labelled(&format!("inferspan_{name}"), &["model", "engine"]);
+        labelled(&format!("inferspan_{name}"), &["server", "model", "engine"]);
     }
     labelled("inferspan_events_total", &["probe"]);
     labelled("inferspan_events_dropped_total", &["stage"]);
     labelled("inferspan_spans_exported_total", &[]);
     labelled("inferspan_spans_dropped_total", &["reason"]);
+    labelled("inferspan_traces_left_out_total", &["reason"]);
+    labelled("inferspan_engine_steps_missed_total", &[]);
     labelled("inferspan_self_cpu_seconds_total", &[]);
     labelled("inferspan_self_memory_bytes", &[]);
     labelled("inferspan_level", &["level"]);
@@ -238,6 +242,7 @@ fn prometheus_takes_every_query_of_the_dashboard_and_answers_it() {
             .replace("$__range", "1m")
             .replace("$job", "inferspan")
             .replace("$instance", ".*")
+            .replace("$server", ".*")
             .replace("$model", ".*")
             .replace("$engine", ".*");
         assert!(!concrete.contains('$'), "{concrete}");

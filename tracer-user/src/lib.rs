@@ -13,5 +13,6 @@ pub mod input;
 pub mod model;
 pub mod order;
 pub mod output;
+pub mod sample;
 pub mod source;
 pub mod telemetry;

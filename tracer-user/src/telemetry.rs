@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::input::LossStage;
+use crate::sample::{Counts, LeftOut};
 
 /// Self-metrics of one run; shared by `Arc`.
 #[derive(Debug, Default)]
@@ -27,7 +28,10 @@ pub struct Telemetry {
     pub access_dropped_queue: AtomicU64,
     /// `inferspan_access_records_dropped_total{reason="write_failed"}`: the access log could not be written.
     pub access_dropped_write: AtomicU64,
+    /// `inferspan_engine_steps_missed_total`
+    pub steps_missed: AtomicU64,
     lost: [AtomicU64; LossStage::ALL.len()],
+    left_out: [AtomicU64; LeftOut::ALL.len()],
 }
 
 impl Telemetry {
@@ -39,6 +43,19 @@ impl Telemetry {
     /// Records lost at `stage` so far.
     pub fn lost(&self, stage: LossStage) -> u64 {
         self.lost[stage as usize].load(Relaxed)
+    }
+
+    /// What sampling left out so far.
+    pub fn set_left_out(&self, counts: &Counts) {
+        for why in LeftOut::ALL {
+            self.left_out[why as usize].store(counts.left_out(why), Relaxed);
+        }
+        self.steps_missed.store(counts.steps_missed, Relaxed);
+    }
+
+    /// Traces left out for this reason (`inferspan_traces_left_out_total{reason}`).
+    pub fn left_out(&self, why: LeftOut) -> u64 {
+        self.left_out[why as usize].load(Relaxed)
     }
 }
 

@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
-/// Where traces, metrics and the access log go. Without any, a line a request goes to the terminal.
-#[derive(Debug, Clone, Default, clap::Args)]
+use crate::sample::policy::{EngineSteps, Policy};
+
+/// Spans a trace has at most, unless told otherwise.
+const MAX_SPANS: usize = 2000;
+
+/// Where traces, metrics and the access log go, and which traces. Without any, a line a request goes to the terminal.
+#[derive(Debug, Clone, clap::Args)]
 pub struct OutputArgs {
     /// Send traces to this OTLP endpoint (gRPC by default; `OTEL_EXPORTER_OTLP_*` variables apply)
     #[arg(long, value_name = "URL")]
@@ -11,6 +16,20 @@ pub struct OutputArgs {
     /// Write traces to FILE as OTLP/JSON, one export request a line
     #[arg(long, value_name = "FILE")]
     pub traces_out: Option<PathBuf>,
+    /// Which requests are exported as traces: all, none, or a share such as 0.1 or 10%
+    ///
+    /// With a share, requests that failed, were aborted or rejected are exported as well, and with `0.1,slow>2s` those that
+    /// took longer than that, with `0.1,slowest=1%` the slowest of the last five minutes. A `traceparent` decides alone when a
+    /// request brings one, unless `,ignore-parent` stands at the end. Metrics, access log and terminal are always complete.
+    /// Default: `OTEL_TRACES_SAMPLER`, else all.
+    #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
+    pub sample: Option<Policy>,
+    /// Which engine steps are exported as traces of their own
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
+    pub engine_steps: EngineSteps,
+    /// Most spans a trace
+    #[arg(long, value_name = "N", default_value_t = MAX_SPANS)]
+    pub max_spans: usize,
     /// Serve Prometheus metrics on ADDR (host:port or port; loopback unless a host is given)
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<String>,
@@ -20,4 +39,50 @@ pub struct OutputArgs {
     /// Write one JSON line a finished request to FILE (`-` is stdout)
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
+}
+
+impl Default for OutputArgs {
+    fn default() -> Self {
+        Self {
+            otlp: None,
+            traces_out: None,
+            sample: None,
+            engine_steps: EngineSteps::default(),
+            max_spans: MAX_SPANS,
+            metrics: None,
+            metrics_out: None,
+            access_log: None,
+        }
+    }
+}
+
+fn parse_policy(text: &str) -> Result<Policy, String> {
+    text.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: OutputArgs,
+    }
+
+    #[test]
+    fn sampling_is_asked_for_by_flags_with_defaults() {
+        let parse = |words: &[&str]| Cli::try_parse_from(std::iter::once("x").chain(words.iter().copied()));
+        let args = parse(&[]).unwrap().args;
+        assert_eq!((args.sample, args.engine_steps, args.max_spans), (None, EngineSteps::Linked, MAX_SPANS));
+        let args = parse(&["--sample", "0.1,slow>2s", "--engine-steps", "all", "--max-spans", "50"]).unwrap().args;
+        assert_eq!(args.sample.unwrap().slow, Some(2.0));
+        assert_eq!((args.engine_steps, args.max_spans), (EngineSteps::All, 50));
+        let error = parse(&["--sample", "most"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("`most` is neither all, none nor a share"), "{error}");
+        assert!(parse(&["--engine-steps", "some"]).is_err());
+    }
 }

@@ -29,9 +29,6 @@ pub struct Args {
     pub file: PathBuf,
     #[command(flatten)]
     pub output: OutputArgs,
-    /// Most spans a trace
-    #[arg(long, value_name = "N", default_value_t = 2000)]
-    pub max_spans: usize,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
@@ -67,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let (facts, uncertainty) = preroll.facts(service.as_deref().unwrap_or("vllm"));
     let telemetry = Arc::new(Telemetry::default());
     let mut sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;
-    let config = Config { max_spans: args.max_spans, closes_visible };
+    let config = Config { max_spans: args.output.max_spans, closes_visible };
     let mut run = Run { core: Core::new(config), order: Order::new(LAG), due: Vec::new(), out: Vec::new(), events: 0 };
     for fact in facts {
         run.core.push(Input::Fact(fact), &mut run.out);
@@ -91,6 +88,9 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     eprintln!("inferspan: replayed {} calls of {} lines", run.events, log.lines());
     if let Some(ns) = uncertainty {
         eprintln!("inferspan: engine clock placed to ±{:.1} ms (a syscall log has no clock anchor)", ns as f64 / 1e6);
+    }
+    if let Some(line) = summary.left_out_line() {
+        eprintln!("inferspan: {line}");
     }
     let mut code = Code::Ok;
     if log.bad_lines() > 0 {

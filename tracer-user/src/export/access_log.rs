@@ -9,7 +9,7 @@ use super::sanitise::is_unsafe;
 use crate::output::AccessRecord;
 
 /// Records that wait for the file at most; about 1 kB each.
-pub const QUEUE_RECORDS: u64 = 16_384;
+pub const QUEUE_RECORDS: u64 = 8192;
 
 /// Appends `record` to `line` as JSON.
 pub fn write(record: &AccessRecord, line: &mut Vec<u8>) -> io::Result<()> {

@@ -18,7 +18,8 @@ use self::terminal::Style;
 use self::terminal::summary::Digest;
 use crate::cli::output::OutputArgs;
 use crate::exit::{Code, Failure};
-use crate::output::{AccessRecord, Merit, Output, Service, Trace};
+use crate::output::{AccessRecord, EngineStep, Merit, Output, Service, Trace};
+use crate::sample::{Counts, Sampling, policy};
 use crate::telemetry::Telemetry;
 
 pub mod access_log;
@@ -46,12 +47,21 @@ pub struct Summary {
     pub requests: u64,
     pub spans_exported: u64,
     pub spans_dropped: u64,
+    /// What was not exported as a trace because nobody asked for it; nothing when traces go nowhere.
+    pub left_out: Counts,
     /// What failed, as a user should read it; empty when all went well.
     pub failures: Vec<String>,
 }
 
-/// Spans that wait for the trace file at most.
-const FILE_QUEUE_SPANS: u64 = 65_536;
+impl Summary {
+    /// One line about what sampling left out; `None` when that is nothing.
+    pub fn left_out_line(&self) -> Option<String> {
+        (self.left_out != Counts::default()).then(|| format!("not exported as traces: {}", self.left_out))
+    }
+}
+
+/// Spans that wait for the trace file at most; about 12 MB of traces as they come, shared with the OTLP queue.
+const FILE_QUEUE_SPANS: u64 = 16_384;
 
 /// Every destination that the output flags ask for.
 #[derive(Debug)]
@@ -59,6 +69,8 @@ pub struct Sinks {
     telemetry: Arc<Telemetry>,
     otlp: Option<Otlp>,
     trace_file: Option<Lines<Trace>>,
+    /// `None` when traces go nowhere.
+    sampling: Option<Sampling>,
     metrics: Option<Metrics>,
     access_log: Option<Lines<AccessRecord>>,
     terminal: Option<Lines<AccessRecord>>,
@@ -76,13 +88,21 @@ struct Metrics {
 impl Sinks {
     /// Opens files, binds the metrics address, prepares the OTLP exporter.
     pub fn open(args: &OutputArgs, telemetry: Arc<Telemetry>, pressure: Pressure) -> anyhow::Result<Self> {
-        let OutputArgs { otlp, traces_out, metrics, metrics_out, access_log } = args;
+        let OutputArgs { otlp, traces_out, sample, engine_steps, max_spans: _, metrics, metrics_out, access_log } =
+            args;
         let origin = Origin::of_this_process(pressure == Pressure::Drop);
 
-        let endpoint = otlp::endpoint::resolve(otlp.as_deref(), |name| std::env::var(name).ok())?;
+        let env = |name: &str| std::env::var(name).ok();
+        let endpoint = otlp::endpoint::resolve(otlp.as_deref(), env)?;
         let has_otlp = endpoint.is_some();
+        let sampling = (has_otlp || traces_out.is_some())
+            .then(|| anyhow::Ok(Sampling::new(policy::resolve(*sample, env)?, *engine_steps)))
+            .transpose()?;
         let otlp = endpoint
-            .map(|endpoint| Otlp::start(endpoint, origin.clone(), Arc::clone(&telemetry), pressure))
+            .map(|endpoint| {
+                let options = otlp::options::resolve(&endpoint, env)?;
+                Otlp::start(endpoint, options, origin.clone(), Arc::clone(&telemetry), pressure)
+            })
             .transpose()?;
         let trace_file = traces_out
             .as_deref()
@@ -108,7 +128,7 @@ impl Sinks {
         let access_log =
             access_log.as_deref().map(|path| open_access_log(path, Arc::clone(&telemetry), pressure)).transpose()?;
         let terminal = is_terminal_wanted.then(|| open_terminal(pressure)).transpose()?;
-        Ok(Self { telemetry, otlp, trace_file, metrics, access_log, terminal, digest: Digest::default() })
+        Ok(Self { telemetry, otlp, trace_file, sampling, metrics, access_log, terminal, digest: Digest::default() })
     }
 
     /// Where metrics are served; tells the port when 0 was asked for.
@@ -125,7 +145,7 @@ impl Sinks {
     pub fn push(&mut self, outputs: &mut Vec<Output>) {
         for output in outputs.drain(..) {
             match output {
-                Output::Trace(trace) => self.trace(&Arc::new(trace)),
+                Output::Trace(trace) => self.request(&Arc::new(trace)),
                 Output::Access(record) => self.access(&Arc::new(*record)),
                 Output::Metric(metric) => {
                     if let Some(metrics) = &mut self.metrics {
@@ -133,18 +153,38 @@ impl Sinks {
                     }
                 }
                 Output::Step(step) => {
-                    let service = Service::Engine;
-                    let server = Arc::clone(&step.server);
-                    self.trace(&Arc::new(Trace { server, service, spans: vec![step.span()], merit: Merit::default() }));
+                    if let Some(step) = self.sampling.as_mut().and_then(|sampling| sampling.step(step)) {
+                        self.step(&step);
+                    }
                 }
                 Output::Lost(lost) => self.telemetry.add_lost(lost.stage, lost.count),
                 Output::Verdict(_) => {}
             }
         }
+        if let Some(sampling) = &self.sampling {
+            self.telemetry.set_left_out(&sampling.counts());
+        }
     }
 
-    fn trace(&mut self, trace: &Arc<Trace>) {
+    fn request(&mut self, trace: &Arc<Trace>) {
         self.digest.trace(trace);
+        let Some(sampling) = &mut self.sampling else { return };
+        let mut steps = Vec::new();
+        let is_exported = sampling.request(trace, &mut steps);
+        for step in steps {
+            self.step(&step);
+        }
+        if is_exported {
+            self.export(trace);
+        }
+    }
+
+    fn step(&self, step: &EngineStep) {
+        let (server, service) = (Arc::clone(&step.server), Service::Engine);
+        self.export(&Arc::new(Trace { server, service, spans: vec![step.span()], merit: Merit::default() }));
+    }
+
+    fn export(&self, trace: &Arc<Trace>) {
         if let Some(otlp) = &self.otlp {
             otlp.push(trace);
         }
@@ -165,7 +205,9 @@ impl Sinks {
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        let Self { telemetry, otlp, trace_file, metrics, access_log, terminal, digest } = self;
+        let Self { telemetry, otlp, trace_file, sampling, metrics, access_log, terminal, digest } = self;
+        let left_out = sampling.map(Sampling::finish).unwrap_or_default();
+        telemetry.set_left_out(&left_out);
         let mut failures: Vec<String> = Vec::new();
         failures.extend(access_log.and_then(Lines::finish));
         let has_terminal = terminal.is_some();
@@ -179,6 +221,7 @@ impl Sinks {
             requests: digest.requests(),
             spans_exported: telemetry.spans_exported.load(Relaxed),
             spans_dropped: dropped.iter().map(|counter| counter.load(Relaxed)).sum(),
+            left_out,
             failures,
         }
     }
@@ -226,7 +269,11 @@ fn open_access_log(path: &Path, telemetry: Arc<Telemetry>, pressure: Pressure) -
 
 fn open_terminal(pressure: Pressure) -> anyhow::Result<Lines<AccessRecord>> {
     let style = Style::of(&std::io::stdout());
-    let render = move |record: &AccessRecord, line: &mut Vec<u8>| terminal::write_line(record, style, line);
+    let mut servers = terminal::Servers::default();
+    let render = move |record: &AccessRecord, line: &mut Vec<u8>| {
+        let shows_server = servers.are_several(&record.server);
+        terminal::write_line(record, shows_server, style, line)
+    };
     // A line that the terminal had no time for is no loss worth a counter: the summary and the log have the request.
     let out = Box::new(terminal::Stdout::default());
     Ok(Lines::start("terminal".into(), out, terminal::QUEUE_LINES, pressure, |_, _| (), render)?)

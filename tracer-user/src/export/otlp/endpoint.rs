@@ -1,6 +1,7 @@
 //! Where traces go and how: the `--otlp` flag and the standard `OTEL_*` variables, resolved once, as pure data.
 //!
-//! The flag wins over the variables. What is refused: a scheme other than http and https, `http/json`, a URL without a host.
+//! The flag wins over the variables. What is refused: a scheme other than http and https, `http/json`, a URL without a host, an
+//! exporter other than `otlp` and `none`.
 
 use crate::exit::{Code, Failure};
 
@@ -22,11 +23,21 @@ pub struct Endpoint {
 }
 
 const FLAG: &str = "--otlp";
+const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-const TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
 const TRACES_PATH: &str = "/v1/traces";
+
+/// The variable `OTEL_EXPORTER_OTLP_TRACES_<name>`, or else `OTEL_EXPORTER_OTLP_<name>`, that is set, and its value.
+pub(super) fn signal(env: impl Fn(&str) -> Option<String>, name: &str) -> Option<(String, String)> {
+    [format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")].into_iter().find_map(
+        |variable| {
+            let value = env(&variable)?.trim().to_owned();
+            (!value.is_empty()).then_some((variable, value))
+        },
+    )
+}
 
 /// The destination that `flag` and the variables (looked up by `env`) ask for; `None` when they ask for none.
 pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Result<Option<Endpoint>, Failure> {
@@ -34,20 +45,38 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
     let (url, source) = if let Some(url) = flag {
         (url.trim().to_owned(), FLAG)
     } else {
-        let is_off = env("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            || env("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
-        if is_off {
+        let exporter = env(EXPORTER);
+        if exporter.as_deref() == Some("none")
+            || env("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        {
             return Ok(None);
+        }
+        if let Some(other) = exporter.as_deref().filter(|exporter| *exporter != "otlp") {
+            let what = format!("{EXPORTER}={other:?} is not supported");
+            return Err(Failure::new(Code::Usage, what, "set it to otlp or none, unset it, or use --otlp"));
         }
         if let Some(url) = env(TRACES_ENDPOINT) {
             (url, TRACES_ENDPOINT)
         } else if let Some(url) = env(ENDPOINT) {
             (url, ENDPOINT)
+        } else if exporter.is_some() {
+            // The exporter is asked for by name: the specification's own endpoint.
+            let is_http = signal(env, "PROTOCOL").is_some_and(|(_, protocol)| protocol != "grpc");
+            (format!("http://localhost:{}", if is_http { 4318 } else { 4317 }), EXPORTER)
         } else {
             return Ok(None);
         }
     };
-    let url = if url.contains("://") { url } else { format!("http://{url}") };
+    let scheme = match signal(env, "INSECURE") {
+        None => "http",
+        Some((_, value)) if value.eq_ignore_ascii_case("true") => "http",
+        Some((_, value)) if value.eq_ignore_ascii_case("false") => "https",
+        Some((variable, value)) => {
+            let what = format!("{variable}={value:?} is neither true nor false");
+            return Err(Failure::new(Code::Usage, what, "set it to true or false, or unset it"));
+        }
+    };
+    let url = if url.contains("://") { url } else { format!("{scheme}://{url}") };
     let bad = |why: &str| {
         Failure::new(
             Code::Usage,
@@ -69,7 +98,7 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
         return Err(bad("there is white space in it"));
     }
     let has_path = !matches!(path, "" | "/");
-    let protocol = match env(TRACES_PROTOCOL).or_else(|| env(PROTOCOL)).as_deref() {
+    let protocol = match signal(env, "PROTOCOL").as_ref().map(|(_, protocol)| protocol.as_str()) {
         // A path says HTTP louder than a variable that was set for something else.
         _ if source == FLAG && path.ends_with(TRACES_PATH) => Protocol::HttpProtobuf,
         Some("grpc") => Protocol::Grpc,
@@ -124,6 +153,7 @@ mod tests {
         assert_eq!(resolved(None, &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), Ok(None));
         assert_eq!(resolved(None, &[(ENDPOINT, "http://c:4317"), ("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
         assert_eq!(resolved(None, &[(ENDPOINT, "http://c:4317"), ("OTEL_SDK_DISABLED", "true")]), Ok(None));
+        assert_eq!(resolved(None, &[("OTEL_SDK_DISABLED", "true"), (EXPORTER, "console")]), Ok(None));
     }
 
     #[test]
@@ -150,9 +180,33 @@ mod tests {
             ok(None, &[(ENDPOINT, "http://c:9/base"), (PROTOCOL, "http/protobuf")]),
             ("http://c:9/base/v1/traces".into(), Protocol::HttpProtobuf)
         );
-        let signal = [(ENDPOINT, "http://c:1"), (TRACES_ENDPOINT, "http://d:2/in"), (TRACES_PROTOCOL, "http/protobuf")];
+        let signal = [
+            (ENDPOINT, "http://c:1"),
+            (TRACES_ENDPOINT, "http://d:2/in"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+        ];
         assert_eq!(ok(None, &signal), ("http://d:2/in".into(), Protocol::HttpProtobuf));
         assert_eq!(ok(Some("http://e:4317"), &[(ENDPOINT, "http://c:1")]).0, "http://e:4317");
+    }
+
+    #[test]
+    fn the_exporter_by_name_alone_is_the_specifications_endpoint() {
+        assert_eq!(ok(None, &[(EXPORTER, "otlp")]), ("http://localhost:4317".into(), Protocol::Grpc));
+        let http = [(EXPORTER, "otlp"), (PROTOCOL, "http/protobuf")];
+        assert_eq!(ok(None, &http), ("http://localhost:4318/v1/traces".into(), Protocol::HttpProtobuf));
+        for other in ["console", "zipkin", "otlp,console"] {
+            assert!(resolved(None, &[(EXPORTER, other), (ENDPOINT, "http://c:1")]).unwrap_err().contains(other));
+            assert!(resolved(Some("http://h:4317"), &[(EXPORTER, other)]).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_scheme_is_plain_unless_insecure_is_false() {
+        const INSECURE: &str = "OTEL_EXPORTER_OTLP_INSECURE";
+        assert_eq!(ok(None, &[(ENDPOINT, "c:4317"), (INSECURE, "true")]).0, "http://c:4317");
+        assert_eq!(ok(None, &[(ENDPOINT, "c:4317"), (INSECURE, "False")]).0, "https://c:4317");
+        assert_eq!(ok(None, &[(ENDPOINT, "http://c:4317"), (INSECURE, "false")]).0, "http://c:4317");
+        assert!(resolved(None, &[(ENDPOINT, "c:4317"), (INSECURE, "no")]).unwrap_err().contains(INSECURE));
     }
 
     #[test]

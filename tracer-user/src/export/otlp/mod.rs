@@ -2,8 +2,7 @@
 //!
 //! Enters: traces, through a bounded queue. Leaves: export requests of at most [`BATCH_SPANS`] spans (a larger trace goes
 //! alone) or [`BATCH_WAIT`] old, one resource each, in order. Every span that is not taken by the back end is counted and the
-//! reason said on stderr, at most once a minute. Retries, headers, time-out and compression are `opentelemetry-otlp`'s own, by
-//! the standard variables.
+//! reason said on stderr, at most once a minute. Retries and headers are `opentelemetry-otlp`'s own, by the standard variables.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +15,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 
 use self::endpoint::Endpoint;
+use self::options::Options;
 use self::spans::Origin;
 use self::transport::{TransportError, build};
 use super::Pressure;
@@ -27,20 +27,18 @@ use crate::output::{Service, Trace};
 use crate::telemetry::Telemetry;
 
 pub mod endpoint;
+pub mod options;
 pub mod spans;
 pub mod transport;
 
-/// Spans that wait for the back end at most; about 50 MB of traces as they come.
-const QUEUE_SPANS: u64 = 65_536;
+/// Spans that wait for the back end at most; about 12 MB of traces as they come.
+const QUEUE_SPANS: u64 = 16_384;
 
 /// A batch is sent when it has this many spans; some 0.5 MB encoded, well below gRPC's default limit of 4 MiB.
 const BATCH_SPANS: usize = 512;
 
 /// … or when its first trace has waited this long.
 const BATCH_WAIT: Duration = Duration::from_millis(200);
-
-/// The back end's time for one batch by default (`OTEL_EXPORTER_OTLP_TIMEOUT`), as the specification has it.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// On top of the exporter's own time-out, should that fail us (a resolver that hangs).
 const TIMEOUT_SLACK: Duration = Duration::from_secs(2);
@@ -74,6 +72,7 @@ impl Otlp {
     /// Checks `endpoint` and starts the thread; the back end is first talked to when there is something to send.
     pub fn start(
         endpoint: Endpoint,
+        options: Options,
         origin: Origin,
         telemetry: Arc<Telemetry>,
         pressure: Pressure,
@@ -83,11 +82,10 @@ impl Otlp {
             .thread_name("inferspan-otlp-io")
             .enable_all()
             .build()?;
-        let timeout = timeout_of(|name| std::env::var(name).ok());
-        // A wrong certificate, header, URL or scheme shows now, not at the first request.
+        // A wrong certificate, URL or scheme shows now, not at the first request.
         {
             let _context = runtime.enter();
-            build(&endpoint, timeout).map_err(|error| {
+            build(&endpoint, &options).map_err(|error| {
                 Failure::new(
                     Code::Usage,
                     format!("{} {}: {error}", endpoint.source, endpoint.url),
@@ -104,7 +102,7 @@ impl Otlp {
             endpoint,
             origin,
             scope: spans::scope(),
-            timeout,
+            options,
             deadline: Arc::clone(&deadline),
             complaint: Arc::clone(&complaint),
             telemetry: Arc::clone(&telemetry),
@@ -146,8 +144,7 @@ struct Exporter {
     endpoint: Endpoint,
     origin: Origin,
     scope: InstrumentationScope,
-    /// For one batch, retries included.
-    timeout: Duration,
+    options: Options,
     deadline: Arc<Mutex<Option<Instant>>>,
     complaint: Arc<Complaint>,
     telemetry: Arc<Telemetry>,
@@ -214,7 +211,7 @@ impl Exporter {
             return Err(None);
         }
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        let longest = self.timeout + TIMEOUT_SLACK;
+        let longest = self.options.timeout + TIMEOUT_SLACK;
         let left = deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
         if left.is_zero() {
             return Err(Some("the run ended before the back end took everything".to_owned()));
@@ -234,7 +231,7 @@ impl Exporter {
             return Ok(at);
         }
         let _context = self.runtime.enter();
-        let mut exporter = build(&self.endpoint, self.timeout)?;
+        let mut exporter = build(&self.endpoint, &self.options)?;
         let attributes = spans::resource(&key.0, key.1, &self.origin);
         exporter.set_resource(&Resource::builder_empty().with_attributes(attributes).build());
         if self.exporters.len() == MAX_EXPORTERS {
@@ -242,29 +239,5 @@ impl Exporter {
         }
         self.exporters.push((key.clone(), exporter));
         Ok(self.exporters.len() - 1)
-    }
-}
-
-/// The exporter's own time-out, by the standard variables (ms).
-fn timeout_of(env: impl Fn(&str) -> Option<String>) -> Duration {
-    ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]
-        .into_iter()
-        .find_map(|name| env(name)?.trim().parse().ok())
-        .map_or(DEFAULT_TIMEOUT, Duration::from_millis)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_signals_own_timeout_wins() {
-        let env = |name: &str| match name {
-            "OTEL_EXPORTER_OTLP_TIMEOUT" => Some("5000".to_owned()),
-            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT" => Some("250".to_owned()),
-            _ => None,
-        };
-        assert_eq!(timeout_of(env), Duration::from_millis(250));
-        assert_eq!(timeout_of(|_| None), DEFAULT_TIMEOUT);
     }
 }

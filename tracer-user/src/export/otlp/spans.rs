@@ -47,7 +47,7 @@ fn parse_attributes(list: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -68,6 +68,7 @@ fn percent_decode(text: &str) -> String {
 pub fn resource(server: &Server, service: Service, origin: &Origin) -> Vec<KeyValue> {
     let mut attributes = vec![
         KeyValue::new("service.name", service_name(server, service)),
+        KeyValue::new("service.instance.id", cut(&server.instance()).to_owned()),
         KeyValue::new("telemetry.distro.name", env!("CARGO_PKG_NAME")),
         KeyValue::new("telemetry.distro.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new("telemetry.sdk.language", "rust"),
@@ -212,6 +213,7 @@ mod tests {
         assert_eq!(find("service.name"), Some("vllm"));
         assert_eq!(find("service.version"), Some("0.32.0"));
         assert_eq!(find("process.pid"), Some("7"));
+        assert_eq!(find("service.instance.id"), Some("vllm-7"));
         assert_eq!(find("host.name"), Some("h"));
         assert_eq!(find("deployment.environment.name"), Some("prod eu"));
         assert_eq!(find("k"), Some("a=b"));

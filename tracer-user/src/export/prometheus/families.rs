@@ -1,27 +1,25 @@
 //! Every metric by name, and how a [`Metric`] moves it.
 //!
-//! Enters: metric updates, on the core's thread. Leaves: text at a scrape. Invariants: at most [`MAX_SERIES`] label pairs, then
-//! everything new is counted under `model="other",engine="other"`; label values are sanitised; a pair's counters and gauges
-//! exist from the first time it is seen, at 0; a value that is no finite number ≥ 0 is not observed.
+//! Enters: metric updates, on the core's thread. Leaves: text at a scrape. Invariants: at most [`MAX_SERIES`] label sets, then
+//! everything new is counted under `other`; label values are sanitised; a set's counters and gauges exist from the first time it
+//! is seen, at 0; a value that is no finite number ≥ 0 is not observed; what was counted before a model's name was known goes over
+//! to that name, in every family.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
-use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use super::buckets;
 use super::family::{Family, LabelPairs};
+use super::register::{Register, Rename};
+use super::series::{Exemplar, Histogram, MODEL, Phase, Ratio, SERVER, Series};
 use crate::export::sanitise::sanitise;
-use crate::output::{FinishReason, Labels, Metric, Outcome, RequestSeconds, SpanId, TraceId};
+use crate::output::{Labels, Metric, Outcome, RequestSeconds};
 
-/// Label pairs (model, engine) that get series of their own. A server has one model, a few adapters and one engine per
+/// Label sets (server, model, engine) that get series of their own. A server has one model, a few adapters and one engine per
 /// data-parallel rank; a client that invents model names must not grow us.
 const MAX_SERIES: usize = 128;
 
@@ -37,208 +35,182 @@ const MAX_LABEL: usize = 128;
 /// Where the overflow goes.
 const OTHER: &str = "other";
 
-const OUTCOMES: [Outcome; 6] =
-    [Outcome::Stop, Outcome::Length, Outcome::Abort, Outcome::Error, Outcome::Rejected, Outcome::Unknown];
-const FINISH_REASONS: [FinishReason; 5] =
-    [FinishReason::Stop, FinishReason::Length, FinishReason::Abort, FinishReason::Error, FinishReason::Repetition];
+/// The model before its name is known.
+const UNKNOWN: &str = "unknown";
 
-/// The span that an observation was made of.
-#[derive(Debug, Clone, Copy)]
-pub struct Exemplar {
-    trace_id: TraceId,
-    span_id: SpanId,
-}
-
-impl EncodeLabelSet for Exemplar {
-    fn encode(&self, encoder: &mut LabelSetEncoder) -> Result<(), std::fmt::Error> {
-        ("trace_id", self.trace_id.to_string()).encode(encoder.encode_label())?;
-        ("span_id", self.span_id.to_string()).encode(encoder.encode_label())
-    }
-}
-
-type Phase = HistogramWithExemplars<Exemplar>;
-type Ratio = Gauge<f64, AtomicU64>;
-
-macro_rules! histogram {
-    ($type:ident, $buckets:ident) => {
-        Family::new(|| $type::new(buckets::$buckets.iter().copied()))
-    };
-}
+const GEN_AI_MODEL: &str = "gen_ai_request_model";
 
 /// All families of the traced servers.
 #[derive(Debug)]
 pub struct Families {
-    requests: Family<Counter>,
-    generations: Family<Counter>,
-    running: Family<Gauge>,
-    waiting: Family<Gauge>,
-    kv_cache_usage: Family<Ratio>,
-    preemptions: Family<Counter>,
-    prompt_tokens: Family<Counter>,
-    prompt_cached_tokens: Family<Counter>,
-    generation_tokens: Family<Counter>,
-    prefix_queries: Family<Counter>,
-    prefix_hits: Family<Counter>,
-    parse: Family<Phase>,
-    tokenize: Family<Phase>,
-    queue: Family<Phase>,
-    prefill: Family<Phase>,
-    decode: Family<Phase>,
-    inference: Family<Phase>,
-    detokenize: Family<Phase>,
-    inter_token: Family<Histogram>,
-    engine_step: Family<Histogram>,
+    pub(super) requests: Family<Counter>,
+    pub(super) generations: Family<Counter>,
+    pub(super) running: Family<Gauge>,
+    pub(super) waiting: Family<Gauge>,
+    pub(super) kv_cache_usage: Family<Ratio>,
+    pub(super) preemptions: Family<Counter>,
+    pub(super) prompt_tokens: Family<Counter>,
+    pub(super) prompt_cached_tokens: Family<Counter>,
+    pub(super) generation_tokens: Family<Counter>,
+    pub(super) prefix_queries: Family<Counter>,
+    pub(super) prefix_hits: Family<Counter>,
+    pub(super) usage_differs: Family<Counter>,
+    pub(super) parse: Family<Phase>,
+    pub(super) tokenize: Family<Phase>,
+    pub(super) queue: Family<Phase>,
+    pub(super) prefill: Family<Phase>,
+    pub(super) decode: Family<Phase>,
+    pub(super) inference: Family<Phase>,
+    pub(super) detokenize: Family<Phase>,
+    pub(super) ttft_engine: Family<Phase>,
+    pub(super) inter_token: Family<Histogram>,
+    pub(super) engine_step: Family<Histogram>,
     duration: Family<Phase>,
     time_to_first_token: Family<Phase>,
     time_per_output_token: Family<Phase>,
+    /// All of the above, to be renamed.
+    all: Vec<Box<dyn Rename>>,
     series: BTreeMap<Labels, Arc<Series>>,
     overflow: Option<Arc<Series>>,
     error_types: BTreeSet<String>,
     gen_ai: BTreeSet<LabelPairs>,
 }
 
-/// The handles of one label pair.
-#[derive(Debug)]
-struct Series {
-    model: String,
-    requests: [Counter; OUTCOMES.len()],
-    generations: [Counter; FINISH_REASONS.len()],
-    running: Gauge,
-    waiting: Gauge,
-    kv_cache_usage: Ratio,
-    preemptions: Counter,
-    prompt_tokens: Counter,
-    prompt_cached_tokens: Counter,
-    generation_tokens: Counter,
-    prefix_queries: Counter,
-    prefix_hits: Counter,
-    parse: Phase,
-    tokenize: Phase,
-    queue: Phase,
-    prefill: Phase,
-    decode: Phase,
-    inference: Phase,
-    detokenize: Phase,
-    inter_token: Histogram,
-    engine_step: Histogram,
+/// A histogram's maker for [`Family`], which takes no closure that holds anything.
+macro_rules! buckets {
+    ($type:ident, $buckets:ident) => {
+        || $type::new(buckets::$buckets.iter().copied())
+    };
 }
 
 impl Families {
     /// Makes every family and registers it.
     pub fn register(registry: &mut Registry) -> Self {
-        let this = Self {
-            requests: Family::new(Counter::default),
-            generations: Family::new(Counter::default),
-            running: Family::new(Gauge::default),
-            waiting: Family::new(Gauge::default),
-            kv_cache_usage: Family::new(Gauge::default),
-            preemptions: Family::new(Counter::default),
-            prompt_tokens: Family::new(Counter::default),
-            prompt_cached_tokens: Family::new(Counter::default),
-            generation_tokens: Family::new(Counter::default),
-            prefix_queries: Family::new(Counter::default),
-            prefix_hits: Family::new(Counter::default),
-            parse: histogram!(Phase, PHASE),
-            tokenize: histogram!(Phase, PHASE),
-            queue: histogram!(Phase, PHASE),
-            prefill: histogram!(Phase, PHASE),
-            decode: histogram!(Phase, PHASE),
-            inference: histogram!(Phase, PHASE),
-            detokenize: histogram!(Phase, PHASE),
-            inter_token: histogram!(Histogram, INTER_TOKEN),
-            engine_step: histogram!(Histogram, ENGINE_STEP),
-            duration: histogram!(Phase, REQUEST_DURATION),
-            time_to_first_token: histogram!(Phase, TIME_TO_FIRST_TOKEN),
-            time_per_output_token: histogram!(Phase, TIME_PER_OUTPUT_TOKEN),
+        let mut to = Register::new(registry);
+        Self {
+            requests: to.plain("inferspan_requests", "HTTP requests that are over, by outcome", Counter::default),
+            generations: to.plain(
+                "inferspan_generations",
+                "Engine requests that are over, by finish reason",
+                Counter::default,
+            ),
+            running: to.plain(
+                "inferspan_requests_running",
+                "Engine requests in the running batch after the last step",
+                Gauge::default,
+            ),
+            waiting: to.plain(
+                "inferspan_requests_waiting",
+                "Engine requests queued after the last step",
+                Gauge::default,
+            ),
+            kv_cache_usage: to.plain(
+                "inferspan_kv_cache_usage_ratio",
+                "Share of the KV cache in use after the last step, 0 to 1",
+                Ratio::default,
+            ),
+            preemptions: to.plain(
+                "inferspan_preemptions",
+                "Engine requests put back into the queue for want of KV cache",
+                Counter::default,
+            ),
+            prompt_tokens: to.plain(
+                "inferspan_prompt_tokens",
+                "Prompt tokens prefilled, cached ones included",
+                Counter::default,
+            ),
+            prompt_cached_tokens: to.plain(
+                "inferspan_prompt_cached_tokens",
+                "Prompt tokens that came from the prefix cache",
+                Counter::default,
+            ),
+            generation_tokens: to.plain(
+                "inferspan_generation_tokens",
+                "Tokens that reached the front end",
+                Counter::default,
+            ),
+            prefix_queries: to.plain(
+                "inferspan_prefix_cache_queries",
+                "Tokens looked up in the prefix cache",
+                Counter::default,
+            ),
+            prefix_hits: to.plain(
+                "inferspan_prefix_cache_hits",
+                "Tokens found in the prefix cache",
+                Counter::default,
+            ),
+            usage_differs: to.plain(
+                "inferspan_usage_differs",
+                "Responses whose own usage contradicts the tokens that were counted",
+                Counter::default,
+            ),
+            parse: to.seconds("inferspan_request_parse", "Request complete to tokenisation start", buckets!(Phase, PHASE)),
+            tokenize: to.seconds(
+                "inferspan_request_tokenize",
+                "Time in the tokenizer for the prompt",
+                buckets!(Phase, PHASE),
+            ),
+            queue: to.seconds(
+                "inferspan_request_queue",
+                "Queued to first scheduled, an engine request",
+                buckets!(Phase, PHASE),
+            ),
+            prefill: to.seconds(
+                "inferspan_request_prefill",
+                "First scheduled to first token, an engine request",
+                buckets!(Phase, PHASE),
+            ),
+            decode: to.seconds(
+                "inferspan_request_decode",
+                "First to last token, an engine request",
+                buckets!(Phase, PHASE),
+            ),
+            inference: to.seconds(
+                "inferspan_request_inference",
+                "First scheduled to last token, an engine request",
+                buckets!(Phase, PHASE),
+            ),
+            detokenize: to.seconds(
+                "inferspan_request_detokenize",
+                "Time from token to text, all tokens of a request",
+                buckets!(Phase, PHASE),
+            ),
+            ttft_engine: to.seconds(
+                "inferspan_request_ttft_engine",
+                "The front end's own arrival stamp to the first token's arrival there, every engine request, as vLLM counts it",
+                buckets!(Phase, TIME_TO_FIRST_TOKEN),
+            ),
+            inter_token: to.seconds(
+                "inferspan_inter_token",
+                "Between tokens of a generation as they reach the front end",
+                buckets!(Histogram, INTER_TOKEN),
+            ),
+            engine_step: to.seconds(
+                "inferspan_engine_step",
+                "One iteration of the engine",
+                buckets!(Histogram, ENGINE_STEP),
+            ),
+            duration: to.seconds(
+                "gen_ai_server_request_duration",
+                "First request byte read to last response byte written",
+                buckets!(Phase, REQUEST_DURATION),
+            ),
+            time_to_first_token: to.seconds(
+                "gen_ai_server_time_to_first_token",
+                "First request byte read to the first token's arrival in the front end, successful requests",
+                buckets!(Phase, TIME_TO_FIRST_TOKEN),
+            ),
+            time_per_output_token: to.seconds(
+                "gen_ai_server_time_per_output_token",
+                "Time per output token after the first, successful requests",
+                buckets!(Phase, TIME_PER_OUTPUT_TOKEN),
+            ),
+            all: to.all(),
             series: BTreeMap::new(),
             overflow: None,
             error_types: BTreeSet::new(),
             gen_ai: BTreeSet::new(),
-        };
-        plain(registry, "inferspan_requests", "HTTP requests that are over, by outcome", &this.requests);
-        plain(registry, "inferspan_generations", "Engine requests that are over, by finish reason", &this.generations);
-        plain(
-            registry,
-            "inferspan_requests_running",
-            "Engine requests in the running batch after the last step",
-            &this.running,
-        );
-        plain(registry, "inferspan_requests_waiting", "Engine requests queued after the last step", &this.waiting);
-        plain(
-            registry,
-            "inferspan_kv_cache_usage_ratio",
-            "Share of the KV cache in use after the last step, 0 to 1",
-            &this.kv_cache_usage,
-        );
-        plain(
-            registry,
-            "inferspan_preemptions",
-            "Engine requests put back into the queue for want of KV cache",
-            &this.preemptions,
-        );
-        plain(
-            registry,
-            "inferspan_prompt_tokens",
-            "Prompt tokens prefilled, cached ones included",
-            &this.prompt_tokens,
-        );
-        plain(
-            registry,
-            "inferspan_prompt_cached_tokens",
-            "Prompt tokens that came from the prefix cache",
-            &this.prompt_cached_tokens,
-        );
-        plain(registry, "inferspan_generation_tokens", "Tokens that reached the front end", &this.generation_tokens);
-        plain(registry, "inferspan_prefix_cache_queries", "Tokens looked up in the prefix cache", &this.prefix_queries);
-        plain(registry, "inferspan_prefix_cache_hits", "Tokens found in the prefix cache", &this.prefix_hits);
-        seconds(registry, "inferspan_request_parse", "Request complete to tokenisation start", &this.parse);
-        seconds(registry, "inferspan_request_tokenize", "Time in the tokenizer for the prompt", &this.tokenize);
-        seconds(registry, "inferspan_request_queue", "Queued to first scheduled, an engine request", &this.queue);
-        seconds(
-            registry,
-            "inferspan_request_prefill",
-            "First scheduled to first token, an engine request",
-            &this.prefill,
-        );
-        seconds(registry, "inferspan_request_decode", "First to last token, an engine request", &this.decode);
-        seconds(
-            registry,
-            "inferspan_request_inference",
-            "First scheduled to last token, an engine request",
-            &this.inference,
-        );
-        seconds(
-            registry,
-            "inferspan_request_detokenize",
-            "Time from token to text, all tokens of a request",
-            &this.detokenize,
-        );
-        seconds(
-            registry,
-            "inferspan_inter_token",
-            "Between tokens of a generation as they reach the front end",
-            &this.inter_token,
-        );
-        seconds(registry, "inferspan_engine_step", "One iteration of the engine", &this.engine_step);
-        seconds(
-            registry,
-            "gen_ai_server_request_duration",
-            "First request byte read to last response byte written",
-            &this.duration,
-        );
-        seconds(
-            registry,
-            "gen_ai_server_time_to_first_token",
-            "Request received to first token out, successful requests",
-            &this.time_to_first_token,
-        );
-        seconds(
-            registry,
-            "gen_ai_server_time_per_output_token",
-            "Time per output token after the first, successful requests",
-            &this.time_per_output_token,
-        );
-        this
+        }
     }
 
     /// Applies one update.
@@ -273,9 +245,10 @@ impl Families {
                 observe(&series.tokenize, tokenize, exemplar);
                 observe(&series.detokenize, detokenize, exemplar);
                 let gen_ai = vec![
+                    (SERVER, series.server.clone()),
                     ("gen_ai_operation_name", clean(operation)),
                     ("gen_ai_provider_name", clean(provider)),
-                    ("gen_ai_request_model", series.model.clone()),
+                    (GEN_AI_MODEL, series.model.clone()),
                 ];
                 let gen_ai = self.bounded_gen_ai(gen_ai);
                 let mut with_error = gen_ai.clone();
@@ -328,8 +301,37 @@ impl Families {
                     self.series(labels).engine_step.observe(*seconds);
                 }
             }
-            Metric::FirstToken { .. } | Metric::UsageDiffers { .. } | Metric::ModelKnown { .. } => {}
+            Metric::FirstToken { labels, ttft_engine, trace_id, span_id } => {
+                let exemplar = Exemplar { trace_id: *trace_id, span_id: *span_id };
+                observe(&self.series(labels).ttft_engine, Some(*ttft_engine), exemplar);
+            }
+            Metric::UsageDiffers { labels } => {
+                self.series(labels).usage_differs.inc();
+            }
+            Metric::ModelKnown { server, model } => self.rename(server, model),
         }
+    }
+
+    /// Gives what `server` counted before its model's name was known to `model`.
+    fn rename(&mut self, server: &str, model: &str) {
+        if model.is_empty() || model == UNKNOWN {
+            return;
+        }
+        // The handles lie in the families; who asks for the new name next gets the old series' own.
+        self.series.retain(|labels, _| &*labels.server != server || !is_unknown(&labels.model));
+        let (server, model) = (clean(server), clean(model));
+        let renamed = |labels: &LabelPairs| -> Option<LabelPairs> {
+            let is_here = labels.iter().any(|(key, value)| *key == SERVER && *value == server);
+            let at = labels.iter().position(|(key, value)| matches!(*key, MODEL | GEN_AI_MODEL) && value == UNKNOWN)?;
+            let mut labels = labels.clone();
+            labels[at].1.clone_from(&model);
+            is_here.then_some(labels)
+        };
+        for family in &self.all {
+            family.rename(&renamed);
+        }
+        self.gen_ai =
+            std::mem::take(&mut self.gen_ai).into_iter().map(|labels| renamed(&labels).unwrap_or(labels)).collect();
     }
 
     /// The handles of `labels`, or of the overflow when there are too many.
@@ -338,48 +340,16 @@ impl Families {
             return Arc::clone(series);
         }
         if self.series.len() < MAX_SERIES {
-            let model = if labels.model.is_empty() { "unknown".to_owned() } else { clean(&labels.model) };
-            let series = Arc::new(self.make(model, &labels.engine.to_string()));
+            let model = if is_unknown(&labels.model) { UNKNOWN.to_owned() } else { clean(&labels.model) };
+            let series = Arc::new(Series::of(self, clean(&labels.server), model, &labels.engine.to_string()));
             self.series.insert(labels.clone(), Arc::clone(&series));
             return series;
         }
         if let Some(overflow) = &self.overflow {
             return Arc::clone(overflow);
         }
-        let series = Arc::new(self.make(OTHER.to_owned(), OTHER));
+        let series = Arc::new(Series::of(self, OTHER.to_owned(), OTHER.to_owned(), OTHER));
         Arc::clone(self.overflow.insert(series))
-    }
-
-    fn make(&self, model: String, engine: &str) -> Series {
-        let pair = || -> LabelPairs { vec![("model", model.clone()), ("engine", engine.to_owned())] };
-        let with = |key, value: &str| {
-            let mut labels = pair();
-            labels.push((key, value.to_owned()));
-            labels
-        };
-        Series {
-            requests: OUTCOMES.map(|outcome| self.requests.series(with("outcome", outcome.name()))),
-            generations: FINISH_REASONS.map(|reason| self.generations.series(with("finish_reason", reason.name()))),
-            running: self.running.series(pair()),
-            waiting: self.waiting.series(pair()),
-            kv_cache_usage: self.kv_cache_usage.series(pair()),
-            preemptions: self.preemptions.series(pair()),
-            prompt_tokens: self.prompt_tokens.series(pair()),
-            prompt_cached_tokens: self.prompt_cached_tokens.series(pair()),
-            generation_tokens: self.generation_tokens.series(pair()),
-            prefix_queries: self.prefix_queries.series(pair()),
-            prefix_hits: self.prefix_hits.series(pair()),
-            parse: self.parse.series(pair()),
-            tokenize: self.tokenize.series(pair()),
-            queue: self.queue.series(pair()),
-            prefill: self.prefill.series(pair()),
-            decode: self.decode.series(pair()),
-            inference: self.inference.series(pair()),
-            detokenize: self.detokenize.series(pair()),
-            inter_token: self.inter_token.series(pair()),
-            engine_step: self.engine_step.series(pair()),
-            model,
-        }
     }
 
     fn bounded_error_type(&mut self, error_type: &str) -> String {
@@ -401,20 +371,6 @@ impl Families {
     }
 }
 
-fn plain<M>(registry: &mut Registry, name: &str, help: &str, family: &Family<M>)
-where
-    M: Clone + EncodeMetric + TypedMetric + std::fmt::Debug + Send + Sync + 'static,
-{
-    registry.register(name, help, family.clone());
-}
-
-fn seconds<M>(registry: &mut Registry, name: &str, help: &str, family: &Family<M>)
-where
-    M: Clone + EncodeMetric + TypedMetric + std::fmt::Debug + Send + Sync + 'static,
-{
-    registry.register_with_unit(name, help, Unit::Seconds, family.clone());
-}
-
 fn observe(histogram: &Phase, value: Option<f64>, exemplar: Exemplar) {
     if let Some(value) = value.filter(|value| is_observable(*value)) {
         histogram.observe(value, Some(exemplar), None);
@@ -428,4 +384,120 @@ fn is_observable(value: f64) -> bool {
 
 fn clean(text: &str) -> String {
     sanitise(text, MAX_LABEL).into_owned()
+}
+
+fn is_unknown(model: &str) -> bool {
+    model.is_empty() || model == UNKNOWN
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+    use crate::output::{SpanId, TraceId};
+
+    fn labels(server: &str, model: &str) -> Labels {
+        Labels { server: server.into(), model: model.into(), engine: 0 }
+    }
+
+    fn request(labels: Labels) -> Metric {
+        Metric::Request {
+            labels,
+            outcome: Outcome::Stop,
+            operation: "chat",
+            provider: "vllm".into(),
+            error_type: None,
+            trace_id: TraceId([1; 16]),
+            span_id: SpanId([2; 8]),
+            seconds: RequestSeconds { ttft: Some(0.1), e2e: Some(1.0), ..RequestSeconds::default() },
+            time_per_output_token: Some(0.01),
+        }
+    }
+
+    fn after(metrics: &[Metric]) -> String {
+        let mut registry = Registry::default();
+        let mut families = Families::register(&mut registry);
+        for metric in metrics {
+            families.apply(metric);
+        }
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn what_was_counted_before_the_name_was_known_goes_over_to_it() {
+        let known = Metric::ModelKnown { server: "a".into(), model: "m".into() };
+        let early = [
+            request(labels("a", "unknown")),
+            Metric::Step { labels: labels("a", ""), seconds: 0.01 },
+            request(labels("b", "unknown")),
+            known,
+            request(labels("a", "m")),
+            Metric::Step { labels: labels("a", "m"), seconds: 0.01 },
+        ];
+        let text = after(&early);
+        assert!(
+            !text.lines().any(|line| line.contains(r#"server="a""#) && line.contains(r#"model="unknown""#)),
+            "{text}"
+        );
+        for line in [
+            r#"inferspan_requests_total{server="a",model="m",engine="0",outcome="stop"} 2"#,
+            r#"inferspan_engine_step_seconds_count{server="a",model="m",engine="0"} 2"#,
+            r#"gen_ai_server_request_duration_seconds_count{server="a",gen_ai_operation_name="chat",gen_ai_provider_name="vllm",gen_ai_request_model="m"} 2"#,
+            r#"inferspan_requests_total{server="b",model="unknown",engine="0",outcome="stop"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn counts_are_added_where_the_name_was_there_already() {
+        let metrics = [
+            request(labels("a", "m")),
+            request(labels("a", "unknown")),
+            Metric::ModelKnown { server: "a".into(), model: "m".into() },
+            request(labels("a", "m")),
+        ];
+        let text = after(&metrics);
+        assert!(text.contains(r#"inferspan_requests_total{server="a",model="m",engine="0",outcome="stop"} 3"#));
+        assert!(!text.contains(r#"inferspan_requests_total{server="a",model="unknown""#));
+        // Two histograms cannot be added; none of their observations is lost.
+        let counted = |model: &str| {
+            let model = format!(r#"gen_ai_request_model="{model}"}} "#);
+            let line = text.lines().find(|line| line.contains("duration_seconds_count") && line.contains(&model));
+            line.unwrap().rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!((&*counted("m"), &*counted("unknown")), ("2", "1"));
+    }
+
+    #[test]
+    fn two_servers_of_one_model_have_gauges_of_their_own() {
+        let scheduler = |server, running| Metric::Scheduler {
+            labels: labels(server, "m"),
+            running,
+            waiting: 0,
+            kv_cache_usage: 0.0,
+            prefix_queries: 0,
+            prefix_hits: 0,
+        };
+        let text = after(&[scheduler("a", 3), scheduler("b", 5)]);
+        assert!(text.contains(r#"inferspan_requests_running{server="a",model="m",engine="0"} 3"#));
+        assert!(text.contains(r#"inferspan_requests_running{server="b",model="m",engine="0"} 5"#));
+    }
+
+    #[test]
+    fn first_tokens_and_contradicted_usage_are_counted() {
+        let first = Metric::FirstToken {
+            labels: labels("a", "m"),
+            ttft_engine: 0.055,
+            trace_id: TraceId([1; 16]),
+            span_id: SpanId([2; 8]),
+        };
+        let text = after(&[first, Metric::UsageDiffers { labels: labels("a", "m") }]);
+        let bucket = r#"inferspan_request_ttft_engine_seconds_bucket{le="0.06",server="a",model="m",engine="0"} 1 # {trace_id="01"#;
+        assert!(text.contains(bucket), "{text}");
+        assert!(text.contains(r#"inferspan_usage_differs_total{server="a",model="m",engine="0"} 1"#));
+    }
 }

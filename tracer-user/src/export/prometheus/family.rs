@@ -8,6 +8,10 @@ use std::sync::Arc;
 use std::sync::{PoisonError, RwLock};
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// One series' labels, in the order they are shown.
@@ -36,6 +40,60 @@ impl<M: Clone> Family<M> {
     pub fn series(&self, labels: LabelPairs) -> M {
         let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
         series.entry(labels).or_insert_with(self.new).clone()
+    }
+}
+
+/// A metric that may have to take over what another one of its family counted.
+pub trait Join {
+    /// Adds `other`'s to its own; `false` when that cannot be done.
+    fn join(&self, other: &Self) -> bool;
+}
+
+impl Join for Counter {
+    fn join(&self, other: &Self) -> bool {
+        self.inc_by(other.get());
+        true
+    }
+}
+
+impl<N, A> Join for Gauge<N, A> {
+    /// The one with the name is the one that moved last.
+    fn join(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Join for Histogram {
+    /// The library gives no buckets out.
+    fn join(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl<S> Join for HistogramWithExemplars<S> {
+    fn join(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl<M: Join> Family<M> {
+    /// Gives every series for which `renamed` has new labels these; one that meets another there is joined with it, or stays
+    /// where it is when that cannot be done: nothing counted is lost.
+    pub fn rename(&self, renamed: impl Fn(&LabelPairs) -> Option<LabelPairs>) {
+        let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let moves: Vec<_> = series.keys().filter_map(|from| Some((from.clone(), renamed(from)?))).collect();
+        for (from, to) in moves {
+            let Some(metric) = series.remove(&from) else { continue };
+            match series.get(&to) {
+                None => {
+                    series.insert(to, metric);
+                }
+                Some(there) if there.join(&metric) => {}
+                Some(_) => {
+                    series.insert(from, metric);
+                }
+            }
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub mod buckets;
 pub mod families;
 pub mod family;
 pub mod own;
+mod register;
+mod series;
 pub mod server;
 pub mod text;
 

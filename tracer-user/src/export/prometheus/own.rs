@@ -12,6 +12,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
 
 use crate::input::LossStage;
+use crate::sample::LeftOut;
 use crate::telemetry::{LEVEL, Telemetry};
 
 /// Reads [`Telemetry`] and `/proc/self`.
@@ -53,6 +54,18 @@ impl Collector for Own {
             ("trace_limit", read(&own.spans_dropped_limit)),
         ];
         counters(&mut encoder, name, help, "reason", &reasons)?;
+
+        let name = "inferspan_traces_left_out";
+        let help =
+            "Requests and engine steps that were not exported as traces because sampling left them out, by reason";
+        let reasons = LeftOut::ALL.map(|why| (why.name(), own.left_out(why)));
+        counters(&mut encoder, name, help, "reason", &reasons)?;
+
+        let name = "inferspan_engine_steps_missed";
+        let help = "Engine steps that exported requests link to and that were not at hand";
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter(&read(&own.steps_missed), NO_EXEMPLAR)?;
 
         let name = "inferspan_access_records_dropped";
         let help = "Access log records that were not written, by reason";

@@ -92,10 +92,29 @@ impl io::Write for Stdout {
     }
 }
 
+/// Whether requests of more than one server were seen: with one, its name on every line says nothing.
+#[derive(Debug, Default)]
+pub struct Servers {
+    first: Option<String>,
+    several: bool,
+}
+
+impl Servers {
+    /// A request of `server` came.
+    pub fn are_several(&mut self, server: &str) -> bool {
+        let first = self.first.get_or_insert_with(|| server.to_owned());
+        self.several |= first != server;
+        self.several
+    }
+}
+
 /// Appends the line of `record` (without the line end).
-pub fn write_line(record: &AccessRecord, style: Style, line: &mut Vec<u8>) -> io::Result<()> {
+pub fn write_line(record: &AccessRecord, shows_server: bool, style: Style, line: &mut Vec<u8>) -> io::Result<()> {
     let time = record.time.get(11..23).unwrap_or(&record.time);
     write!(line, "{} ", style.paint(2, &sanitise(time, 12)))?;
+    if shows_server {
+        write!(line, "{:<20} ", sanitise(&record.server, 40))?;
+    }
     match record.status {
         Some(status) => write!(line, "{status} ")?,
         None => write!(line, "--- ")?,
@@ -170,7 +189,7 @@ mod tests {
 
     fn line(record: &AccessRecord, style: Style) -> String {
         let mut line = Vec::new();
-        write_line(record, style, &mut line).unwrap();
+        write_line(record, false, style, &mut line).unwrap();
         String::from_utf8(line).unwrap()
     }
 
@@ -184,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn the_server_is_named_once_there_are_several() {
+        let mut servers = Servers::default();
+        assert!(!servers.are_several("vllm-42"));
+        assert!(!servers.are_several("vllm-42"));
+        assert!(servers.are_several("vllm-43"));
+        assert!(servers.are_several("vllm-42"));
+        let mut line = Vec::new();
+        write_line(&record(), true, PLAIN, &mut line).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(line.starts_with("03:52:11.123 vllm-42              200 length "), "{line}");
+    }
+
+    #[test]
     fn what_the_target_controls_cannot_reach_the_terminal_raw() {
         let hostile = "\x1b]0;owned\x07\u{202e}\n";
         let record = AccessRecord {
@@ -191,9 +223,12 @@ mod tests {
             model: Some(hostile.into()),
             incomplete: Some(hostile.into()),
             time: hostile.into(),
+            server: hostile.into(),
             ..record()
         };
-        let line = line(&record, PLAIN);
+        let mut line = Vec::new();
+        write_line(&record, true, PLAIN, &mut line).unwrap();
+        let line = String::from_utf8(line).unwrap();
         assert!(!line.chars().any(crate::export::sanitise::is_unsafe), "{line:?}");
     }
 

@@ -1,0 +1,295 @@
+//! Which engine steps are exported.
+//!
+//! A server makes hundreds of steps a second and its requests link to a dozen each, so a step is exported when an exported
+//! request links to it. A step is usually over before the requests that link to it, so the last [`KEPT`] are kept, compactly; the
+//! last step of a request may come after it, so the last [`WANTED`] links that found no step are kept as well. Besides, a step
+//! that took [`OUTLIER`] times the median of its engine's recent ones, and is among the slowest, goes out by itself: a few a minute.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::policy::EngineSteps;
+use super::window::Window;
+use crate::output::{EngineStep, SpanId, Trace};
+
+/// Steps that are kept for requests to come: at 100 steps a second, five minutes.
+const KEPT: usize = 32_768;
+/// Links to steps that were not seen yet.
+const WANTED: usize = 4096;
+/// An outlier takes this many times the median …
+const OUTLIER: u64 = 3;
+/// … of this many steps before it (no outlier without as many) …
+const RECENT: usize = 128;
+/// … is among this share of the slowest of the last minutes …
+const SLOWEST: f64 = 0.01;
+/// … and one of so many a minute, an engine.
+const OUTLIERS_A_MINUTE: u32 = 6;
+const MINUTE_NS: u64 = 60_000_000_000;
+/// Engines whose outliers are looked for; those of one host are few.
+const ENGINES: usize = 64;
+
+#[derive(Debug)]
+pub struct Steps {
+    mode: EngineSteps,
+    wants_outliers: bool,
+    /// Oldest first; `None`: exported.
+    kept: VecDeque<(SpanId, Option<Box<EngineStep>>)>,
+    /// How many steps left `kept` at its front: what `places` count from.
+    gone: u64,
+    places: HashMap<SpanId, u64>,
+    wanted: HashMap<SpanId, u64>,
+    /// Oldest first; an entry whose number is not the one in `wanted` was found since.
+    wanted_order: VecDeque<(SpanId, u64)>,
+    next_wanted: u64,
+    engines: BTreeMap<(u32, u64, u32), Engine>,
+}
+
+impl Steps {
+    pub fn new(mode: EngineSteps, wants_outliers: bool) -> Self {
+        Self {
+            mode,
+            wants_outliers,
+            kept: VecDeque::new(),
+            gone: 0,
+            places: HashMap::new(),
+            wanted: HashMap::new(),
+            wanted_order: VecDeque::new(),
+            next_wanted: 0,
+            engines: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a step: the step back when it is exported now, and how many were left out for good by this.
+    pub fn push(&mut self, step: Box<EngineStep>) -> (Option<Box<EngineStep>>, u64) {
+        match self.mode {
+            EngineSteps::Off => return (None, 1),
+            EngineSteps::All => return (Some(step), 0),
+            EngineSteps::Linked => {}
+        }
+        let id = step.span_id;
+        let is_outlier = self.wants_outliers && self.is_outlier(&step);
+        let (now, later) =
+            if self.wanted.remove(&id).is_some() || is_outlier { (Some(step), None) } else { (None, Some(step)) };
+        let mut left_out = 0;
+        if self.kept.len() == KEPT
+            && let Some((oldest, step)) = self.kept.pop_front()
+        {
+            if self.places.get(&oldest) == Some(&self.gone) {
+                self.places.remove(&oldest);
+            }
+            self.gone += 1;
+            left_out = u64::from(step.is_some());
+        }
+        self.places.insert(id, self.gone + self.kept.len() as u64);
+        self.kept.push_back((id, later));
+        (now, left_out)
+    }
+
+    /// Appends the steps that an exported request links to and that were not exported before; how many links are given up.
+    pub fn link(&mut self, trace: &Trace, out: &mut Vec<Box<EngineStep>>) -> u64 {
+        if self.mode != EngineSteps::Linked {
+            return 0;
+        }
+        let mut missed = 0;
+        for link in trace.spans.iter().flat_map(|span| &span.links) {
+            let place = self.places.get(&link.span_id).and_then(|place| usize::try_from(place - self.gone).ok());
+            match place.and_then(|place| self.kept.get_mut(place)) {
+                Some((_, step)) => out.extend(step.take()),
+                None => missed += self.want(link.span_id),
+            }
+        }
+        missed
+    }
+
+    /// Looks out for a step; how many were given up for it.
+    fn want(&mut self, id: SpanId) -> u64 {
+        if self.wanted.contains_key(&id) {
+            return 0;
+        }
+        let mut missed = 0;
+        if self.wanted_order.len() == WANTED
+            && let Some((oldest, number)) = self.wanted_order.pop_front()
+            && self.wanted.get(&oldest) == Some(&number)
+        {
+            self.wanted.remove(&oldest);
+            missed = 1;
+        }
+        self.wanted.insert(id, self.next_wanted);
+        self.wanted_order.push_back((id, self.next_wanted));
+        self.next_wanted += 1;
+        missed
+    }
+
+    fn is_outlier(&mut self, step: &EngineStep) -> bool {
+        let key = (step.server.pid, step.server.start_ticks, step.engine);
+        if self.engines.len() >= ENGINES && !self.engines.contains_key(&key) {
+            return false;
+        }
+        self.engines.entry(key).or_default().is_outlier(step)
+    }
+
+    /// The end: how many steps were never exported, and how many links were never met.
+    pub fn finish(self) -> (u64, u64) {
+        (self.kept.iter().filter(|(_, step)| step.is_some()).count() as u64, self.wanted.len() as u64)
+    }
+}
+
+/// Recent steps of one engine.
+#[derive(Debug, Default)]
+struct Engine {
+    slowest: Window,
+    recent: VecDeque<u64>,
+    /// Of `recent`, made anew when a quarter of it is.
+    median: Option<u64>,
+    since: usize,
+    minute: u64,
+    in_minute: u32,
+}
+
+impl Engine {
+    fn is_outlier(&mut self, step: &EngineStep) -> bool {
+        let took = step.end_ns.saturating_sub(step.start_ns);
+        let is_among_slowest = self.slowest.add(step.end_ns, took as f64 / 1e9, SLOWEST);
+        let is_long = self.median.is_some_and(|median| took > median.saturating_mul(OUTLIER));
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(took);
+        self.since += 1;
+        if self.recent.len() == RECENT && self.since >= RECENT / 4 {
+            let mut sorted: Vec<u64> = self.recent.iter().copied().collect();
+            self.median = Some(*sorted.select_nth_unstable(RECENT / 2).1);
+            self.since = 0;
+        }
+        if !(is_among_slowest && is_long) {
+            return false;
+        }
+        let minute = step.end_ns / MINUTE_NS;
+        if minute != self.minute {
+            (self.minute, self.in_minute) = (minute, 0);
+        }
+        self.in_minute += 1;
+        self.in_minute <= OUTLIERS_A_MINUTE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::output::{Merit, Service, Span, SpanKind, SpanLink, SpanStatus, TraceId};
+
+    const MS: u64 = 1_000_000;
+
+    fn id(n: u64) -> SpanId {
+        SpanId((n + 1).to_be_bytes())
+    }
+
+    #[expect(clippy::unnecessary_box_returns, reason = "steps come boxed")]
+    fn step(n: u64, ms: u64) -> Box<EngineStep> {
+        Box::new(EngineStep {
+            server: Arc::default(),
+            trace_id: TraceId(u128::from(n + 1).to_be_bytes()),
+            span_id: id(n),
+            engine: 0,
+            start_ns: n * 10 * MS,
+            end_ns: (n * 10 + ms) * MS,
+            requests: 1,
+            tokens: 1,
+            prefills: 0,
+            stats: None,
+        })
+    }
+
+    /// A request that links to these steps.
+    fn request(steps: &[u64]) -> Trace {
+        let links = steps.iter().map(|&n| SpanLink {
+            trace_id: TraceId(u128::from(n + 1).to_be_bytes()),
+            span_id: id(n),
+            attributes: vec![],
+        });
+        let span = Span {
+            trace_id: TraceId([9; 16]),
+            span_id: SpanId([9; 8]),
+            parent: None,
+            parent_is_remote: false,
+            trace_state: None,
+            name: "decode_step",
+            kind: SpanKind::Internal,
+            start_ns: 0,
+            end_ns: 1,
+            status: SpanStatus::Unset,
+            attributes: vec![],
+            events: vec![],
+            links: links.collect(),
+        };
+        Trace { server: Arc::default(), service: Service::Requests, spans: vec![span], merit: Merit::default() }
+    }
+
+    fn linked(steps: &mut Steps, to: &[u64]) -> Vec<SpanId> {
+        let mut out = Vec::new();
+        assert_eq!(steps.link(&request(to), &mut out), 0);
+        out.iter().map(|step| step.span_id).collect()
+    }
+
+    #[test]
+    fn only_steps_that_a_request_links_to_go_out_and_each_once() {
+        let mut steps = Steps::new(EngineSteps::Linked, true);
+        for n in 0..10 {
+            assert_eq!(steps.push(step(n, 5)), (None, 0));
+        }
+        assert_eq!(linked(&mut steps, &[2, 5]), [id(2), id(5)]);
+        assert_eq!(linked(&mut steps, &[5, 6, 6]), [id(6)]);
+        assert_eq!(steps.finish(), (7, 0));
+    }
+
+    #[test]
+    fn a_step_that_ends_after_its_request_goes_out_when_it_comes() {
+        let mut steps = Steps::new(EngineSteps::Linked, true);
+        assert_eq!(linked(&mut steps, &[1]), []);
+        assert_eq!(linked(&mut steps, &[1, 3]), []);
+        assert_eq!(steps.push(step(0, 5)).0, None);
+        assert_eq!(steps.push(step(1, 5)).0.unwrap().span_id, id(1));
+        assert_eq!(linked(&mut steps, &[1]), [], "once");
+        assert_eq!(steps.finish(), (1, 1), "the third never came");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_falls_out_is_counted() {
+        let mut steps = Steps::new(EngineSteps::Linked, true);
+        let count = KEPT as u64 + 100;
+        let left_out: u64 = (0..count).map(|n| steps.push(step(n, 5)).1).sum();
+        assert_eq!((left_out, steps.kept.len(), steps.places.len()), (100, KEPT, KEPT));
+        assert_eq!(linked(&mut steps, &[count - 1, 100]), [id(count - 1), id(100)]);
+        let mut out = Vec::new();
+        let missed: u64 = (0..WANTED as u64 + 7).map(|n| steps.link(&request(&[1_000_000 + n]), &mut out)).sum();
+        assert_eq!((missed, steps.wanted.len(), steps.wanted_order.len()), (7, WANTED, WANTED));
+        assert_eq!(steps.finish(), (KEPT as u64 - 2, WANTED as u64));
+    }
+
+    #[test]
+    fn a_few_outliers_go_out_by_themselves() {
+        let mut steps = Steps::new(EngineSteps::Linked, true);
+        for n in 0..2000 {
+            assert_eq!(steps.push(step(n, 5)).0, None, "{n}");
+        }
+        assert!(steps.push(step(2000, 14)).0.is_none(), "not three times the median");
+        assert!(steps.push(step(2001, 50)).0.is_some());
+        let burst = (0..40).filter(|n| steps.push(step(2002 + n, 60 + n)).0.is_some()).count();
+        assert!(burst < OUTLIERS_A_MINUTE as usize, "{burst}");
+        let mut none = Steps::new(EngineSteps::Linked, false);
+        assert!((0..3000).all(|n| none.push(step(n, if n == 2500 { 500 } else { 5 })).0.is_none()));
+    }
+
+    #[test]
+    fn off_exports_none_and_all_every_one() {
+        let mut off = Steps::new(EngineSteps::Off, true);
+        assert_eq!(off.push(step(1, 5)), (None, 1));
+        assert_eq!(linked(&mut off, &[1]), []);
+        assert_eq!(off.finish(), (0, 0));
+        let mut all = Steps::new(EngineSteps::All, true);
+        assert!(all.push(step(1, 5)).0.is_some());
+        assert_eq!(linked(&mut all, &[1]), []);
+        assert_eq!(all.finish(), (0, 0));
+    }
+}
