@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod demo_engine;
+pub mod folder;
 pub mod jaeger;
 pub mod judge;
 pub mod live;

@@ -55,6 +55,15 @@ impl Installed {
 impl Vllm {
     /// Starts a server with these further arguments and waits until it answers.
     pub fn start(installed: &Installed, arguments: &[&str]) -> io::Result<Self> {
+        Self::start_with(installed, arguments, &[])
+    }
+
+    /// And with these further variables. What comes later on the command line or in the environment counts.
+    pub fn start_with(
+        installed: &Installed,
+        arguments: &[&str],
+        environment: &[(&'static str, &str)],
+    ) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let log = std::env::temp_dir().join(format!("inferspan-vllm-{}-{port}.log", std::process::id()));
         let output = File::create(&log)?;
@@ -66,6 +75,7 @@ impl Vllm {
             .args(arguments)
             .envs([("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "1"), ("VLLM_CPU_KVCACHE_SPACE", "1")])
             .envs([("VLLM_NO_USAGE_STATS", "1"), ("DO_NOT_TRACK", "1")])
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -104,6 +114,11 @@ impl Vllm {
         let lines: Vec<&str> = log.lines().collect();
         let end = lines[lines.len().saturating_sub(40)..].join("\n");
         io::Error::other(format!("{what}; the end of {}:\n{end}", self.log.display()))
+    }
+
+    /// What the server said so far.
+    pub fn log(&self) -> io::Result<String> {
+        fs::read_to_string(&self.log)
     }
 
     pub fn target(&self) -> Target {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use inferspan_tests::folder::Folder;
 use inferspan_tests::judge::{Expect, Plan, at_rest, under_load};
 use inferspan_tests::traffic::{Kind, Load, Until};
 use inferspan_tests::vllm::{Installed, Vllm};
@@ -29,7 +30,7 @@ fn every_number_and_every_tree_of_a_real_server_is_right() {
     let warmed = warm.run().unwrap();
     eprintln!("warm after {:.1} s", warmed.elapsed);
 
-    let folder = std::env::temp_dir().join(format!("inferspan-test-vllm-{}", std::process::id()));
+    let folder = Folder::new("vllm").unwrap();
     let plan = Plan {
         kinds,
         until: Until::Elapsed(Duration::from_secs(25)),
@@ -37,13 +38,11 @@ fn every_number_and_every_tree_of_a_real_server_is_right() {
         seed: 11,
         expect: Expect { tokenizer: true, since: 0.0 },
     };
-    let rest = at_rest(&target, &plan, &folder.join("at-rest")).unwrap();
+    let rest = at_rest(&target, &plan, &folder.path().join("at-rest")).unwrap();
     let plan = Plan { until: Until::Elapsed(Duration::from_secs(12)), ..plan };
-    let late = under_load(&target, &plan, &folder.join("under-load")).unwrap();
+    let late = under_load(&target, &plan, &folder.path().join("under-load")).unwrap();
     for table in &rest.tables {
         eprintln!("{table}");
     }
     inferspan_tests::judge::verdict(&[rest.faults, late.faults].concat());
-    // Kept when something is wrong.
-    let _ = std::fs::remove_dir_all(folder);
 }

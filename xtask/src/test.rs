@@ -6,6 +6,7 @@
 //! machine's probes and ports, so they run one at a time; unit tests run in parallel.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -21,6 +22,9 @@ pub struct Arguments {
     /// Leave out what needs the real vLLM (which needs 6 GB of disk and a minute for a start)
     #[arg(long)]
     quick: bool,
+    /// Keep what the tests against real servers write (logs, pages, what differs) in this folder, whether they fail or not
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
     /// Run only tests whose name holds this, or those of tests/tests/FILTER.rs
     filter: Option<String>,
 }
@@ -38,20 +42,27 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         environment.push(("INFERSPAN_VLLM_MODEL", vllm.model));
     }
     environment.push(("INFERSPAN_BIN", build::inferspan()?));
+    if let Some(folder) = &arguments.keep {
+        // Cargo runs each test in its own crate's folder.
+        let folder = std::path::absolute(folder).with_context(|| format!("no path: {}", folder.display()))?;
+        environment.push(("INFERSPAN_KEEP", folder));
+    }
     if !shell::is_root() {
         eprintln!(
             "xtask: not root: tests that load eBPF programs will be skipped; `sudo -E env PATH=$PATH cargo xtask test` runs them"
         );
     }
 
-    let file = arguments.filter.as_ref().filter(|name| shell::root().join(format!("tests/tests/{name}.rs")).is_file());
+    // `vllm-scale` is easier to type than `vllm_scale`, and no test has a dash in its name.
+    let filter = arguments.filter.as_ref().map(|filter| filter.replace('-', "_"));
+    let file = filter.as_ref().filter(|name| shell::root().join(format!("tests/tests/{name}.rs")).is_file());
     let mut total = Counts::default();
     let mut complete = true;
     let mut run = |cargo_arguments: &[&str], test_arguments: &[&str]| -> Result<()> {
         let mut command = shell::cargo();
         command.current_dir(shell::root()).args(["test", "--locked", "--no-fail-fast"]).args(cargo_arguments);
         if file.is_none() {
-            command.args(arguments.filter.as_deref());
+            command.args(filter.as_deref());
         }
         command.arg("--").args(test_arguments);
         // Variables of a name that is not set here would make `--quick` not leave out anything.

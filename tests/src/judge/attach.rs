@@ -51,6 +51,13 @@ pub struct Finished {
 impl Attach {
     /// Attaches to `pid` and waits for the word that it is done. What it writes goes to `folder`.
     pub fn start(pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
+        let traces = folder.join("traces.jsonl");
+        let traces = ["--traces-out", traces.to_str().ok_or_else(|| io::Error::other("a folder without a name"))?];
+        Self::start_without_traces(pid, folder, &[&traces, arguments].concat())
+    }
+
+    /// The same, with metrics and the access log only, as a server that is watched all the time is.
+    pub fn start_without_traces(pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let metrics = format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
         let start = Instant::now();
@@ -58,8 +65,6 @@ impl Attach {
             .args(["attach", "-p", &pid.to_string(), "--metrics", &metrics])
             .arg("--access-log")
             .arg(folder.join("access.jsonl"))
-            .arg("--traces-out")
-            .arg(folder.join("traces.jsonl"))
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(fs::File::create(folder.join("stdout.txt"))?)
@@ -100,11 +105,14 @@ impl Attach {
         Err(io::Error::other(format!("inferspan attach did not say `inferspan: attached` ({status}):\n{seen}")))
     }
 
+    /// The text of the tracer's own `/metrics`.
+    pub fn metrics_text(&self) -> io::Result<String> {
+        Ok(Client::new(&format!("http://{}", self.metrics)).get("/metrics")?.body)
+    }
+
     /// The tracer's own `/metrics`, once nothing moves in it any more.
     pub fn metrics(&self) -> io::Result<Page> {
-        let read = || -> io::Result<Page> {
-            Ok(Page::parse(&Client::new(&format!("http://{}", self.metrics)).get("/metrics")?.body))
-        };
+        let read = || -> io::Result<Page> { Ok(Page::parse(&self.metrics_text()?)) };
         // What is in flight between the server's last byte and the page is bounded by a second or two.
         let mut before = read()?;
         for _ in 0..10 {
@@ -154,7 +162,8 @@ impl Attach {
             .lines()
             .map(|line| serde_json::from_str(line).map_err(|error| io::Error::other(format!("{error}: {line}"))))
             .collect::<io::Result<_>>()?;
-        let traces = Traces::read(&self.folder.join("traces.jsonl"))?;
+        let traces = self.folder.join("traces.jsonl");
+        let traces = if traces.exists() { Traces::read(&traces)? } else { Traces::default() };
         Ok(Finished { access, traces, stderr })
     }
 }

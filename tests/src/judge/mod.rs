@@ -7,6 +7,7 @@ mod access;
 mod attach;
 mod page;
 mod run;
+mod scale;
 mod spans;
 mod table;
 
@@ -17,6 +18,7 @@ pub use access::{Expect, check as check_access};
 pub use attach::{Attach, Finished, binary};
 pub use page::Page;
 pub use run::{Plan, Report, at_rest, under_load};
+pub use scale::{Crowd, crowded};
 pub use spans::{Traces, check as check_traces};
 pub use table::{Table, compare, compare_ttft};
 
@@ -33,9 +35,14 @@ pub struct Target {
 }
 
 impl Target {
+    /// The text of the server's own `/metrics`. With several API servers, any of them answers for all.
+    pub fn metrics_text(&self) -> std::io::Result<String> {
+        Ok(Client::new(&self.url).get("/metrics")?.body)
+    }
+
     /// The server's own `/metrics`.
     pub fn metrics(&self) -> std::io::Result<Page> {
-        Ok(Page::parse(&Client::new(&self.url).get("/metrics")?.body))
+        Ok(Page::parse(&self.metrics_text()?))
     }
 
     /// Waits until nothing runs, nothing waits and nothing is counted any more, then reads `/metrics`.

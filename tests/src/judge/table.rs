@@ -125,10 +125,13 @@ pub fn compare(server: &Page, tracer: &Page, access: &[Value], cancelled: usize)
 /// Time to first token, of a load where every HTTP request is one engine request that is not cancelled.
 pub fn compare_ttft(server: &Page, tracer: &Page) -> Table {
     let mut table = Table::default();
+    // The one that follows vLLM's own definition, where there is one.
+    let ours = ["inferspan_request_ttft_engine_seconds", "gen_ai_server_time_to_first_token_seconds"];
+    let ours = ours.into_iter().find(|name| tracer.has(&format!("{name}_count"))).unwrap_or(ours[1]);
     let both = |suffix: &str| {
         (
             server.sum(&format!("vllm:time_to_first_token_seconds_{suffix}"), ""),
-            tracer.sum(&format!("gen_ai_server_time_to_first_token_seconds_{suffix}"), ""),
+            tracer.sum(&format!("{ours}_{suffix}"), ""),
         )
     };
     let ((count, our_count), (sum, our_sum)) = (both("count"), both("sum"));
