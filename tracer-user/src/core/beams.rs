@@ -21,9 +21,7 @@ impl Core {
 
     /// Whether a generation and the beams below it are over.
     pub(super) fn is_settled(&self, key: u64) -> bool {
-        self.generations
-            .get(&key)
-            .is_none_or(|g| g.settled() && g.beams.as_ref().is_none_or(|beams| beams.open == 0))
+        self.generations.get(&key).is_none_or(|g| g.settled() && g.beams.as_ref().is_none_or(|beams| beams.open == 0))
     }
 
     /// The search is finished: later engine requests with its id are another one's.

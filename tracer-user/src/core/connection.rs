@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::decode::http::conversation::{Conversation, HttpEvent, Piece};
-use crate::decode::http::{may_start_request, starts_request, starts_response};
+use crate::decode::http::{Conversation, HttpEvent, Piece, may_start_request, starts_request, starts_response};
 use crate::decode::zmtp::{self, Message};
 use crate::input::{Direction, EventNanos};
 use crate::output::Speaks;
@@ -164,7 +163,8 @@ impl Connection {
     /// Bells of engine and worker carry nothing; they are not worth the kernel's time.
     fn listen_for_bells(&mut self, parsed: &mut Parsed) {
         let Some(bells) = &mut self.bells else { return };
-        let only = parsed.messages.iter().all(|m| matches!(m.parts.as_slice(), [part] if part.bytes.len() == 1 && !part.cut));
+        let only =
+            parsed.messages.iter().all(|m| matches!(m.parts.as_slice(), [part] if part.bytes.len() == 1 && !part.cut));
         if !only {
             self.bells = None;
             return;

@@ -215,7 +215,8 @@ impl Core {
         let process = connection.process;
         let present: std::collections::HashSet<&str> = present.iter().copied().collect();
         for generation in self.generations.values_mut() {
-            let its = generation.may_be_of(engine) && (generation.process == process || generation.process == 0 || process == 0);
+            let its = generation.may_be_of(engine)
+                && (generation.process == process || generation.process == 0 || process == 0);
             if its && !generation.settled() && !present.contains(&*generation.id) {
                 generation.lost = true;
             }

@@ -43,7 +43,8 @@ impl Core {
         let Some(exchange) = self.exchanges.get(&key) else { return };
         let Some((ended, ending)) = exchange.ending else { return };
         // From when it was known to be over: an end that was not seen is dated back.
-        let waited = self.now.saturating_sub(if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended });
+        let waited =
+            self.now.saturating_sub(if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended });
         let settled = exchange.generations.iter().all(|&g| self.is_settled(g));
         let claimed = !exchange.generations.is_empty()
             || exchange.status.is_some_and(|s| s >= 400)
@@ -124,7 +125,9 @@ impl Core {
                 continue;
             }
             let aborts = exchange.generations.iter().map(|g| self.generations.get(g).and_then(Generation::aborted));
-            let Some(aborted) = aborts.collect::<Option<Vec<_>>>().and_then(|at| at.into_iter().max()) else { continue };
+            let Some(aborted) = aborts.collect::<Option<Vec<_>>>().and_then(|at| at.into_iter().max()) else {
+                continue;
+            };
             let last = exchange.last_write.map_or(aborted, |at| at.max(aborted));
             if self.now.saturating_sub(last) >= quiet {
                 exchange.ending = Some((exchange.disconnected.unwrap_or(aborted), Ending::Cancelled));
@@ -142,7 +145,8 @@ impl Core {
             if self.now.saturating_sub(written) < OVERDUE || exchange.generations.is_empty() {
                 continue;
             }
-            let over = |g: &u64| self.generations.get(g).is_none_or(|g| g.settled() && last_sign(g) + OVERDUE <= self.now);
+            let over =
+                |g: &u64| self.generations.get(g).is_none_or(|g| g.settled() && last_sign(g) + OVERDUE <= self.now);
             if exchange.generations.iter().all(over) {
                 exchange.ending = Some((written, Ending::Unseen));
                 exchange.noticed = self.now;

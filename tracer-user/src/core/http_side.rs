@@ -6,8 +6,7 @@
 
 use super::Core;
 use super::connection::{Parsed, Slot};
-use crate::decode::http::RequestHead;
-use crate::decode::http::conversation::{HttpEvent, What};
+use crate::decode::http::{HttpEvent, RequestHead, What};
 use crate::decode::json::{RequestFields, ResponseFields};
 use crate::engine::ids;
 use crate::input::{Direction, End, EventNanos, LossStage};
@@ -28,6 +27,10 @@ impl Core {
     pub(super) fn http_event(&mut self, place: Place, event: HttpEvent, out: &mut Vec<Output>) {
         let HttpEvent { request, what } = event;
         let Place { at, end, .. } = place;
+        let request = match self.rebound {
+            Some((of, from, to)) if of == end && from == request && !matches!(what, What::EndUnseen) => to,
+            _ => request,
+        };
         match what {
             What::Started { place: nth } => {
                 if let Some(connection) = self.connections.get_mut(&end) {
@@ -46,9 +49,9 @@ impl Core {
                     exchange.response_head(at, status, stream);
                 }
             }
-            What::Chunk(fields) => self.response_fields(at, end, request, fields),
+            What::Chunk(fields) => self.response_fields(place, request, fields, out),
             What::DoneMark => {}
-            What::Complete(fields) => self.response_complete(at, end, request, fields),
+            What::Complete(fields) => self.response_complete(place, request, fields, out),
             What::EndUnseen => {
                 self.count_loss(LossStage::HttpEnd, 1, out);
                 if let Some(Slot::Exchange(key)) = self.take_slot(end, request) {
@@ -61,11 +64,12 @@ impl Core {
     }
 
     /// Events of bytes that were lost: what they touch is marked.
-    pub(super) fn http_lost(&mut self, end: End, events: &[HttpEvent]) {
+    pub(super) fn http_lost(&mut self, place: Place, events: Vec<HttpEvent>, out: &mut Vec<Output>) {
         for event in events {
-            if let Some(exchange) = self.exchange_at(end, event.request) {
+            if let Some(exchange) = self.exchange_at(place.end, event.request) {
                 exchange.lost = true;
             }
+            self.http_event(place, event, out);
         }
     }
 
@@ -114,16 +118,19 @@ impl Core {
         }
     }
 
-    fn response_fields(&mut self, at: EventNanos, end: End, request: u64, fields: ResponseFields) {
+    fn response_fields(&mut self, place: Place, request: u64, fields: ResponseFields, out: &mut Vec<Output>) {
+        let Place { at, end, .. } = place;
+        let request = self.rightful(place, request, &fields, out);
         let Some(key) = self.key_at(end, request) else { return };
-        let key = self.rightful(end, request, key, &fields);
         let Some(exchange) = self.exchanges.get_mut(&key) else { return };
         let writes = exchange.content_writes;
         let learned_id = exchange.chunk(at, fields);
         self.wrote(key, at, writes, learned_id);
     }
 
-    fn response_complete(&mut self, at: EventNanos, end: End, request: u64, fields: Option<ResponseFields>) {
+    fn response_complete(&mut self, place: Place, request: u64, fields: Option<ResponseFields>, out: &mut Vec<Output>) {
+        let Place { at, end, .. } = place;
+        let request = fields.as_ref().map_or(request, |fields| self.rightful(place, request, fields, out));
         let Some(slot) = self.take_slot(end, request) else { return };
         // The next one on the connection was waiting for this.
         let next = self.connections.get(&end).and_then(|connection| connection.slots.values().next().copied());
@@ -161,44 +168,42 @@ impl Core {
     }
 
     /// The response's id may prove that it answers a later request of the connection: the responses before it were lost whole,
-    /// and nothing in the framing says so.
-    fn rightful(&mut self, end: End, request: u64, key: u64, fields: &ResponseFields) -> u64 {
-        let Some(id) = fields.id.as_deref() else { return key };
-        let Some(exchange) = self.exchanges.get(&key).filter(|exchange| exchange.response_id.is_none()) else { return key };
+    /// and nothing in the framing says so. Returns whose it is.
+    fn rightful(&mut self, place: Place, request: u64, fields: &ResponseFields, out: &mut Vec<Output>) -> u64 {
+        let end = place.end;
+        let Some(id) = fields.id.as_deref() else { return request };
+        let Some(key) = self.key_at(end, request) else { return request };
+        let Some(exchange) = self.exchanges.get(&key).filter(|exchange| exchange.response_id.is_none()) else {
+            return request;
+        };
         if exchange.chosen_id().is_none_or(|chosen| chosen == id) {
-            return key;
+            return request;
         }
-        let Some(connection) = self.connections.get(&end) else { return key };
+        let Some(connection) = self.connections.get_mut(&end) else { return request };
+        let chose_it = |key: &u64| self.exchanges.get(key).is_some_and(|e| e.chosen_id().as_deref() == Some(id));
         let later = connection.slots.range(request + 1..).find_map(|(&ordinal, slot)| match slot {
-            Slot::Exchange(other) if self.exchanges.get(other).is_some_and(|e| e.chosen_id().as_deref() == Some(id)) => {
-                Some((ordinal, *other))
-            }
+            Slot::Exchange(other) if chose_it(other) => Some((ordinal, *other)),
             _ => None,
         });
-        let Some((ordinal, other)) = later else { return key };
-        let head = self.exchanges.get(&key).map(|e| (e.status, e.stream, e.last_write));
-        if let Some(connection) = self.connections.get_mut(&end) {
-            if let Some(conversation) = connection.conversation() {
-                conversation.rebind(request, ordinal);
-            }
-            let passed: Vec<u64> = connection.slots.range(..ordinal).map(|(&n, _)| n).collect();
-            let mut unseen = Vec::new();
-            for n in passed {
-                if let Some(Slot::Exchange(key)) = connection.slots.remove(&n) {
-                    unseen.push(key);
-                }
-            }
-            for key in unseen {
-                if let Some(exchange) = self.exchanges.get_mut(&key) {
-                    (exchange.status, exchange.stream) = (None, None);
-                }
-                self.unseen(key, self.now);
+        let Some((to, other)) = later else { return request };
+        let mut passed = Vec::new();
+        let is_rebound = connection
+            .conversation()
+            .is_some_and(|conversation| conversation.rebind(request, to, &mut |event| passed.push(event)));
+        if !is_rebound {
+            return request;
+        }
+        self.rebound = Some((end, request, to));
+        if let Some(exchange) = self.exchanges.get_mut(&key) {
+            let head = (exchange.status.take(), exchange.stream.take(), exchange.last_write.take());
+            if let Some(other) = self.exchanges.get_mut(&other) {
+                (other.status, other.stream, other.last_write) = head;
             }
         }
-        if let (Some(exchange), Some((status, stream, last_write))) = (self.exchanges.get_mut(&other), head) {
-            (exchange.status, exchange.stream, exchange.last_write) = (status, stream, last_write);
+        for event in passed {
+            self.http_event(place, event, out);
         }
-        other
+        to
     }
 
     /// The response's end was not seen, and later bytes show that it is over.
@@ -249,8 +254,8 @@ impl Core {
         self.held -= connection.held_bytes();
         let mut parsed = Parsed::default();
         connection.closed(moved, &mut parsed);
-        self.losses(end, Direction::In, &parsed, out);
         let place = Place { at, process, end };
+        self.losses(place, Direction::In, &mut parsed, out);
         for event in parsed.http.drain(..) {
             self.http_event(place, event, out);
         }
@@ -258,7 +263,8 @@ impl Core {
         for key in exchanges_of(connection.slots.values()) {
             if let Some(exchange) = self.exchanges.get_mut(&key) {
                 // With records missing, the client's leaving may be among them.
-                let ending = if exchange.lost || self.edges_lost_at >= Some(exchange.started) { Ending::Unseen } else { ending };
+                let ending =
+                    if exchange.lost || self.edges_lost_at >= Some(exchange.started) { Ending::Unseen } else { ending };
                 exchange.close(at, ending);
                 if exchange.ending.is_some_and(|(_, ending)| ending.is_clients()) {
                     self.client_left(key);

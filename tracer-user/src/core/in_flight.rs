@@ -178,7 +178,8 @@ mod tests {
     fn a_message_counts_once_when_the_front_end_has_it() {
         // out 10 ── in 12;  in 20 ── out 21 (the receiver was woken before the sender's call returned)
         use Direction::{In, Out};
-        let seen = run(&[(10, Out, Some(1.0)), (12, In, Some(1.0)), (20, In, Some(2.0)), (21, Out, Some(2.0))], 900_000_000);
+        let seen =
+            run(&[(10, Out, Some(1.0)), (12, In, Some(1.0)), (20, In, Some(2.0)), (21, Out, Some(2.0))], 900_000_000);
         assert_eq!(seen, [(12, Some(1.0)), (20, Some(2.0))]);
     }
 

@@ -4,8 +4,9 @@
 //! ([`Output::Lost`]) and marks on the requests that may be hit. Where the source counts the bytes of its streams a loss of payload
 //! shows by itself, on the connection it is on; only a source that does not count makes everything that is open doubtful.
 
-use super::connection::Parsed;
-use super::{Core, connection::Slot};
+use super::Core;
+use super::connection::{Parsed, Slot};
+use super::http_side::Place;
 use crate::input::{Direction, End, LossStage, Lost};
 use crate::output::Output;
 
@@ -18,10 +19,11 @@ impl Core {
     }
 
     /// What one piece of a connection showed to be missing.
-    pub(super) fn losses(&mut self, end: End, direction: Direction, parsed: &Parsed, out: &mut Vec<Output>) {
+    pub(super) fn losses(&mut self, place: Place, direction: Direction, parsed: &mut Parsed, out: &mut Vec<Output>) {
+        let end = place.end;
         if parsed.lost {
             self.count_loss(LossStage::Gap, 1, out);
-            self.http_lost(end, &parsed.lost_http);
+            self.http_lost(place, std::mem::take(&mut parsed.lost_http), out);
         }
         if parsed.desynced {
             self.count_loss(LossStage::Desync, 1, out);
@@ -33,7 +35,7 @@ impl Core {
     }
 
     /// The source lost records. It has counted them already.
-    pub(super) fn lost(&mut self, lost: Lost) {
+    pub(super) fn lost(&mut self, lost: Lost, out: &mut Vec<Output>) {
         self.now = self.now.max(lost.at);
         match lost.stage {
             LossStage::EdgeRing | LossStage::Queue | LossStage::Decode | LossStage::DataRing => {}
@@ -61,6 +63,8 @@ impl Core {
                     exchange.lost = true;
                 }
             }
+            let place = Place { at: lost.at, process: connection.process, end };
+            self.http_lost(place, std::mem::take(&mut parsed.lost_http), out);
         }
         if messages_lost {
             for generation in self.generations.values_mut() {

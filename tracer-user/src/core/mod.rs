@@ -21,7 +21,7 @@ use self::http_side::Place;
 use self::in_flight::InFlight;
 use self::join::Index;
 use crate::clock::Clock;
-use crate::decode::http::conversation::Piece;
+use crate::decode::http::Piece;
 use crate::engine::vllm::Vllm;
 use crate::engine::{Engine, Outputs};
 use crate::input::{End, Event, EventNanos, Fact, Function, Input, LossStage, Role, Server, What};
@@ -109,6 +109,8 @@ pub struct Core {
     in_flight: InFlight,
     /// Scratch of messages that count now.
     due: Vec<(EventNanos, Outputs)>,
+    /// A response that turned out to answer another request of its connection: the rest of its events is that one's.
+    rebound: Option<(End, u64, u64)>,
     /// Exchanges that something happened to since they were last looked at.
     touched: Vec<u64>,
     /// When records of opened and closed connections were last lost.
@@ -152,6 +154,7 @@ impl Core {
             encodes: BTreeMap::new(),
             in_flight: InFlight::default(),
             due: Vec::new(),
+            rebound: None,
             touched: Vec::new(),
             edges_lost_at: None,
             next_key: 0,
@@ -176,7 +179,7 @@ impl Core {
             }
             Input::Fact(fact) => self.fact(fact),
             Input::Tick(at) => self.now = self.now.max(at),
-            Input::Lost(lost) => self.lost(lost),
+            Input::Lost(lost) => self.lost(lost, out),
         }
         out.extend(self.model_news.take().map(Output::Metric));
         self.settle_touched(out);
@@ -264,7 +267,11 @@ impl Core {
     }
 
     fn model_name(&self) -> Option<Arc<str>> {
-        if self.server.model.is_empty() { self.learned_model.clone() } else { Some(Arc::from(self.server.model.as_str())) }
+        if self.server.model.is_empty() {
+            self.learned_model.clone()
+        } else {
+            Some(Arc::from(self.server.model.as_str()))
+        }
     }
 
     /// The server's facts or the traffic said the model's name, perhaps.
@@ -298,14 +305,16 @@ impl Core {
         if let Some(speaks) = parsed.speaks {
             out.push(Output::Verdict(Verdict { end, speaks }));
         }
-        self.losses(end, direction, &parsed, out);
+        let place = Place { at, process, end };
+        self.losses(place, direction, &mut parsed, out);
         for message in parsed.messages.drain(..) {
             let message = self.engine.decode(&message);
             self.engine_message(seen, message, out);
         }
         for event in parsed.http.drain(..) {
-            self.http_event(Place { at, process, end }, event, out);
+            self.http_event(place, event, out);
         }
+        self.rebound = None;
         if self.held > MAX_HELD {
             self.drop_largest(out);
         }

@@ -89,11 +89,7 @@ mod tests {
             ("1_cmpl-nn-0-88e35977", "cmpl-nn-0", "cmpl-nn"),
             ("resp_b2453c9bbc3dddb1_0-8916c2ea", "resp_b2453c9bbc3dddb1_0", "resp_b2453c9bbc3dddb1"),
             ("cmpl-cf19d919-762fdbd6", "cmpl-cf19d919", "cmpl-cf19d919"),
-            (
-                "cmpl-bs-00112233445566aa-beam-3-762fdbd6",
-                "cmpl-bs-00112233445566aa-beam-3",
-                "cmpl-bs",
-            ),
+            ("cmpl-bs-00112233445566aa-beam-3-762fdbd6", "cmpl-bs-00112233445566aa-beam-3", "cmpl-bs"),
         ] {
             assert_eq!(external_of(engine), external);
             assert!(belongs(external, response), "{external} {response}");

@@ -111,7 +111,9 @@ impl Folder {
             .iter()
             .enumerate()
             .filter_map(|(i, (piece, show))| match piece {
-                Piece::Step { from, to, .. } if *show == Show::Slow => Some((std::cmp::Reverse(to.saturating_sub(*from)), i)),
+                Piece::Step { from, to, .. } if *show == Show::Slow => {
+                    Some((std::cmp::Reverse(to.saturating_sub(*from)), i))
+                }
                 _ => None,
             })
             .collect();

@@ -68,7 +68,10 @@ impl Finished<'_> {
                 }
             }
             // Each engine request of a beam search ends after its one token; only the response says how the whole ended.
-            if self.generations.iter().any(|g| g.beams.is_some()) && !has(FinishReason::Error) && !has(FinishReason::Abort) {
+            if self.generations.iter().any(|g| g.beams.is_some())
+                && !has(FinishReason::Error)
+                && !has(FinishReason::Abort)
+            {
                 return Some(if exchange.by_length { Outcome::Length } else { Outcome::Stop });
             }
             if reasons.is_empty() {
@@ -150,7 +153,9 @@ impl Finished<'_> {
     /// engine requests were all seen to their end, of an endpoint that counts as the engine does, and no beam search, which
     /// counts its best beams only.
     pub fn usage_differs(&self) -> bool {
-        let Some(exchange) = self.exchange.filter(|e| matches!(e.ending, Some((_, Ending::Complete)))) else { return false };
+        let Some(exchange) = self.exchange.filter(|e| matches!(e.ending, Some((_, Ending::Complete)))) else {
+            return false;
+        };
         let counts_alike = exchange.operation.id_prefix.is_some_and(|prefix| matches!(prefix, "cmpl-" | "chatcmpl-"));
         let seen = !self.generations.is_empty()
             && self.generations.iter().all(|g| g.finish().is_some() && g.added.is_some() && g.beams.is_none());
@@ -213,7 +218,11 @@ impl Finished<'_> {
 
     /// The front end's arrival stamp → first token's arrival there, seconds; of the generation whose first token came first.
     pub fn ttft_engine(&self) -> Option<f64> {
-        self.generations.iter().filter(|g| g.first.is_some()).min_by_key(|g| g.first.map(|t| t.received))?.ttft_seconds()
+        self.generations
+            .iter()
+            .filter(|g| g.first.is_some())
+            .min_by_key(|g| g.first.map(|t| t.received))?
+            .ttft_seconds()
     }
 
     pub fn seconds(&self) -> RequestSeconds {
@@ -302,7 +311,9 @@ impl Finished<'_> {
         let exchange = self.exchange?;
         let answered = exchange.stream.filter(|_| exchange.status.is_some_and(|s| s < 400));
         // A body of which every byte was seen and that does not ask for a stream asks for none.
-        answered.or(exchange.fields.stream).or_else(|| (exchange.complete.is_some() && exchange.fields.whole).then_some(false))
+        answered
+            .or(exchange.fields.stream)
+            .or_else(|| (exchange.complete.is_some() && exchange.fields.whole).then_some(false))
     }
 
     /// The access-log line; `None` while the request is not over.
@@ -359,20 +370,20 @@ impl Finished<'_> {
 
 /// An engine request's part of the access-log line.
 pub fn generation_record(generation: &Generation, exchange: Option<&Exchange>) -> GenerationRecord {
-        GenerationRecord {
-            engine_request_id: generation.id.to_string(),
-            finish_reason: resolve(generation, exchange),
-            prompt_tokens: generation.prompt_tokens,
-            cached_tokens: generation.cached_tokens,
-            output_tokens: generation.output_tokens,
-            preemptions: generation.preemptions,
-            seconds: GenerationSeconds {
-                queue: generation.queue_seconds(),
-                prefill: generation.prefill_seconds(),
-                decode: generation.decode_seconds(),
-            },
-        }
+    GenerationRecord {
+        engine_request_id: generation.id.to_string(),
+        finish_reason: resolve(generation, exchange),
+        prompt_tokens: generation.prompt_tokens,
+        cached_tokens: generation.cached_tokens,
+        output_tokens: generation.output_tokens,
+        preemptions: generation.preemptions,
+        seconds: GenerationSeconds {
+            queue: generation.queue_seconds(),
+            prefill: generation.prefill_seconds(),
+            decode: generation.decode_seconds(),
+        },
     }
+}
 
 /// The last time anything was heard of it.
 pub fn last_sign(generation: &Generation) -> EventNanos {

@@ -102,7 +102,11 @@ impl Timeline {
     pub fn pieces(&self, outliers: usize) -> Vec<Piece> {
         let steps = self.len().saturating_sub(1);
         let mut folder = Folder::default();
-        let head = self.first.windows(2).enumerate().map(|(i, pair)| Step { k: i as u64 + 1, from: pair[0].at, tick: pair[1] });
+        let head = self.first.windows(2).enumerate().map(|(i, pair)| Step {
+            k: i as u64 + 1,
+            from: pair[0].at,
+            tick: pair[1],
+        });
         let mut before = self.before_recent.or(self.first.last().copied()).map_or(0, |tick| tick.at);
         let start = self.first.len() as u64 + self.folded;
         let tail = self.recent.iter().enumerate().map(|(i, &tick)| {

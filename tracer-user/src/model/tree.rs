@@ -340,7 +340,9 @@ impl Tree<'_> {
 
     /// The further engine requests of a beam search, as one span.
     fn beams(&mut self, generation: &Generation) {
-        let Some((beams, from)) = generation.beams.as_ref().and_then(|beams| Some((beams, beams.from?))) else { return };
+        let Some((beams, from)) = generation.beams.as_ref().and_then(|beams| Some((beams, beams.from?))) else {
+            return;
+        };
         let mut attributes = vec![(attribute::TOKENS, int(beams.output_tokens))];
         attributes.extend(aggregate(beams.count, beams.min, beams.p50(), beams.max));
         let root = self.place.root_id;

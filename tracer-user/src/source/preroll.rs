@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::OffsetBounds;
-use crate::decode::http::conversation::{Conversation, HttpEvent, Piece, What as Http};
-use crate::decode::http::starts_request;
+use crate::decode::http::{Conversation, HttpEvent, Piece, What as Http, starts_request};
 use crate::decode::zmtp;
 use crate::engine::vllm::Vllm;
 use crate::engine::{Engine as _, EngineMessage, LifeEventKind};

@@ -55,23 +55,46 @@ impl Body {
         }
     }
 
-    /// Takes the last bytes of a call of which the middle is not there: framing that was lost in the gap is found again where a
-    /// chain of chunks leads from a size line to the very end of the call.
-    pub fn advance_tail(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8])) -> Progress {
-        if let Self::Chunked(chunk @ Chunk::Lost) = self {
-            let Some(start) = chain_to_end(bytes) else { return Progress::More };
-            *chunk = Chunk::Size(Vec::new());
-            return match self.advance(&bytes[start..], sink) {
-                Progress::Ended(n) => Progress::Ended(start + n),
-                Progress::More => Progress::More,
-            };
-        }
-        self.advance(bytes, sink)
-    }
-
-    /// The framing is lost: where the body ends is not known.
+    /// Where the next message starts cannot be told from here on.
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Chunked(Chunk::Lost))
+    }
+
+    /// Bytes are missing, so many or nobody knows how many; true when it ended within them.
+    pub fn miss(&mut self, bytes: Option<u64>) -> bool {
+        let Some(bytes) = bytes else {
+            self.lose();
+            return false;
+        };
+        self.gap(bytes) != Progress::More
+    }
+
+    /// Nothing is known of where it stands: bytes without a count are missing.
+    pub fn lose(&mut self) {
+        if let Self::Chunked(chunk) = self {
+            *chunk = Chunk::Lost;
+        }
+    }
+
+    /// Takes up lost framing in a piece of a call, of which all bytes are at hand when `whole`: where in them a chunk starts.
+    pub fn recover(&mut self, bytes: &[u8], starts: bool, whole: bool) -> Option<usize> {
+        let Self::Chunked(chunk) = self else { return None };
+        let at = match whole.then(|| first_chain(bytes)).flatten() {
+            None if starts && starts_size_line(bytes) => 0,
+            found => found?,
+        };
+        *chunk = Chunk::Size(Vec::new());
+        Some(at)
+    }
+
+    /// Whether a call that holds `bytes` shows that the end of the chunk before it is missing: it is made of whole chunks and
+    /// does not go on where the chunk stands.
+    pub fn misses_bytes_before(&self, bytes: &[u8]) -> bool {
+        let Self::Chunked(Chunk::Data(left)) = self else { return false };
+        let Some(end) = usize::try_from(*left).ok().filter(|left| *left <= bytes.len()) else { return false };
+        let goes_on = ends_chunk(*left, &bytes[end.saturating_sub(2)..end])
+            && (end == bytes.len() || bytes[end].is_ascii_hexdigit());
+        !goes_on && follow(bytes, 0, &mut [])
     }
 
     /// `gap` body bytes are missing; whether the body ended within them is given by `Ended(0)`.
@@ -94,11 +117,6 @@ impl Body {
 }
 
 impl Chunk {
-    /// Where in the coding the stream is is not known any more.
-    pub fn lose(&mut self) {
-        *self = Self::Lost;
-    }
-
     fn advance(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8])) -> Progress {
         let mut at = 0;
         if matches!(self, Self::Lost) {
@@ -132,6 +150,10 @@ impl Chunk {
                     let n = (*left).min(rest.len() as u64);
                     let data = left.saturating_sub(2).min(n);
                     sink(&rest[..data as usize]);
+                    if !ends_chunk(*left, &rest[data as usize..n as usize]) {
+                        *self = Self::Lost;
+                        return Progress::More;
+                    }
                     *left -= n;
                     at += n as usize;
                     if *left == 0 {
@@ -156,28 +178,6 @@ impl Chunk {
     }
 }
 
-/// The first place from which size lines and data lead exactly to the end of `bytes`, or to the end of the body there.
-fn chain_to_end(bytes: &[u8]) -> Option<usize> {
-    let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', bytes).map(|at| at + 1));
-    starts.filter(|&at| starts_size_line(&bytes[at..])).find(|&start| {
-        let mut at = start;
-        while at < bytes.len() {
-            let rest = &bytes[at..];
-            if rest.starts_with(b"0\r\n") {
-                return rest == b"0\r\n\r\n";
-            }
-            let Some(line) = memchr::memchr(b'\n', rest) else { return false };
-            let Some(size) = parse_size(&rest[..=line]).filter(|&n| n < MAX_CHUNK) else { return false };
-            let next = at as u64 + line as u64 + 1 + size + 2;
-            if next > bytes.len() as u64 || &bytes[next as usize - 2..next as usize] != b"\r\n" {
-                return false;
-            }
-            at = next as usize;
-        }
-        true
-    })
-}
-
 fn parse_size(line: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(line).ok()?;
     u64::from_str_radix(text.split(';').next()?.trim(), 16).ok()
@@ -186,6 +186,58 @@ fn parse_size(line: &[u8]) -> Option<u64> {
 fn starts_size_line(bytes: &[u8]) -> bool {
     let digits = bytes.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     (1..=8).contains(&digits) && bytes[digits..].starts_with(b"\r\n")
+}
+
+/// Whether `bytes`, the part behind the data of a chunk with `left` bytes to come, is what follows data: CR LF.
+fn ends_chunk(left: u64, bytes: &[u8]) -> bool {
+    let end: &[u8] = if left == 1 { b"\n" } else { b"\r\n" };
+    end.starts_with(bytes)
+}
+
+/// The first place from which chunks follow one another up to the very end of `bytes`.
+fn first_chain(bytes: &[u8]) -> Option<usize> {
+    // Chains that fail meet one another: no place is followed twice.
+    let mut failed = vec![false; bytes.len() + 1];
+    let after_lines = memchr::memmem::find_iter(bytes, b"\r\n").map(|at| at + 2);
+    std::iter::once(0).chain(after_lines).find(|&at| follow(bytes, at, &mut failed))
+}
+
+/// Whether chunks follow one another from `at` up to the very end of `bytes`, or to the end of the body there.
+fn follow(bytes: &[u8], mut at: usize, failed: &mut [bool]) -> bool {
+    let mut passed = Vec::new();
+    let mut any = false;
+    let ok = loop {
+        let Some(rest) = bytes.get(at..) else { break false };
+        if rest.is_empty() {
+            break any;
+        }
+        if failed.get(at) == Some(&true) || !starts_size_line(rest) {
+            break false;
+        }
+        passed.push(at);
+        let Some(end) = memchr::memchr(b'\n', rest) else { break false };
+        let Some(size) = parse_size(&rest[..end]) else { break false };
+        if size == 0 {
+            // The trailer section; nothing after it belongs to the body.
+            break rest.ends_with(b"\r\n\r\n") && rest.len() - end < MAX_SIZE_LINE;
+        }
+        let Some(next) = usize::try_from(size).ok().and_then(|size| (end + 1).checked_add(size)?.checked_add(2)) else {
+            break false;
+        };
+        if rest.get(next - 2..next) != Some(b"\r\n") {
+            break false;
+        }
+        at += next;
+        any = true;
+    };
+    if !ok {
+        for place in passed {
+            if let Some(mark) = failed.get_mut(place) {
+                *mark = true;
+            }
+        }
+    }
+    ok
 }
 
 #[cfg(test)]
@@ -211,16 +263,31 @@ mod tests {
         }
     }
 
+    // 200\r\n~~~cap~~~ 9\r\n3\r\nabc\r\n0\r\n\r\n
+    //                     ^ looks like a size, and leads nowhere: the next one leads to the end
     #[test]
-    fn framing_is_found_again_in_the_tail_of_a_call() {
+    fn a_tail_is_taken_up_where_its_chunks_lead_to_its_end() {
+        let mut body = Body::Chunked(Chunk::Lost);
+        let tail = b"xx\r\n9\r\n3\r\nabc\r\n0\r\n\r\n";
+        let at = body.recover(tail, false, true).unwrap();
+        let (out, ended) = read(&mut body, &[&tail[at..]]);
+        assert_eq!((out.as_slice(), ended), (&b"abc"[..], true));
+        assert_eq!(Body::Chunked(Chunk::Lost).recover(b"xx\r\n9\r\nabc\r\n", false, true), None);
+    }
+
+    #[test]
+    fn chains_that_fail_cost_no_square() {
+        let mut tail = b"1\r\na\r\n".repeat(20_000);
+        tail.push(b'x');
+        assert_eq!(first_chain(&tail), None);
+    }
+
+    #[test]
+    fn a_chunk_whose_end_is_missing_is_noticed_and_an_undisturbed_one_is_not() {
         let mut body = Body::Chunked(Chunk::Size(Vec::new()));
-        read(&mut body, &[b"5\r\nhe"]);
-        body.gap(5_000);
-        let mut out = Vec::new();
-        // … the end of a chunk that holds what looks like a size line, then two chunks and the end
-        let tail = b"lo 7\r\nno\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
-        let progress = body.advance_tail(tail, &mut |b| out.extend_from_slice(b));
-        assert_eq!((progress, out.as_slice()), (Progress::Ended(tail.len()), &b"abcde"[..]));
+        read(&mut body, &[b"9\r\nabcd"]);
+        assert!(body.misses_bytes_before(b"3\r\nabc\r\n"));
+        assert!(!body.misses_bytes_before(b"efghi\r\n3\r\nabc\r\n"));
     }
 
     #[test]

@@ -1,24 +1,14 @@
 //! The few JSON fields that tracing needs, out of bodies that may be cut.
 //!
-//! Enters: the bytes of request and response bodies. Leaves: scalars by name; what is not known is `None`. Never keeps a prompt or an
-//! output.
+//! Enters: body bytes as they come, cut anywhere, with word of the gaps. Leaves: scalars by name. Invariant: nothing of a
+//! body is kept but the value being read (at most [`scan::MAX_VALUE`] bytes) and, after a gap, a window of its last bytes;
+//! what is given is what a full parse would give, what is not known is absent. Refused: longer values, and bodies that are
+//! not JSON objects.
 
 mod request;
 mod response;
 mod scan;
+mod tail;
 
-pub use request::{RequestFields, RequestReader};
-pub use response::{ResponseFields, ResponseReader};
-
-/// A string of JSON as text; its escapes undone, as far as it is one.
-fn text(raw: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(raw).ok().or_else(|| {
-        // The limit may have cut a character.
-        let end = raw.utf8_chunks().next()?.valid();
-        Some(end)
-    })?;
-    if !text.contains('\\') {
-        return Some(text.to_owned());
-    }
-    Some(serde_json::from_str(&format!("\"{text}\"")).unwrap_or_else(|_| text.to_owned()))
-}
+pub use request::{RequestBody, RequestFields};
+pub use response::{ResponseBody, ResponseFields};

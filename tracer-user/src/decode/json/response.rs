@@ -1,16 +1,21 @@
-//! What a response body, or one chunk of a stream, says.
+//! What a response's body, or one event of a stream, says.
 //!
-//! Enters: bytes that may be cut. Leaves: the fields that tracing needs; never an output. A quote inside a JSON string is escaped, so a
-//! quoted key followed by a colon is a key, wherever in the body the bytes start.
+//! Enters: the bytes of the body and its gaps, as they come. Leaves: [`ResponseFields`]. The body is scanned as it passes;
+//! after a gap its last bytes are kept and read at its end, where the usage stands. Invariant: a field is what a full parse
+//! would give, or absent; text that a model or client wrote is never taken for a field. Never keeps an output.
 
-use super::scan::{Scan, Value};
+use super::scan::{Place, Scanner, Token};
+use super::tail::{Window, read_tail};
 
-/// Longest string value that is kept, bytes.
-const MAX_STRING: usize = 256;
-/// Bytes kept of the start and of the end of a body that is no stream: ids stand at the start, usage at the end.
-const HEAD: usize = 8 * 1024;
+/// Bytes after a gap that are kept for what stands at the end.
 const TAIL: usize = 4 * 1024;
+/// Most finish reasons of a body that are kept.
+const MAX_REASONS: usize = 64;
+/// Events that only say that an answer is on its way (Responses API and Anthropic messages).
+const BOOKKEEPING: [&[u8]; 5] =
+    [b"ping", b"message_start", b"response.created", b"response.in_progress", b"response.queued"];
 
+/// What one response body, or one chunk of a stream, says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseFields {
     pub id: Option<String>,
@@ -18,6 +23,7 @@ pub struct ResponseFields {
     /// Non-null finish reasons, in order.
     pub finish_reasons: Vec<String>,
     pub prompt_tokens: Option<u64>,
+    pub cached_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
     /// The body reports an error instead of a result.
     pub error: bool,
@@ -26,120 +32,44 @@ pub struct ResponseFields {
 }
 
 impl ResponseFields {
-    /// Looks `body` over for the fields.
-    pub fn read(body: &[u8]) -> Self {
-        Self::read_cut(body, &[])
-    }
-
-    /// Looks the two ends of a body over.
-    fn read_cut(head: &[u8], tail: &[u8]) -> Self {
-        // Not `stop_reason`: there vLLM puts the stop string itself, which is the client's text.
-        let reasons = |part| strings(part, "\"finish_reason\"").map(str::to_owned);
-        let mut finish_reasons: Vec<String> = reasons(head).chain(reasons(tail)).take(64).collect();
-        let what = Kind::of(head);
-        if what == Kind::Incomplete {
-            finish_reasons.push("length".to_owned());
-        }
-        let usage = usage(tail).or_else(|| usage(head)).unwrap_or_default();
-        let count = |keys: [&'static str; 2]| keys.into_iter().find_map(|key| number(usage, key));
-        Self {
-            id: strings(head, "\"id\"").next().map(str::to_owned),
-            model: strings(head, "\"model\"").next().map(str::to_owned),
-            finish_reasons,
-            prompt_tokens: count(["\"prompt_tokens\"", "\"input_tokens\""]),
-            completion_tokens: count(["\"completion_tokens\"", "\"output_tokens\""]),
-            error: what == Kind::Error,
-            content: memchr::memmem::find(head, b"\"choices\":[]").is_none(),
-        }
+    /// Reads a body, or an event's data, that is at hand.
+    pub fn read(bytes: &[u8]) -> Self {
+        let mut body = ResponseBody::default();
+        body.push(bytes);
+        body.finish()
     }
 }
 
-/// What kind of body it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Result,
-    Error,
-    /// A response of the Responses API that ran out of tokens.
-    Incomplete,
-}
-
-impl Kind {
-    /// vLLM writes `{"error": {…}}`, older ones `{"object":"error"…}`, the Anthropic and Responses APIs `{"type":"error"…}` and
-    /// `{"type":"response.failed"…}`; with and without white space.
-    fn of(body: &[u8]) -> Self {
-        // Nearly every chunk has none of these words, and a search is cheaper than a scan.
-        let may_be = |word: &[u8]| memchr::memmem::find(body, word).is_some();
-        if !may_be(b"\"error\"") && !may_be(b"\"response.failed\"") && !may_be(b"\"response.incomplete\"") {
-            return Self::Result;
-        }
-        let mut kind = Self::Result;
-        let mut take = |key: &[u8], value: Value<'_>| match (key, value) {
-            (b"error", value) if value != Value::Scalar(b"null") => kind = Self::Error,
-            (b"object" | b"type", Value::String(b"error")) | (b"type", Value::String(b"response.failed")) => {
-                kind = Self::Error;
-            }
-            (b"type", Value::String(b"response.incomplete")) => kind = Self::Incomplete,
-            _ => {}
-        };
-        let mut scan = Scan::default();
-        scan.feed(body, &mut take);
-        kind
-    }
-}
-
-/// What follows the last `"usage"` that is an object.
-fn usage(body: &[u8]) -> Option<&[u8]> {
-    memchr::memmem::rfind_iter(body, b"\"usage\"").find_map(|at| {
-        let rest = body[at + b"\"usage\"".len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
-        rest.starts_with(b"{").then_some(rest)
-    })
-}
-
-/// What follows `key` and its colon.
-fn values<'b>(body: &'b [u8], key: &'static str) -> impl Iterator<Item = &'b [u8]> {
-    memchr::memmem::find_iter(body, key.as_bytes()).filter_map(move |at| {
-        let rest = body[at + key.len()..].trim_ascii_start().strip_prefix(b":")?;
-        Some(rest.trim_ascii_start())
-    })
-}
-
-fn strings<'b>(body: &'b [u8], key: &'static str) -> impl Iterator<Item = &'b str> {
-    values(body, key).filter_map(|rest| {
-        let rest = rest.strip_prefix(b"\"")?;
-        let end = memchr::memchr(b'"', &rest[..rest.len().min(MAX_STRING)])?;
-        std::str::from_utf8(&rest[..end]).ok()
-    })
-}
-
-fn number(body: &[u8], key: &'static str) -> Option<u64> {
-    let rest = values(body, key).next()?;
-    // A number that the bytes end in may go on.
-    let end = rest.iter().position(|b| !b.is_ascii_digit())?;
-    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
-}
-
-/// Reads a body that is no stream, as it comes: keeps its two ends.
-#[derive(Debug, Default)]
-pub struct ResponseReader {
-    head: Vec<u8>,
-    tail: Vec<u8>,
+/// A response body as it comes.
+#[derive(Debug)]
+pub struct ResponseBody {
+    scanner: Scanner,
+    fields: ResponseFields,
+    /// What follows the last gap.
+    tail: Window,
     cut: bool,
 }
 
-impl ResponseReader {
-    pub fn feed(&mut self, bytes: &[u8]) {
-        let room = if self.cut { 0 } else { HEAD - self.head.len() };
-        let (head, rest) = bytes.split_at(bytes.len().min(room));
-        self.head.extend_from_slice(head);
-        if rest.is_empty() {
-            return;
+impl Default for ResponseBody {
+    fn default() -> Self {
+        Self {
+            scanner: Scanner::default(),
+            fields: ResponseFields { content: true, ..ResponseFields::default() },
+            tail: Window::new(TAIL),
+            cut: false,
         }
-        self.cut = true;
-        let rest = &rest[rest.len().saturating_sub(TAIL)..];
-        if self.tail.len() + rest.len() > 2 * TAIL {
-            self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+    }
+}
+
+impl ResponseBody {
+    /// Takes the next bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.cut {
+            self.tail.push(bytes);
+        } else {
+            let fields = &mut self.fields;
+            self.scanner.push(bytes, &mut |place, token| fields.take(place, token));
         }
-        self.tail.extend_from_slice(rest);
     }
 
     /// Bytes are missing here.
@@ -148,12 +78,56 @@ impl ResponseReader {
         self.tail.clear();
     }
 
-    pub fn held_bytes(&self) -> usize {
-        self.head.capacity() + self.tail.capacity()
+    /// The fields, at the body's end.
+    pub fn finish(mut self) -> ResponseFields {
+        if self.cut {
+            let fields = &mut self.fields;
+            read_tail(self.tail.bytes(), &mut |place, token| fields.take(place, token));
+        }
+        self.fields
     }
 
-    pub fn finish(&self) -> ResponseFields {
-        ResponseFields::read_cut(&self.head, &self.tail)
+    /// The fields, where the body's end was not seen.
+    pub fn give_up(self) -> ResponseFields {
+        self.fields
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        self.scanner.held_bytes() + self.tail.held_bytes()
+    }
+}
+
+impl ResponseFields {
+    fn take(&mut self, place: Place<'_>, token: Token<'_>) {
+        // The Responses API and Anthropic messages put the result's own fields one level deeper in stream events.
+        let of_result =
+            place.depth == 1 || (place.depth == 2 && matches!(place.inside(0), Some("response" | "message")));
+        match (place.key, token) {
+            ("error", Token::Begins(byte)) => self.error |= place.depth == 1 && byte != b'n',
+            (_, Token::Begins(_)) => {}
+            ("", Token::Empty) => self.content &= place.depth != 2 || place.inside(0) != Some("choices"),
+            ("object" | "type", Token::Text(b"error")) | ("type", Token::Text(b"response.failed")) => {
+                self.error |= place.depth == 1;
+            }
+            ("type", Token::Text(kind)) if place.depth == 1 => self.content &= !BOOKKEEPING.contains(&kind),
+            ("id", _) if of_result && self.id.is_none() => self.id = token.text(),
+            ("model", _) if of_result && self.model.is_none() => self.model = token.text(),
+            // Not `stop_reason`: there vLLM puts the stop string itself, which is the client's text.
+            ("finish_reason", _) if place.depth == 3 && self.finish_reasons.len() < MAX_REASONS => {
+                self.finish_reasons.extend(token.text());
+            }
+            ("prompt_tokens" | "input_tokens", _) if place.inside(0) == Some("usage") => {
+                self.prompt_tokens = token.unsigned().or(self.prompt_tokens);
+            }
+            ("completion_tokens" | "output_tokens", _) if place.inside(0) == Some("usage") => {
+                self.completion_tokens = token.unsigned().or(self.completion_tokens);
+            }
+            ("cached_tokens", _) if place.inside(1) == Some("usage") => {
+                let details = matches!(place.inside(0), Some("prompt_tokens_details" | "input_tokens_details"));
+                self.cached_tokens = token.unsigned().filter(|_| details).or(self.cached_tokens);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -161,51 +135,70 @@ impl ResponseReader {
 mod tests {
     use super::*;
 
+    const CHAT: &[u8] = br#"{"id":"chatcmpl-1","object":"chat.completion","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"say \"finish_reason\":\"length\", \"usage\":{\"completion_tokens\":99}","tool_calls":[{"id":"call-1"}]},"finish_reason":"stop"}],"usage":{"prompt_tokens": 9,"total_tokens":21,"completion_tokens": 12,"prompt_tokens_details":{"cached_tokens":8}},"prompt_logprobs":null}"#;
+
     #[test]
-    fn quoted_text_that_looks_like_a_key_is_not_one() {
-        let body = br#"{"id":"cmpl-1","choices":[{"text":"say \"finish_reason\":\"length\"","finish_reason":"stop"}],"usage":{"completion_tokens": 12}}"#;
-        let fields = ResponseFields::read(body);
-        assert_eq!(fields.id.as_deref(), Some("cmpl-1"));
+    fn quoted_text_that_looks_like_a_field_is_not_one() {
+        let fields = ResponseFields::read(CHAT);
+        assert_eq!((fields.id.as_deref(), fields.model.as_deref()), (Some("chatcmpl-1"), Some("m")));
         assert_eq!(fields.finish_reasons, ["stop"]);
-        assert_eq!(fields.completion_tokens, Some(12));
+        let usage = (fields.prompt_tokens, fields.cached_tokens, fields.completion_tokens);
+        assert_eq!(usage, (Some(9), Some(8), Some(12)));
+        assert!(fields.content && !fields.error);
+    }
+
+    // {"id":"c","choices":[{..."content":"aaaa~~~gap~~~aaaa"},"finish_reason":"stop"}],"usage":{...}}
+    #[test]
+    fn the_usage_behind_a_gap_is_read() {
+        let at = memchr::memmem::find(CHAT, b"say").unwrap();
+        for (from, to) in [(at, at + 1), (at, at + 20), (at + 3, at + 60)] {
+            let mut body = ResponseBody::default();
+            body.push(&CHAT[..from]);
+            body.gap();
+            body.push(&CHAT[to..]);
+            assert_eq!(body.finish(), ResponseFields::read(CHAT), "gap {from}..{to}");
+        }
     }
 
     #[test]
-    fn errors_are_told_in_every_spelling() {
+    fn errors_are_known_by_their_keys_whatever_the_white_space() {
         for body in [
-            r#"{"error":{"message":"x"}}"#,
-            r#"{"error": {"message": "x"}}"#,
-            r#"{"object":"error","message":"x"}"#,
-            r#"{"type": "error", "error": {"type": "api_error"}}"#,
-            r#"{"type":"response.failed","response":{}}"#,
-            r#"{"id":"x","error":"boom"}"#,
+            r#"{"error":{"message":"no"}}"#,
+            r#"{"error": {"message":"no"}}"#,
+            r#"{ "message":"x", "error" : "no"}"#,
+            r#"{"object":"error","message":"no","code":400}"#,
+            r#"{"type":"error","error":{"type":"internal_error"}}"#,
+            r#"{"response":{"id":"resp_1"},"sequence_number":3,"type":"response.failed"}"#,
         ] {
             assert!(ResponseFields::read(body.as_bytes()).error, "{body}");
         }
         for body in [
-            r#"{"id":"x","error":null,"choices":[]}"#,
-            r#"{"choices":[{"text":"{\"error\": {"}]}"#,
-            r#"{"choices":[{"delta":{"error":{"a":1},"type":"error"}}]}"#,
-            r#"{"type":"response.completed","response":{"error":null,"type":"error"}}"#,
+            r#"{"id":"resp_1","error":null,"object":"response"}"#,
+            r#"{"id":"c","choices":[{"text":"{\"error\": {\"type\":\"error\"","error":1}]}"#,
+            r#"{"id":"c","choices":[{"type":"error","object":"error"}]}"#,
         ] {
             assert!(!ResponseFields::read(body.as_bytes()).error, "{body}");
         }
     }
 
     #[test]
-    fn the_usage_of_a_long_body_is_read_from_its_end() {
-        let text = "x ".repeat(40_000);
-        let body = format!(
-            r#"{{"id":"cmpl-9","choices":[{{"text":"{text}","finish_reason":"length"}}],"usage":{{"prompt_tokens":7,"total_tokens":49,"completion_tokens":42,"prompt_tokens_details":null}}}}"#
+    fn the_usage_chunk_and_bookkeeping_events_are_no_content() {
+        let usage = ResponseFields::read(br#"{"id":"c","choices": [],"usage":{"completion_tokens":3}}"#);
+        assert_eq!((usage.content, usage.completion_tokens), (false, Some(3)));
+        let created = ResponseFields::read(br#"{"response":{"id":"resp_1","model":"m"},"type":"response.created"}"#);
+        assert_eq!(
+            (created.content, created.id.as_deref(), created.model.as_deref()),
+            (false, Some("resp_1"), Some("m"))
         );
-        let body = body.as_bytes();
-        let mut reader = ResponseReader::default();
-        reader.feed(&body[..4096]);
-        reader.gap();
-        reader.feed(&body[body.len() - 4096..]);
-        let fields = reader.finish();
-        assert_eq!(fields.id.as_deref(), Some("cmpl-9"));
-        assert_eq!(fields.finish_reasons, ["length"]);
-        assert_eq!((fields.prompt_tokens, fields.completion_tokens), (Some(7), Some(42)));
+        assert!(ResponseFields::read(br#"{"id":"c","choices":[{"delta":{"content":"x","tool_calls":[]}}]}"#).content);
+    }
+
+    #[test]
+    fn responses_and_messages_count_as_input_and_output() {
+        let done = ResponseFields::read(
+            br#"{"response":{"id":"resp_1","usage":{"input_tokens":5,"input_tokens_details":{"cached_tokens":2},"output_tokens":7}},"type":"response.completed"}"#,
+        );
+        assert_eq!((done.prompt_tokens, done.cached_tokens, done.completion_tokens), (Some(5), Some(2), Some(7)));
+        assert_eq!(ResponseFields::read(br#"{"id":"c","usage":null}"#).prompt_tokens, None);
     }
 }

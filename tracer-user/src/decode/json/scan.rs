@@ -1,400 +1,338 @@
-//! The members of a JSON object as its bytes come, cut anywhere, with nothing of it kept.
+//! A JSON scanner that keeps nothing.
 //!
-//! Enters: the bytes of one body, in order, and gaps. Leaves: each member of the top-level object whose value is a scalar, and what kind
-//! of value the others are; after a gap, those that stand between it and the end. Constant memory: the member being read, and a
-//! window at the end once there was a gap. Refused: values over [`MAX_VALUE`] are cut, and what lies in a gap is not guessed.
+//! Enters: the bytes of an object, cut anywhere. Leaves: the scalars that have a key, with the containers they stand in, and
+//! where containers open. Invariant: memory is constant however deep or long the body is. Refused: everything that is not
+//! one object; malformed text gives no error, only nothing more.
 
-/// Bytes of one key or scalar that are kept (model names and ids are short; what a client invents need not be).
-const MAX_VALUE: usize = 256;
-/// Bytes kept of the end, once something is missing: parameters stand behind the messages.
-const TAIL: usize = 16 * 1024;
-/// Members that are read back from the end.
-const MAX_TOKENS: usize = 512;
+/// Longest key or scalar that is given, raw bytes (model names and ids are short; what a client invents need not be).
+pub(super) const MAX_VALUE: usize = 256;
+/// Containers deeper than this have no names.
+const LEVELS: usize = 6;
+/// The containers whose names matter.
+const NAMES: [&str; 6] = ["usage", "prompt_tokens_details", "input_tokens_details", "choices", "response", "message"];
 
-/// A member's value.
+/// What the scanner found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// Without its quotes, escapes as they are.
-    String(&'a [u8]),
-    /// A number, `true`, `false` or `null`.
-    Scalar(&'a [u8]),
-    Object,
-    /// An array; whether its first element, however deep in arrays, is a number. `None`: it is empty or was not seen.
-    Array { of_numbers: Option<bool> },
+pub(super) enum Token<'a> {
+    /// A value of a key, or the first of an array, begins with this byte: `{`, `[`, `"`, or what a plain scalar starts with.
+    Begins(u8),
+    /// The value of a key is this string, as written between its quotes.
+    Text(&'a [u8]),
+    /// The value of a key is this number or word.
+    Plain(&'a [u8]),
+    /// The container closed with nothing in it.
+    Empty,
+}
+
+impl Token<'_> {
+    /// A string, with its escapes undone.
+    pub(super) fn text(self) -> Option<String> {
+        match self {
+            Self::Text(raw) => unescaped(raw),
+            _ => None,
+        }
+    }
+
+    pub(super) fn truth(self) -> Option<bool> {
+        match self {
+            Self::Plain(b"true") => Some(true),
+            Self::Plain(b"false") => Some(false),
+            _ => None,
+        }
+    }
+
+    pub(super) fn float(self) -> Option<f64> {
+        let Self::Plain(raw) = self else { return None };
+        // Rust reads "inf" and "nan" too; JSON has no such numbers.
+        raw.first().filter(|b| b.is_ascii_digit() || **b == b'-')?;
+        std::str::from_utf8(raw).ok()?.parse().ok().filter(|n: &f64| n.is_finite())
+    }
+
+    /// A whole number, also one written `16.0`.
+    pub(super) fn signed(self) -> Option<i64> {
+        let Self::Plain(raw) = self else { return None };
+        let written = std::str::from_utf8(raw).ok()?.parse().ok();
+        written.or_else(|| self.float().filter(|n| n.fract() == 0.0 && n.abs() < 9e15).map(|n| n as i64))
+    }
+
+    pub(super) fn unsigned(self) -> Option<u64> {
+        let Self::Plain(raw) = self else { return None };
+        let written = std::str::from_utf8(raw).ok()?.parse().ok();
+        written.or_else(|| self.signed().and_then(|n| u64::try_from(n).ok()))
+    }
+}
+
+fn unescaped(raw: &[u8]) -> Option<String> {
+    if memchr::memchr(b'\\', raw).is_none() {
+        return std::str::from_utf8(raw).ok().map(str::to_owned);
+    }
+    serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok()
+}
+
+/// Where a token stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'s> {
+    /// Containers around it; 1: directly in the body's object.
+    pub(super) depth: usize,
+    /// Its key; empty in arrays, and for a key that is not given.
+    pub(super) key: &'s str,
+    names: &'s [Option<&'static str>; LEVELS],
+}
+
+impl Place<'_> {
+    /// The key of the container `out` levels out (0: the one it stands in), if it is one of those that matter.
+    pub(super) fn inside(&self, out: usize) -> Option<&'static str> {
+        self.names.get(self.depth.checked_sub(out + 1)?).copied().flatten()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    /// Before the top-level object.
-    Start,
-    /// In it, where a key comes.
-    Key,
-    /// Behind a key.
-    Colon,
-    /// Where a value comes.
-    Value,
-    /// In a value that is kept, or behind it.
-    Comma,
-    /// Behind the object, or where it makes no sense.
-    Over,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum String {
-    No,
-    Yes,
-    /// Behind a backslash.
+enum State {
+    /// Before the object.
+    Before,
+    Between,
+    Text,
     Escape,
+    Plain,
+    /// The object is closed.
+    Over,
+    /// Not an object.
+    Refused,
 }
 
-/// Reads one body.
+/// The scanner.
 #[derive(Debug)]
-pub struct Scan {
-    at: At,
-    depth: u32,
-    string: String,
-    /// The scalar being read is no string.
-    bare: bool,
-    key: Vec<u8>,
+pub(super) struct Scanner {
+    state: State,
+    depth: usize,
+    /// The name of the container at each depth, from the outside.
+    names: [Option<&'static str>; LEVELS],
+    /// The string or plain scalar being read.
     value: Vec<u8>,
-    /// In an array member: what its first element is.
-    first: Option<bool>,
-    is_array: bool,
-    gap: bool,
-    tail: Vec<u8>,
+    too_long: bool,
+    /// `value` is a string that a colon may make a key.
+    maybe_key: bool,
+    key: String,
+    /// A colon was read: the next value has `key`.
+    keyed: bool,
+    /// Nothing was read of the innermost container yet.
+    fresh: bool,
 }
 
-impl Default for Scan {
+impl Default for Scanner {
     fn default() -> Self {
         Self {
-            at: At::Start,
+            state: State::Before,
             depth: 0,
-            string: String::No,
-            bare: false,
-            key: Vec::new(),
+            names: [None; LEVELS],
             value: Vec::new(),
-            first: None,
-            is_array: false,
-            gap: false,
-            tail: Vec::new(),
+            too_long: false,
+            maybe_key: false,
+            key: String::new(),
+            keyed: false,
+            fresh: false,
         }
     }
 }
 
-impl Scan {
-    /// Every byte was there, and the object ended.
-    pub fn is_whole(&self) -> bool {
-        self.at == At::Over && self.depth == 0 && !self.gap
+impl Scanner {
+    /// The object was read to its end.
+    pub(super) fn is_over(&self) -> bool {
+        self.state == State::Over
     }
 
-    pub fn held_bytes(&self) -> usize {
-        self.tail.capacity()
+    /// Nothing was read.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.state == State::Before
     }
 
-    /// Bytes are missing here.
-    pub fn gap(&mut self, sink: &mut impl FnMut(&[u8], Value<'_>)) {
-        if !self.gap {
-            self.gap = true;
-            // What an array holds is known by its first element, wherever it ends.
-            if self.depth >= 2 && self.is_array {
-                sink(&self.key, Value::Array { of_numbers: self.first });
-            }
-        }
-        self.tail.clear();
+    pub(super) fn held_bytes(&self) -> usize {
+        self.value.capacity() + self.key.capacity()
     }
 
     /// Takes the next bytes.
-    pub fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(&[u8], Value<'_>)) {
-        if self.gap {
-            let bytes = &bytes[bytes.len().saturating_sub(TAIL)..];
-            if self.tail.len() + bytes.len() > 2 * TAIL {
-                self.tail.drain(..self.tail.len().saturating_sub(TAIL));
-            }
-            self.tail.extend_from_slice(bytes);
-            return;
-        }
+    pub(super) fn push(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Place<'_>, Token<'_>)) {
         while let Some(&byte) = bytes.first() {
-            match self.string {
-                String::Escape => {
-                    self.keep(&bytes[..1]);
-                    self.string = String::Yes;
-                    bytes = &bytes[1..];
-                }
-                String::Yes => {
+            match self.state {
+                State::Over | State::Refused => return,
+                State::Text => {
                     let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
                     self.keep(&bytes[..end]);
-                    bytes = &bytes[end..];
-                    match bytes.first() {
-                        Some(b'"') => {
-                            self.string = String::No;
-                            self.string_ends(sink);
-                        }
-                        Some(_) => {
+                    match bytes.get(end) {
+                        Some(b'\\') => {
                             self.keep(b"\\");
-                            self.string = String::Escape;
+                            self.state = State::Escape;
                         }
-                        None => return,
+                        Some(_) => self.text_ends(sink),
+                        None => {}
                     }
-                    bytes = &bytes[1..];
+                    bytes = bytes.get(end + 1..).unwrap_or_default();
+                    continue;
                 }
-                String::No => {
-                    self.byte(byte, sink);
-                    bytes = &bytes[1..];
+                State::Escape => {
+                    self.keep(&[byte]);
+                    self.state = State::Text;
                 }
+                State::Plain if !matches!(byte, b',' | b':' | b'"' | b'{' | b'}' | b'[' | b']' | b' ' | 9..=13) => {
+                    self.keep(&[byte]);
+                }
+                State::Plain => {
+                    self.state = State::Between;
+                    self.value_ends(false, sink);
+                    // The byte that ended it is looked at again.
+                    continue;
+                }
+                State::Before | State::Between => self.between(byte, sink),
             }
+            bytes = &bytes[1..];
         }
     }
 
-    /// The body is over: what stands between the last gap and the end.
-    pub fn finish(&mut self, sink: &mut impl FnMut(&[u8], Value<'_>)) {
-        if self.gap {
-            from_end(&self.tail, sink);
+    fn between(&mut self, byte: u8, sink: &mut impl FnMut(Place<'_>, Token<'_>)) {
+        match byte {
+            b' ' | 9..=13 => return,
+            b'{' | b'[' => {
+                if self.state == State::Before && byte == b'[' {
+                    self.state = State::Refused;
+                    return;
+                }
+                self.begins(byte, sink);
+                let name = if self.keyed { NAMES.into_iter().find(|name| *name == self.key) } else { None };
+                if let Some(slot) = self.names.get_mut(self.depth) {
+                    *slot = name;
+                }
+                self.depth += 1;
+                self.state = State::Between;
+                self.keyed = false;
+                self.maybe_key = false;
+                self.fresh = true;
+                return;
+            }
+            _ if self.state == State::Before => self.state = State::Refused,
+            b'}' | b']' => {
+                if self.fresh {
+                    sink(Place { depth: self.depth, key: "", names: &self.names }, Token::Empty);
+                }
+                self.depth -= 1;
+                self.keyed = false;
+                self.maybe_key = false;
+                if self.depth == 0 {
+                    self.state = State::Over;
+                }
+            }
+            b'"' => {
+                self.begins(byte, sink);
+                self.clear();
+                self.state = State::Text;
+            }
+            b':' => {
+                self.keyed = true;
+                self.key.clear();
+                if self.maybe_key && !self.too_long {
+                    self.key.push_str(&unescaped(&self.value).unwrap_or_default());
+                }
+                self.maybe_key = false;
+            }
+            b',' => {
+                self.keyed = false;
+                self.maybe_key = false;
+            }
+            _ => {
+                self.begins(byte, sink);
+                self.clear();
+                self.keep(&[byte]);
+                self.state = State::Plain;
+            }
         }
+        self.fresh = false;
+    }
+
+    fn begins(&mut self, byte: u8, sink: &mut impl FnMut(Place<'_>, Token<'_>)) {
+        if self.keyed || self.fresh {
+            let key = if self.keyed { self.key.as_str() } else { "" };
+            sink(Place { depth: self.depth, key, names: &self.names }, Token::Begins(byte));
+        }
+        self.fresh = false;
+    }
+
+    fn text_ends(&mut self, sink: &mut impl FnMut(Place<'_>, Token<'_>)) {
+        self.state = State::Between;
+        if self.keyed {
+            self.value_ends(true, sink);
+        } else {
+            self.maybe_key = true;
+        }
+    }
+
+    fn value_ends(&mut self, text: bool, sink: &mut impl FnMut(Place<'_>, Token<'_>)) {
+        if self.keyed && !self.too_long {
+            let token = if text { Token::Text(&self.value) } else { Token::Plain(&self.value) };
+            sink(Place { depth: self.depth, key: &self.key, names: &self.names }, token);
+        }
+        self.keyed = false;
+    }
+
+    fn clear(&mut self) {
+        self.value.clear();
+        self.too_long = false;
+        self.maybe_key = false;
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if self.depth != 1 {
-            return;
+        if self.value.len() + bytes.len() > MAX_VALUE {
+            self.too_long = true;
         }
-        let into = match self.at {
-            At::Key => &mut self.key,
-            At::Value => &mut self.value,
-            _ => return,
-        };
-        into.extend_from_slice(&bytes[..bytes.len().min(MAX_VALUE.saturating_sub(into.len()))]);
-    }
-
-    fn string_ends(&mut self, sink: &mut impl FnMut(&[u8], Value<'_>)) {
-        if self.depth != 1 {
-            return;
-        }
-        match self.at {
-            At::Key => self.at = At::Colon,
-            At::Value => {
-                sink(&self.key, Value::String(&self.value));
-                self.at = At::Comma;
-            }
-            _ => self.at = At::Over,
+        if !self.too_long {
+            self.value.extend_from_slice(bytes);
         }
     }
 
-    fn bare_ends(&mut self, sink: &mut impl FnMut(&[u8], Value<'_>)) {
-        if std::mem::take(&mut self.bare) {
-            sink(&self.key, Value::Scalar(&self.value));
-            self.at = At::Comma;
-        }
+    /// A scanner that starts in the middle, between values, so deep.
+    pub(super) fn at_depth(depth: usize) -> Self {
+        Self { state: State::Between, depth, ..Self::default() }
     }
-
-    fn byte(&mut self, byte: u8, sink: &mut impl FnMut(&[u8], Value<'_>)) {
-        if self.at == At::Over {
-            return;
-        }
-        if self.depth >= 2 && self.first.is_none() && !matches!(byte, b'[' | b' ' | b'\t' | b'\r' | b'\n' | b']') {
-            self.first = Some(byte.is_ascii_digit() || byte == b'-');
-        }
-        match byte {
-            b' ' | b'\t' | b'\r' | b'\n' => self.bare_ends(sink),
-            b'"' => {
-                self.string = String::Yes;
-                if self.depth == 1 {
-                    match self.at {
-                        At::Key => self.key.clear(),
-                        _ => self.value.clear(),
-                    }
-                } else if self.depth == 0 {
-                    self.at = At::Over;
-                }
-            }
-            b'{' | b'[' => {
-                if self.depth == 0 {
-                    self.at = if byte == b'{' { At::Key } else { At::Over };
-                } else if self.depth == 1 {
-                    self.is_array = byte == b'[';
-                    self.first = (!self.is_array).then_some(false);
-                }
-                self.depth += 1;
-            }
-            b'}' | b']' => {
-                self.bare_ends(sink);
-                self.depth = self.depth.saturating_sub(1);
-                match self.depth {
-                    0 => self.at = At::Over,
-                    1 => {
-                        let value =
-                            if self.is_array { Value::Array { of_numbers: self.first } } else { Value::Object };
-                        sink(&self.key, value);
-                        self.at = At::Comma;
-                    }
-                    _ => {}
-                }
-            }
-            _ if self.depth != 1 => {
-                if self.depth == 0 {
-                    self.at = At::Over;
-                }
-            }
-            b':' if self.at == At::Colon => self.at = At::Value,
-            b',' => {
-                self.bare_ends(sink);
-                self.at = At::Key;
-            }
-            _ if self.at == At::Value => {
-                if !std::mem::replace(&mut self.bare, true) {
-                    self.value.clear();
-                }
-                self.keep(&[byte]);
-            }
-            _ => self.at = At::Over,
-        }
-    }
-}
-
-/// What stands at the end of an object, read backwards.
-#[derive(Debug, Clone, Copy)]
-enum Token<'a> {
-    String(&'a [u8]),
-    Bare(&'a [u8]),
-    Object,
-    Array,
-    Colon,
-    Comma,
-}
-
-/// Members that stand whole at the end of an object whose start is not here. A quote inside a JSON string is escaped, so that
-/// reading backwards from the closing brace every unescaped quote is a string's end or start: what is given is exact.
-fn from_end(bytes: &[u8], sink: &mut impl FnMut(&[u8], Value<'_>)) {
-    let mut rest = bytes.trim_ascii_end();
-    match rest.split_last() {
-        Some((b'}', before)) => rest = before,
-        _ => return,
-    }
-    let mut tokens = Vec::new();
-    let mut depth = 1u32;
-    while let Some((&last, before)) = rest.split_last() {
-        if tokens.len() >= MAX_TOKENS {
-            break;
-        }
-        let mut token = None;
-        match last {
-            b' ' | b'\t' | b'\r' | b'\n' => rest = before,
-            b'"' => {
-                let Some(open) = opening_quote(before) else { break };
-                token = Some(Token::String(&before[open + 1..]));
-                rest = &before[..open];
-            }
-            b'}' | b']' => {
-                depth += 1;
-                rest = before;
-            }
-            b'{' | b'[' => {
-                depth -= 1;
-                if depth == 0 {
-                    break;
-                }
-                if depth == 1 {
-                    tokens.push(if last == b'{' { Token::Object } else { Token::Array });
-                }
-                rest = before;
-                continue;
-            }
-            b':' => (token, rest) = (Some(Token::Colon), before),
-            b',' => (token, rest) = (Some(Token::Comma), before),
-            _ => {
-                let is_edge = |b: &u8| b" \t\r\n\"{}[]:,".contains(b);
-                // A scalar whose start is not here is not whole.
-                let Some(edge) = rest.iter().rposition(is_edge) else { break };
-                token = Some(Token::Bare(&rest[edge + 1..]));
-                rest = &rest[..=edge];
-            }
-        }
-        if let Some(token) = token.filter(|_| depth == 1) {
-            tokens.push(token);
-        }
-    }
-    for member in tokens.split(|token| matches!(token, Token::Comma)) {
-        let [value, Token::Colon, Token::String(key)] = member else { continue };
-        let cut = |bytes: &'_ [u8]| bytes.len().min(MAX_VALUE);
-        match value {
-            Token::String(text) => sink(key, Value::String(&text[..cut(text)])),
-            Token::Bare(text) => sink(key, Value::Scalar(&text[..cut(text)])),
-            Token::Object => sink(key, Value::Object),
-            Token::Array => sink(key, Value::Array { of_numbers: None }),
-            Token::Colon | Token::Comma => {}
-        }
-    }
-}
-
-/// Where the string starts that ends behind `bytes`.
-fn opening_quote(bytes: &[u8]) -> Option<usize> {
-    memchr::memrchr_iter(b'"', bytes)
-        .find(|&at| bytes[..at].iter().rev().take_while(|&&b| b == b'\\').count() % 2 == 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn members(calls: &[Option<&[u8]>]) -> (Vec<(std::string::String, std::string::String)>, bool) {
-        let mut scan = Scan::default();
+    fn scalars(body: &[u8], cut: usize) -> Vec<(usize, String, String)> {
         let mut out = Vec::new();
-        let mut sink = |key: &[u8], value: Value<'_>| {
-            let value = match value {
-                Value::String(text) | Value::Scalar(text) => std::string::String::from_utf8_lossy(text).into_owned(),
-                other => format!("{other:?}"),
-            };
-            out.push((std::string::String::from_utf8_lossy(key).into_owned(), value));
+        let mut sink = |place: Place<'_>, token: Token<'_>| {
+            if let Token::Text(raw) | Token::Plain(raw) = token {
+                out.push((place.depth, place.key.to_owned(), String::from_utf8_lossy(raw).into_owned()));
+            }
         };
-        for call in calls {
-            match call {
-                Some(bytes) => scan.feed(bytes, &mut sink),
-                None => scan.gap(&mut sink),
-            }
-        }
-        scan.finish(&mut sink);
-        (out, scan.is_whole())
+        let mut scanner = Scanner::default();
+        scanner.push(&body[..cut], &mut sink);
+        scanner.push(&body[cut..], &mut sink);
+        assert!(scanner.is_over());
+        out
     }
 
-    const BODY: &[u8] = br#" {"model": "m \"q\" \\", "messages":[{"role":"user","content":"a \"max_tokens\": 9, } ] \\"}] , "stream":true,"n":1, "prompt":[[12,3],[4]],"x":{}, "seed":-7 } "#;
-
+    // {"a":"x\"}","b":[{"c":1}],"d":null}
+    //            ^ a quote that is escaped is no boundary, a bracket in a string is none
     #[test]
-    fn members_are_the_same_however_the_body_is_cut() {
-        let (whole, is_whole) = members(&[Some(BODY)]);
-        assert!(is_whole);
-        let keys: Vec<&str> = whole.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["model", "messages", "stream", "n", "prompt", "x", "seed"]);
-        assert_eq!(whole[2].1, "true");
-        assert_eq!(whole[4].1, "Array { of_numbers: Some(true) }");
-        assert_eq!(whole[6].1, "-7");
-        for cut in 0..BODY.len() {
-            assert_eq!(members(&[Some(&BODY[..cut]), Some(&BODY[cut..])]), (whole.clone(), true), "cut at {cut}");
+    fn scalars_with_keys_are_found_however_the_body_is_cut() {
+        let body = br#" {"a" : "x\"}","b":[{"c":1},2,"s"], "d":null}"#;
+        let whole = scalars(body, 0);
+        let expected = [(1, "a", r#"x\"}"#), (3, "c", "1"), (1, "d", "null")];
+        assert_eq!(whole, expected.map(|(depth, key, value)| (depth, key.to_owned(), value.to_owned())));
+        for cut in 0..body.len() {
+            assert_eq!(scalars(body, cut), whole, "cut at {cut}");
         }
     }
 
     #[test]
-    fn around_a_gap_nothing_wrong_is_ever_given() {
-        let (whole, _) = members(&[Some(BODY)]);
-        for from in 0..BODY.len() {
-            for to in from + 1..BODY.len() {
-                let (found, is_whole) = members(&[Some(&BODY[..from]), None, Some(&BODY[to..])]);
-                assert!(!is_whole);
-                for (key, value) in found {
-                    let truth = whole.iter().find(|(k, _)| *k == key);
-                    // An array of which only an end was seen tells less, and nothing else.
-                    assert!(
-                        truth.is_some_and(|(_, v)| *v == value || value == "Array { of_numbers: None }"),
-                        "{from}..{to}: {key} = {value}"
-                    );
-                }
-            }
+    fn a_body_that_is_no_object_or_never_closes_is_harmless() {
+        for body in [&b"[1,2]"[..], b"}}}}", b"\"x\"", b"", b"{]]]]}", b"{\"a\":::,,,{\"", b"----form\r\n\r\n{"] {
+            Scanner::default().push(body, &mut |_, _| {});
+            super::super::tail::read_tail(body, &mut |_, _| {});
         }
-    }
-
-    #[test]
-    fn parameters_behind_a_cut_prompt_are_read() {
-        let ids = format!(r#"{{"prompt":[{}],"max_tokens":64,"stream":true}}"#, vec!["1234"; 6_000].join(","));
-        let (head, tail) = (&ids.as_bytes()[..16_000], &ids.as_bytes()[ids.len() - 4_000..]);
-        let (found, _) = members(&[Some(head), None, Some(tail)]);
-        let expected = [("prompt", "Array { of_numbers: Some(true) }"), ("stream", "true"), ("max_tokens", "64")];
-        assert_eq!(found, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        let deep = vec![b'{'; 100_000];
+        let mut scanner = Scanner::default();
+        scanner.push(&deep, &mut |_, _| {});
+        assert!(scanner.held_bytes() < 1_024);
     }
 }

@@ -24,7 +24,9 @@ pub(super) fn outputs(body: &Part) -> EngineMessage {
         Ok(None) | Err(Stop::Invalid(_)) => return EngineMessage::Other,
         Err(Stop::Truncated(_)) => return EngineMessage::Unreadable,
     };
-    match read_outputs(&mut cursor, requests, &mut out).and_then(|known| Ok(known && rest(&mut cursor, fields, &mut out)?)) {
+    match read_outputs(&mut cursor, requests, &mut out)
+        .and_then(|known| Ok(known && rest(&mut cursor, fields, &mut out)?))
+    {
         Ok(true) => EngineMessage::Outputs(out),
         Err(Stop::Truncated(_)) if body.cut => {
             let behind_outputs = fields.saturating_sub(2);
