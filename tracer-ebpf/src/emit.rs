@@ -23,9 +23,14 @@ fn wake(ring: &RingBuf, above: u64) -> u64 {
 
 #[inline(always)]
 pub fn count_drop(index: u32) {
+    count_drops(index, 1);
+}
+
+#[inline(always)]
+pub fn count_drops(index: u32, count: u64) {
     if let Some(counter) = DROPS.get_ptr_mut(index) {
         // SAFETY: this CPU's own slot, and programs here do not nest on a CPU.
-        unsafe { *counter += 1 };
+        unsafe { *counter += count };
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_ebpf::wire::net::{CAPS as CAPS_LEN, CAPTURE_MAX, Data, Descriptor, Told};
 use tracer_ebpf::wire::target::{DESCRIPTORS_MAX, OFFSETS_LEN};
@@ -39,10 +39,16 @@ pub const DROPS_DESCRIPTORS: u32 = 2;
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
 
-/// How far the capture of one call has come. In a map rather than on the stack, so that the verifier takes every turn of the
-/// loop for the same one.
+/// A call whose capture takes more than one record or buffer, and how far it has come. In a map, because it goes on over tail
+/// calls.
 #[repr(C)]
 pub struct Walk {
+    /// What the call's records share; `offset` is the call's own.
+    pub data: Data,
+    /// Bytes of the call; where its head ends, and where its tail starts.
+    pub total: u64,
+    pub head: u64,
+    pub tail: u64,
     /// The next `struct iovec`, and how many are left with it.
     pub next: u64,
     pub vectors: u64,
@@ -71,6 +77,10 @@ pub struct Scratch {
 /// the size to the number of possible CPUs.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// Its one element is the program that goes on with a [`Walk`].
+#[map]
+pub static CONTINUE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Key of [`CALLS`].
 #[repr(C)]

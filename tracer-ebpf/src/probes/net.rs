@@ -125,7 +125,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let Ok(regs) = (unsafe { bpf_probe_read_kernel((regs + PT_REGS_R10) as *const Registers) }) else { return 0 };
     let result = ctx.arg::<u64>(1) as i64;
     if is_data {
-        data(caller, number, &regs, result);
+        data(&ctx, caller, number, &regs, result);
     } else {
         descriptors::call(caller, number, &regs, result);
     }
@@ -154,7 +154,7 @@ fn is_data(number: u64) -> bool {
 }
 
 #[inline(always)]
-fn data(caller: Caller, number: u64, regs: &Registers, result: i64) {
+fn data(ctx: &RawTracePointContext, caller: Caller, number: u64, regs: &Registers, result: i64) {
     let mut fd = regs.di as u32;
     let mut total = result as u64;
     let flat = Bytes::Flat { address: regs.si };
@@ -199,7 +199,7 @@ fn data(caller: Caller, number: u64, regs: &Registers, result: i64) {
     }
     if result > 0 && total > 0 {
         if let Some(descriptor) = table::used(caller, fd) {
-            pieces::send(caller, fd, descriptor, call.out, total, call.bytes);
+            pieces::send(ctx, caller, fd, descriptor, call.out, total, call.bytes);
         }
     } else if (result == 0 && !call.out && call.asked) || result == -ECONNRESET || (result == -EPIPE && call.out) {
         table::peer_closed(caller, fd);

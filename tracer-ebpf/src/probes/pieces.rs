@@ -1,22 +1,28 @@
 //! The capture of one data call: one record, or several that are pieces of the stream.
 //!
 //! A call of up to head + tail cap is captured whole. Of a longer one the head and the tail are: the last piece of the head
-//! covers the gap with its length, and the tail follows. What cannot be read, or takes more than [`STEPS_MAX`] steps, is a cut
-//! up to the call's end. The offset of every piece is its place in the stream.
+//! covers the gap with its length, and the tail follows. What cannot be read, or takes too many steps, is a cut up to the call's
+//! end. The offset of every piece is its place in the stream.
+//!
+//! The steps of a longer capture are a program of their own that calls itself: a loop of all of them would take the verifier
+//! seconds, and `bpf_loop` is not in Linux 5.15.
 
-use aya_ebpf::helpers::{
-    bpf_get_smp_processor_id, bpf_probe_read_user, generated::bpf_probe_read_user as probe_read_user,
+use aya_ebpf::{
+    helpers::{bpf_get_smp_processor_id, bpf_probe_read_user, generated::bpf_probe_read_user as probe_read_user},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
 };
 use tracer_ebpf::wire::net::{CAPTURE_MAX, Data, Descriptor, FLAG_STARTS, KIND_DATA_IN, KIND_DATA_OUT, cap_index};
 
 use crate::{
     emit,
-    maps::{self, SCRATCH, Scratch, Walk},
+    maps::{self, CONTINUE, SCRATCH, Scratch, Walk},
     table::Caller,
 };
 
-/// Most buffers and pieces of one call: a megabyte in 65 pieces, from up to 190 buffers. Bounds what the verifier looks at.
-const STEPS_MAX: u32 = 256;
+/// Buffers and pieces that one run of the program takes. The kernel allows 33 tail calls: 528 steps, which is a megabyte in 65
+/// pieces from more than 400 buffers.
+const STEPS: u32 = 16;
 
 const PIECE: u64 = CAPTURE_MAX as u64;
 
@@ -38,17 +44,24 @@ struct Iovec {
     len: u64,
 }
 
-/// What the records of one call share.
-struct Shared {
-    data: Data,
-    total: u64,
-    /// Stream offset of the call's first byte.
-    offset: u64,
+/// This CPU's own until the programs return: they cannot be preempted by another of their kind.
+#[inline(always)]
+fn scratch() -> Option<*mut Scratch> {
+    // SAFETY: no arguments, no preconditions.
+    SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
 }
 
 /// Sends what the caps let through of a call that moved `total` bytes, and advances the descriptor's counter.
 #[inline(always)]
-pub fn send(caller: Caller, fd: u32, descriptor: *mut Descriptor, out: bool, total: u64, bytes: Bytes) {
+pub fn send(
+    ctx: &RawTracePointContext,
+    caller: Caller,
+    fd: u32,
+    descriptor: *mut Descriptor,
+    out: bool,
+    total: u64,
+    bytes: Bytes,
+) {
     // SAFETY: as in `table::used`, which gave the pointer.
     let (class, lifetime, offset) = unsafe {
         let of = &mut *descriptor;
@@ -58,58 +71,94 @@ pub fn send(caller: Caller, fd: u32, descriptor: *mut Descriptor, out: bool, tot
         *moved = offset + total;
         (of.class, of.lifetime, offset)
     };
-    // SAFETY: no arguments, no preconditions.
-    let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
+    let Some(scratch) = scratch() else { return };
     let kind = if out { KIND_DATA_OUT } else { KIND_DATA_IN };
     let header = emit::header(emit::now(), caller.pid_tgid, kind);
     let data = Data { header, fd, class, len: total, captured: 0, flags: 0, lifetime, offset };
-    let call = Shared { data, total, offset };
     let (head_cap, tail_cap) = (maps::cap(cap_index(class, out, false)), maps::cap(cap_index(class, out, true)));
     let (head, tail) = if total <= head_cap + tail_cap { (total, total) } else { (head_cap, total - tail_cap) };
-    // SAFETY: this CPU's own until the program returns.
-    let payload = unsafe { (&raw mut (*scratch).payload).cast::<u8>() };
     let (address, vectors) = match bytes {
-        Bytes::Unseen => return piece(scratch, &call, 0, total, 0),
-        Bytes::Flat { address } if total <= PIECE && head == total => {
-            // The most of them. Unreadable memory gives a record without payload.
-            // SAFETY: the helper checks the address; `payload` has room for twice this.
-            let failed = unsafe { probe_read_user(payload.cast(), total as u32, address as *const _) };
-            return piece(scratch, &call, 0, total, if failed == 0 { total } else { 0 });
+        Bytes::Unseen => return piece(scratch, &data, 0, total, 0),
+        // The most of them: one buffer, one record.
+        Bytes::Flat { address } if head <= PIECE && tail == total => {
+            // SAFETY: ours, see `scratch`.
+            let payload = unsafe { (&raw mut (*scratch).payload).cast::<u8>() };
+            let wanted = if head > PIECE { PIECE } else { head };
+            // SAFETY: the helper checks the address; `payload` has room for twice a piece.
+            let failed = unsafe { probe_read_user(payload.cast(), wanted as u32, address as *const _) };
+            // Unreadable memory gives a record without payload.
+            return piece(scratch, &data, 0, total, if failed == 0 { wanted } else { 0 });
         }
         Bytes::Flat { address } => ((address, total), (0, 0)),
         Bytes::Vectors { address, count } => ((0, 0), (address, count)),
     };
-    // SAFETY: as above.
-    let walk = unsafe { &mut (*scratch).walk };
-    *walk = Walk {
-        next: vectors.0,
-        vectors: vectors.1,
-        base: address.0,
-        len: address.1,
-        position: 0,
-        start: 0,
-        filled: 0,
-        take: 0,
+    // Without a head the first piece is the gap.
+    let start = if head == 0 {
+        piece(scratch, &data, 0, tail, 0);
+        tail
+    } else {
+        0
     };
-    if head == 0 {
-        piece(scratch, &call, 0, tail, 0);
-        walk.start = tail;
+    // SAFETY: ours, see `scratch`.
+    unsafe {
+        (*scratch).walk = Walk {
+            data,
+            total,
+            head,
+            tail,
+            next: vectors.0,
+            vectors: vectors.1,
+            base: address.0,
+            len: address.1,
+            position: 0,
+            start,
+            filled: 0,
+            take: 0,
+        };
     }
-    for _ in 0..STEPS_MAX {
-        if walk.position >= total || !step(scratch, payload, &call, head, tail) {
-            break;
-        }
-    }
-    if walk.start < total {
-        piece(scratch, &call, walk.start, total - walk.start, walk.filled);
+    go_on(ctx, scratch);
+}
+
+/// Runs [`walk`]; where that is not possible (any more), the rest of the call is a cut.
+#[inline(always)]
+fn go_on(ctx: &RawTracePointContext, scratch: *mut Scratch) {
+    // SAFETY: the element, where there is one, is a program of this kind. Does not return then.
+    let _ = unsafe { CONTINUE.tail_call(ctx, 0) };
+    rest(scratch);
+}
+
+/// Sends what no piece has covered.
+#[inline(always)]
+fn rest(scratch: *mut Scratch) {
+    // SAFETY: ours, see `scratch`.
+    let walk = unsafe { &(*scratch).walk };
+    if walk.start < walk.total {
+        piece(scratch, &walk.data, walk.start, walk.total - walk.start, walk.filled);
     }
 }
 
-/// One buffer, or as much of it as the piece has room for; `false` when it cannot be read or there is none.
+/// Not attached: the target of [`go_on`]'s tail call.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn walk(ctx: RawTracePointContext) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    for _ in 0..STEPS {
+        if !step(scratch) {
+            rest(scratch);
+            return 0;
+        }
+    }
+    go_on(&ctx, scratch);
+    0
+}
+
+/// One buffer, or as much of it as the piece has room for; `false` when it cannot be read, or there is none.
 #[inline(always)]
-fn step(scratch: *mut Scratch, payload: *mut u8, call: &Shared, head: u64, tail: u64) -> bool {
-    // SAFETY: this CPU's own until the program returns.
-    let walk = unsafe { &mut (*scratch).walk };
+fn step(scratch: *mut Scratch) -> bool {
+    // SAFETY: ours, see `scratch`.
+    let (walk, payload) = unsafe { (&mut (*scratch).walk, (&raw mut (*scratch).payload).cast::<u8>()) };
+    if walk.position >= walk.total {
+        return false;
+    }
     if walk.len == 0 {
         if walk.vectors == 0 {
             return false;
@@ -121,13 +170,13 @@ fn step(scratch: *mut Scratch, payload: *mut u8, call: &Shared, head: u64, tail:
         walk.base = vector.base;
         walk.len = vector.len;
     }
-    let is_gap = walk.position >= head && walk.position < tail;
-    let end = if walk.position < head {
-        head
+    let is_gap = walk.position >= walk.head && walk.position < walk.tail;
+    let end = if walk.position < walk.head {
+        walk.head
     } else if is_gap {
-        tail
+        walk.tail
     } else {
-        call.total
+        walk.total
     };
     let left = end - walk.position;
     walk.take = if walk.len < left { walk.len } else { left };
@@ -154,8 +203,8 @@ fn step(scratch: *mut Scratch, payload: *mut u8, call: &Shared, head: u64, tail:
     walk.len -= walk.take;
     walk.position += walk.take;
     if !is_gap && (walk.filled >= PIECE || walk.position == end) {
-        let until = if walk.position == head { tail } else { walk.position };
-        piece(scratch, call, walk.start, until - walk.start, walk.filled);
+        let until = if walk.position == walk.head { walk.tail } else { walk.position };
+        piece(scratch, &walk.data, walk.start, until - walk.start, walk.filled);
         walk.start = until;
         walk.filled = 0;
     }
@@ -164,9 +213,9 @@ fn step(scratch: *mut Scratch, payload: *mut u8, call: &Shared, head: u64, tail:
 
 /// Sends the piece that starts at `start` of the call and covers `len` bytes, of which `captured` are in the payload.
 #[inline(always)]
-fn piece(scratch: *mut Scratch, call: &Shared, start: u64, len: u64, captured: u64) {
+fn piece(scratch: *mut Scratch, call: &Data, start: u64, len: u64, captured: u64) {
     let captured = if captured > PIECE { PIECE } else { captured };
-    // SAFETY: this CPU's own until the program returns; `captured` bytes behind the head were written.
+    // SAFETY: ours, see `scratch`; `captured` bytes behind the head were written.
     let record = unsafe {
         let head = &raw mut (*scratch).head;
         *head = Data {
@@ -174,7 +223,7 @@ fn piece(scratch: *mut Scratch, call: &Shared, start: u64, len: u64, captured: u
             captured: captured as u32,
             flags: if start == 0 { FLAG_STARTS } else { 0 },
             offset: call.offset + start,
-            ..call.data
+            ..*call
         };
         core::slice::from_raw_parts(head.cast::<u8>(), size_of::<Data>() + captured as usize)
     };

@@ -12,12 +12,12 @@ use tracer_ebpf::wire::target::{
 
 use crate::{
     emit, filter,
-    maps::{self, TARGETS},
+    maps::{self, DROPS_DESCRIPTORS, TARGETS},
     table,
 };
 
 /// A child's descriptors below this get their parent's classes; above, user space looks. Bounds the work of a fork.
-const INHERITED_MAX: u32 = 256;
+const INHERITED_MAX: u32 = 64;
 
 /// A new task exists and has not run yet, so its first system call is seen. Arguments: parent, child (`task_struct *`).
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
@@ -40,9 +40,11 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     let _ = TARGETS.insert(tgid, flags & !KNOWN, 0);
     let now = emit::now();
     if flags & CAPTURE != 0 {
+        let mut refused = 0;
         for fd in 0..INHERITED_MAX {
-            table::inherit((pid_tgid >> 32) as u32, tgid, fd, now);
+            refused += table::inherit((pid_tgid >> 32) as u32, tgid, fd, now);
         }
+        emit::count_drops(DROPS_DESCRIPTORS, refused);
     }
     #[cfg(feature = "debug-log")]
     aya_log_ebpf::info!(&ctx, "{} forked {}", (pid_tgid >> 32) as u32, tgid);

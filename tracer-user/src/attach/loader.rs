@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -122,6 +122,8 @@ pub struct Rings {
 /// Loaded and attached programs.
 pub struct Probes {
     ebpf: Ebpf,
+    /// The kernel empties it when nobody holds it any more.
+    tail_calls: ProgramArray<MapData>,
     /// Why children that start later are not followed, when they are not.
     pub not_following: Option<String>,
     uprobes_loaded: bool,
@@ -171,9 +173,10 @@ impl Probes {
             drops: take(&mut ebpf, "DROPS")?,
             table: Table::new(take(&mut ebpf, "TARGETS")?, take(&mut ebpf, "DESCRIPTORS")?, take(&mut ebpf, "TOLD")?),
         };
+        let tail_calls = take(&mut ebpf, "CONTINUE")?;
         let not_following =
             offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        Ok((Self { ebpf, not_following, uprobes_loaded: false, attached: 0 }, rings))
+        Ok((Self { ebpf, tail_calls, not_following, uprobes_loaded: false, attached: 0 }, rings))
     }
 
     /// Attaches life first, then system calls: a child that is born in between is followed.
@@ -183,6 +186,12 @@ impl Probes {
         }
         self.attach_raw("process_exec", "sched_process_exec")?;
         self.attach_raw("process_exit", "sched_process_exit")?;
+        let walk: &mut RawTracePoint = program(&mut self.ebpf, "walk")?;
+        walk.load().map_err(|error| program_error("walk", &error))?;
+        let descriptor = walk.fd().map_err(|error| program_error("walk", &error))?;
+        self.tail_calls
+            .set(0, descriptor, 0)
+            .map_err(|error| LoadError::Other(format!("the program `walk` cannot be called: {error}")))?;
         self.attach_raw("sys_exit", "sys_exit")
     }
 
