@@ -108,11 +108,12 @@ impl<W: Write> Log<W> {
 
     /// The API server reads `times` messages that are as `payload` but for their stamp, which is 0 in it.
     pub fn repeat_from_engine(&mut self, payload: &[u8], times: u32, every: u64, behind: u64) -> io::Result<()> {
-        // A float64 in msgpack, between the statistics, which end with two nils, and four nils and a string.
-        const STAMP: &[u8] = b"\xc0\xc0\xcb\0\0\0\0\0\0\0\0\xc0\xc0\xc0\xc0\xa7default";
+        // A float64 in msgpack, between the last of the statistics and four nils and a string.
+        const BEFORE: usize = b"perf_stats\xc0\xcb".len();
+        const STAMP: &[u8] = b"perf_stats\xc0\xcb\0\0\0\0\0\0\0\0\xc0\xc0\xc0\xc0\xa7default";
         let wire = framed(&[payload.to_vec()]);
         let at = wire.windows(STAMP.len()).rposition(|window| window == STAMP);
-        let at = at.ok_or_else(|| io::Error::other("a message without a stamp"))? + 3;
+        let at = at.ok_or_else(|| io::Error::other("a message without a stamp"))? + BEFORE;
         let mut whole = Vec::with_capacity(wire.len() * 2);
         to_hex(&wire, &mut whole);
         for _ in 0..times {

@@ -136,11 +136,8 @@ impl<W: Write> World<'_, W> {
         let mut prefix = PrefixStats::default();
         for slot in batch {
             let Some(request) = &mut slots[*slot] else { continue };
-            let mut output = Output {
-                request_id: request.engine_id.clone(),
-                tokens: vec![request.token()],
-                ..Output::default()
-            };
+            let mut output =
+                Output { request_id: request.engine_id.clone(), tokens: vec![request.token()], ..Output::default() };
             if request.done == 0 {
                 output.events = vec![(QUEUED, now - 0.004), (SCHEDULED, now - 0.003)];
                 output.prefill = Some(Prefill { prompt_tokens: self.plan.prompt, ..Prefill::default() });
@@ -154,12 +151,7 @@ impl<W: Write> World<'_, W> {
         }
         self.account.generation_tokens += outputs.len() as u64;
         self.account.prefix_queries += u64::from(prefix.queries);
-        let stats = Stats {
-            running: running as u32,
-            waiting: self.plan.waiting as u32,
-            kv_cache_usage: 0.25,
-            prefix,
-        };
+        let stats = Stats { running: running as u32, waiting: self.plan.waiting as u32, kv_cache_usage: 0.25, prefix };
         let outputs = Outputs { outputs, stats: Some(stats), timestamp: now, utility: None };
         self.log.from_engine(&outputs.encode()[0], self.plan.both_ends)?;
         for slot in batch {

@@ -75,8 +75,7 @@ impl Request {
     }
 
     pub fn add(&self, prompt: u32, max_tokens: u32, arrival: f64) -> Message {
-        let sampling =
-            Sampling { max_tokens, output_kind: if self.stream { 1 } else { 2 }, ..Sampling::default() };
+        let sampling = Sampling { max_tokens, output_kind: if self.stream { 1 } else { 2 }, ..Sampling::default() };
         Add {
             request_id: self.engine_id.clone(),
             external_id: format!("{}-0", self.identity.id),
@@ -90,11 +89,8 @@ impl Request {
 
     /// What is written when a token has come, write by write.
     pub fn answer(&self, over: bool, prompt: u32) -> Vec<Vec<u8>> {
-        let usage = Usage {
-            prompt_tokens: u64::from(prompt),
-            completion_tokens: u64::from(self.done),
-            cached_tokens: None,
-        };
+        let usage =
+            Usage { prompt_tokens: u64::from(prompt), completion_tokens: u64::from(self.done), cached_tokens: None };
         match (self.stream, over) {
             (true, false) => vec![self.event.clone()],
             (true, true) => vec![
