@@ -6,6 +6,7 @@ pub mod folder;
 pub mod jaeger;
 pub mod judge;
 pub mod live;
+pub mod madeup;
 pub mod outputs;
 pub mod pipeline;
 pub mod prometheus;

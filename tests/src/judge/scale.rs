@@ -104,6 +104,7 @@ pub fn crowded(target: &Target, crowd: &Crowd, folder: &Path) -> io::Result<Repo
     if account.most_open < crowd.open || account.requests != crowd.requests {
         faults.push(format!("not the load that was asked for ({crowd:?}): {account:?}"));
     }
+    faults.extend(account.errors.iter().take(SHOWN).map(|error| format!("a request failed: {error}")));
     let served = grown.sum("vllm:generation_tokens_total", "");
     if (served - account.completion_tokens as f64).abs() > 0.5 {
         faults.push(format!("the clients got {} tokens, the server counts {served}", account.completion_tokens));
@@ -152,7 +153,7 @@ fn check(sent: &[Value], access: &[Value]) -> Vec<String> {
         ];
         for (logged, seen) in pairs {
             if record[logged] != request[seen] {
-                wrong.add(&format!("{logged} is not what the client saw"), &Value::from(vec![request, record]));
+                wrong.add(&format!("{logged} is not what the client saw"), format!("{request}\n    {record}"));
             }
         }
         if record["generations"].as_array().map(Vec::len) != Some(1) {

@@ -5,10 +5,10 @@
 //! is stopped at the end, on failure and on Ctrl-C. Fails when traces or metrics are missing.
 
 mod backends;
-mod http;
-mod process;
+pub mod http;
+pub mod process;
 mod report;
-mod server;
+pub mod server;
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -67,7 +67,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
 
     let mut server = shell::step(if arguments.vllm { "starting vLLM" } else { "starting the demo server" }, || {
         if arguments.vllm {
-            Server::start_vllm(&folder, &interrupt)
+            Server::start_vllm(&folder, &interrupt, &[])
         } else {
             Server::start_demo(&engine, &folder, &interrupt)
         }

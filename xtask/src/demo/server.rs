@@ -54,8 +54,8 @@ impl Server {
         })
     }
 
-    /// Starts the real vLLM with the tiny model.
-    pub fn start_vllm(folder: &Path, interrupt: &Interrupt) -> Result<Self> {
+    /// Starts the real vLLM with the tiny model, and with these further arguments.
+    pub fn start_vllm(folder: &Path, interrupt: &Interrupt, arguments: &[&str]) -> Result<Self> {
         let vllm = setup::vllm::ensure()?;
         let [port] = http::free_ports()?;
         let mut command = Command::new(vllm.venv.join("bin/vllm"));
@@ -64,6 +64,7 @@ impl Server {
             .arg(&vllm.model)
             .args(["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", &port.to_string()])
             .args(["--dtype", "bfloat16", "--max-model-len", "512", "--max-num-seqs", "8", "--enforce-eager"])
+            .args(arguments)
             // Nothing may be looked up or reported over the network; 1 GiB of KV cache is plenty for this model.
             .envs([("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "1"), ("VLLM_NO_USAGE_STATS", "1")])
             .envs([("DO_NOT_TRACK", "1"), ("VLLM_CPU_KVCACHE_SPACE", "1")]);

@@ -1,4 +1,4 @@
-//! `cargo xtask bench replay`: how many socket events a second the pipeline takes on one core.
+//! How many socket events a second the pipeline takes on one core, of a recorded load.
 //!
 //! Enters: the recorded captures of a real vLLM. They are repeated with times, engine stamps and request ids shifted, so
 //! that every repetition is new requests at a later time. Leaves: events a second over several runs of
@@ -11,12 +11,12 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use super::measured;
 use crate::{build, shell};
 
 /// Socket events a second on one core that the product promises.
@@ -29,39 +29,15 @@ const PAUSE: f64 = 1.0;
 /// Captures of one boot of one machine, so that one clock offset fits all: wall and monotonic times shift together.
 const CAPTURES: [&str; 4] = ["v0.32_chat_stream", "v0.32_logprobs_stop_abort", "v0.32_preempt", "v0.32_api2"];
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(clap::Subcommand)]
-enum What {
-    /// Socket events a second of `inferspan replay`, on one core
-    Replay,
-}
-
-pub fn main(arguments: &Arguments) -> Result<()> {
-    match arguments.what {
-        What::Replay => replay(),
-    }
-}
-
-fn replay() -> Result<()> {
-    let inferspan = build::inferspan()?;
+pub fn run(inferspan: &Path) -> Result<()> {
     let log = build::target_folder().join("bench/replay.jsonl");
     let events = shell::step(&format!("writing a log of {EVENTS} events"), || write_log(&log))?;
-    let core = last_core()?;
+    let core = measured::last_core()?;
     let mut cpu_rates = Vec::new();
     for run in 1..=RUNS {
-        let mut command = Command::new("taskset");
-        command.args(["--cpu-list", &core]).arg(&inferspan).arg("replay").arg(&log).args(["--access-log", "/dev/null"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let cpu_before = children_cpu_seconds()?;
-        let started = Instant::now();
-        shell::output(&mut command)?;
-        let wall = started.elapsed().as_secs_f64();
-        let cpu = children_cpu_seconds()? - cpu_before;
+        let mut command = measured::on_core(&core, inferspan);
+        command.arg("replay").arg(&log).args(["--access-log", "/dev/null"]);
+        let measured::Used { wall, cpu, .. } = measured::run(&mut command)?;
         eprintln!(
             "xtask: run {run}: {events} events, {wall:.2} s ({:.0}/s), {cpu:.2} s of CPU ({:.0}/s)",
             events as f64 / wall,
@@ -79,28 +55,6 @@ fn replay() -> Result<()> {
         bail!("the replay takes {median:.0} socket events a second on one core, below the promised {FLOOR:.0}");
     }
     Ok(())
-}
-
-/// The last core this process may use, as `taskset` names it; the first ones serve most interrupts.
-fn last_core() -> Result<String> {
-    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let last =
-        allowed.context("/proc/self/status has no Cpus_allowed_list")?.trim().rsplit([',', '-']).next().unwrap_or("0");
-    Ok(last.to_owned())
-}
-
-/// User and system time of all children that were waited for, seconds.
-fn children_cpu_seconds() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
-    // The name in the second field may hold anything; fields are counted from its closing bracket (proc(5)).
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').context("/proc/self/stat has no name")?.1.split_whitespace().collect();
-    // cutime and cstime are fields 16 and 17; the first one here is field 3.
-    let ticks = |field: usize| {
-        fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).context("/proc/self/stat is short")
-    };
-    Ok((ticks(16)? + ticks(17)?) / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// One call of a capture.

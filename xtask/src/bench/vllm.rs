@@ -1,0 +1,250 @@
+//! `cargo xtask bench vllm`: what `inferspan attach` costs a real server.
+//!
+//! Enters: vLLM on CPU with the tiny model, the same closed loop of clients again and again, without and with the tracer in
+//! turns. Leaves: raw numbers and a table in `docs/overhead/`. Each run with is compared with the run without beside it, so
+//! that what drifts on the machine falls out; which of the two comes first alternates. Everything is stopped at the end, on
+//! failure and on Ctrl-C.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::overhead;
+use crate::demo::http;
+use crate::demo::process::{Interrupt, Process, wait_for};
+use crate::demo::server::Server;
+use crate::{build, shell};
+
+/// Ways to attach, and what each is called: flags beside the metrics and the access log.
+pub const VARIANTS: [(&str, &[&str]); 3] =
+    [("all", &[]), ("no-tokenizer", &["--no-tokenizer"]), ("requests", &["--level", "requests"])];
+
+/// A tracer attaches in a fraction of a second; a minute is a failure.
+const ATTACH_LIMIT: Duration = Duration::from_mins(1);
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Pairs of runs, without and with, of each variant
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pairs: u32,
+    /// Length of a run
+    #[arg(long, default_value_t = 20)]
+    seconds: u32,
+    /// Concurrent clients
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+    /// Measure this way to attach; may be given several times [default: all]
+    #[arg(long, value_name = "VARIANT", value_parser = VARIANTS.map(|(name, _)| name))]
+    only: Vec<String>,
+    /// Where the raw numbers and the table go
+    #[arg(long, value_name = "FOLDER", default_value = "docs/overhead")]
+    out: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if !shell::is_root() {
+        bail!("attaching needs root: `sudo -E env PATH=$PATH cargo xtask bench vllm`");
+    }
+    let variants: Vec<_> = VARIANTS
+        .into_iter()
+        .filter(|(name, _)| match arguments.only.as_slice() {
+            [] => *name == "all",
+            only => only.iter().any(|asked| asked == name),
+        })
+        .collect();
+    let inferspan = build::inferspan()?;
+    let load = build::programs(build::TESTS_CRATE, &["steady-load"])?.remove(0);
+    let help = shell::output(Command::new(&inferspan).args(["attach", "--help"]))?;
+    for (name, flags) in &variants {
+        if let Some(flag) = flags.iter().find(|flag| flag.starts_with("--") && !help.contains(*flag)) {
+            bail!("variant {name}: this build's `inferspan attach` has no {flag}");
+        }
+    }
+    let folder = build::target_folder().join("bench/vllm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let interrupt = Interrupt::catch()?;
+    let seats = arguments.clients.to_string();
+    // The same prompts come again in every run; cached, they would cost less the second time.
+    let server = shell::step("starting vLLM", || {
+        Server::start_vllm(&folder, &interrupt, &["--max-num-seqs", &seats, "--no-enable-prefix-caching"])
+    })?;
+    let mut bench = Bench { arguments, inferspan, load, folder, interrupt, server };
+    // What is compiled at first use is no steady state.
+    bench.load(5)?;
+    let out = shell::root().join(&arguments.out);
+    for (name, flags) in variants {
+        let runs = bench.pairs(name, flags)?;
+        let Arguments { pairs, seconds, clients, .. } = arguments;
+        let report = json!({
+            "variant": name,
+            "flags": flags,
+            "command": format!("cargo xtask bench vllm --pairs {pairs} --seconds {seconds} --clients {clients} --only {name}"),
+            "machine": overhead::machine()?,
+            "server": "vLLM 0.32.0 on CPU, a Llama of 2 layers, --max-model-len 512, prefix cache off",
+            "load": format!("{clients} clients in a closed loop, streaming completions of 64 tokens, prompts of 60 words, {seconds} s a run"),
+            "pairs": runs,
+        });
+        overhead::write(&out, name, &report)?;
+    }
+    println!("{}", overhead::render(&out)?);
+    Ok(())
+}
+
+struct Bench<'a> {
+    arguments: &'a Arguments,
+    inferspan: PathBuf,
+    load: PathBuf,
+    folder: PathBuf,
+    interrupt: Interrupt,
+    server: Server,
+}
+
+impl Bench<'_> {
+    fn pairs(&mut self, name: &str, flags: &[&str]) -> Result<Vec<Value>> {
+        let mut pairs = Vec::new();
+        for pair in 0..self.arguments.pairs {
+            let with_first = pair % 2 == 1;
+            let mut runs = [false, true].map(|_| Value::Null);
+            for with in [with_first, !with_first] {
+                runs[usize::from(with)] = self.measure(with.then_some(flags))?;
+            }
+            let [without, with] = runs;
+            let rate = |run: &Value| run["tokens_per_second"].as_f64().unwrap_or(0.0);
+            let cpu = |run: &Value| run["cpu_ms_per_1000_tokens"]["server"].as_f64().unwrap_or(0.0);
+            eprintln!(
+                "xtask: {name}, pair {} of {}: {:.0} and {:.0} tokens/s, {:.0} and {:.0} ms of CPU per 1,000 tokens",
+                pair + 1,
+                self.arguments.pairs,
+                rate(&without),
+                rate(&with),
+                cpu(&without),
+                cpu(&with)
+            );
+            pairs.push(json!({ "with_first": with_first, "without": without, "with": with }));
+        }
+        Ok(pairs)
+    }
+
+    /// One run; `flags`: those of the tracer that is attached meanwhile.
+    fn measure(&mut self, flags: Option<&[&str]>) -> Result<Value> {
+        let mut tracer = flags.map(|flags| self.attach(flags)).transpose()?;
+        let before = self.cpu(tracer.as_ref())?;
+        let seen = self.load(self.arguments.seconds)?;
+        let after = self.cpu(tracer.as_ref())?;
+        if let Some(tracer) = &mut tracer {
+            tracer.check_running()?;
+            tracer.stop_with(Signal::INT, Duration::from_secs(30))?;
+            let said = tracer.tail(1);
+            // Tracing that misses things is not what is to be measured.
+            if !said.trim_end().ends_with("lost: none") {
+                eprintln!("xtask: the tracer did not see everything: {said}");
+            }
+        }
+        let thousands = seen["tokens"].as_f64().unwrap_or(0.0) / 1e3;
+        if thousands <= 0.0 {
+            bail!("the clients got no tokens: {seen}");
+        }
+        let mut used: BTreeMap<&str, f64> = BTreeMap::new();
+        for (role, nanos) in &after {
+            used.insert(role, nanos.saturating_sub(before.get(role).copied().unwrap_or(0)) as f64 / 1e6 / thousands);
+        }
+        let server = used.iter().filter(|(role, _)| **role != "inferspan").map(|(_, used)| used).sum::<f64>();
+        used.insert("server", server);
+        let mut run = seen;
+        run["cpu_ms_per_1000_tokens"] = json!(used);
+        Ok(run)
+    }
+
+    fn attach(&self, flags: &[&str]) -> Result<Process> {
+        let [port] = http::free_ports()?;
+        let mut command = Command::new(&self.inferspan);
+        command.args(["attach", "-p", &self.server.pid.to_string(), "--metrics", &format!("127.0.0.1:{port}")]);
+        command.arg("--access-log").arg(self.folder.join("access.jsonl")).args(flags);
+        let mut tracer = Process::start("inferspan", &mut command, &self.folder)?;
+        let errors = tracer.errors.clone();
+        wait_for("inferspan to attach", ATTACH_LIMIT, &self.interrupt, &mut [&mut tracer], || {
+            let said = fs::read_to_string(&errors).unwrap_or_default();
+            Ok(said.lines().any(|line| line.starts_with("inferspan: attached")).then_some(()))
+        })?;
+        Ok(tracer)
+    }
+
+    /// What the clients saw.
+    fn load(&self, seconds: u32) -> Result<Value> {
+        let mut command = Command::new(&self.load);
+        command.args(["--url", &self.server.url, "--model", &self.server.model]);
+        command.args(["--clients", &self.arguments.clients.to_string(), "--seconds", &seconds.to_string()]);
+        let mut load = Process::start("load", &mut command, &self.folder)?;
+        load.finish(Duration::from_secs(u64::from(seconds) + 120), &self.interrupt)?;
+        let text = fs::read_to_string(&load.output).context("steady-load left nothing")?;
+        serde_json::from_str(&text).context("steady-load left no JSON")
+    }
+
+    /// CPU time by role so far, ns.
+    fn cpu(&self, tracer: Option<&Process>) -> Result<BTreeMap<&'static str, u64>> {
+        let mut used = BTreeMap::new();
+        for pid in family(self.server.pid)? {
+            *used.entry(role(pid, self.server.pid)).or_insert(0) += cpu_nanos(pid);
+        }
+        if let Some(tracer) = tracer {
+            used.insert("inferspan", cpu_nanos(tracer.pid()));
+        }
+        Ok(used)
+    }
+}
+
+/// A process and all it started.
+fn family(root: u32) -> Result<Vec<u32>> {
+    let mut parents = BTreeMap::new();
+    for entry in fs::read_dir("/proc").context("cannot list /proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // One that ended meanwhile has no stat.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // The parent is the second field after the name, which ends with the last bracket (proc(5)).
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.insert(pid, parent.unwrap_or(0));
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while let Some(&parent) = found.get(at) {
+        found.extend(parents.iter().filter(|(_, of)| **of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    Ok(found)
+}
+
+/// By the title that vLLM gives its processes; the one that was started is the API server.
+fn role(pid: u32, root: u32) -> &'static str {
+    let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let title = String::from_utf8_lossy(&title);
+    [("VLLM::Engine", "engine"), ("VLLM::Worker", "worker"), ("VLLM::API", "api")]
+        .into_iter()
+        .find(|(start, _)| title.starts_with(start))
+        .map_or(if pid == root { "api" } else { "other" }, |(_, role)| role)
+}
+
+/// Time on a CPU of all its threads, ns; 0 when it is gone. Threads that ended are not in it, and a server at work ends none.
+fn cpu_nanos(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let first = |path: &Path| fs::read_to_string(path).ok()?.split_whitespace().next()?.parse::<u64>().ok();
+    tasks.filter_map(|task| first(&task.path().join("schedstat"))).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_of_its_own_family_and_has_used_time() {
+        let pid = std::process::id();
+        assert!(family(pid).unwrap().contains(&pid));
+        assert!(cpu_nanos(pid) > 0);
+        assert_eq!((role(pid, pid), role(pid, 1)), ("api", "other"));
+    }
+}
