@@ -120,7 +120,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         return Ok(Code::Interrupted);
     }
     let mut run = Run {
-        pipeline: Pipeline::new(servers.len(), sinks, Arc::clone(&telemetry)),
+        pipeline: Pipeline::new(servers.len(), args.output.max_spans, sinks, Arc::clone(&telemetry)),
         alive: BTreeSet::new(),
         servers,
         session,
@@ -417,6 +417,9 @@ impl Run {
         );
         if late > 0 {
             eprintln!("inferspan: {late} events came too late to be put in order");
+        }
+        if let Some(line) = summary.left_out_line() {
+            eprintln!("inferspan: {line}");
         }
         for failure in &summary.failures {
             eprintln!("inferspan: {failure}");

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::core::{Config, Core};
 use crate::export::{Sinks, Summary};
@@ -32,8 +33,9 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(servers: usize, sinks: Sinks, telemetry: Arc<Telemetry>) -> Self {
-        let cores = (0..servers).map(|_| (Order::new(LAG_NS), Core::new(Config::default()))).collect();
+    pub(super) fn new(servers: usize, max_spans: usize, sinks: Sinks, telemetry: Arc<Telemetry>) -> Self {
+        let config = Config { max_spans, ..Config::default() };
+        let cores = (0..servers).map(|_| (Order::new(LAG_NS), Core::new(config.clone()))).collect();
         Self {
             cores,
             of_process: HashMap::new(),
@@ -119,10 +121,17 @@ impl Pipeline {
 
     /// Hands on what the cores have said.
     pub(super) fn export(&mut self) {
+        self.count_dropped();
         self.outputs.retain(|output| !matches!(output, Output::Verdict(_)));
         if !self.outputs.is_empty() {
             self.sinks.push(&mut self.outputs);
         }
+    }
+
+    /// Spans over the hard caps of their traces, as the cores count them.
+    fn count_dropped(&self) {
+        let dropped = self.cores.iter().map(|(_, core)| core.spans_dropped()).sum();
+        self.telemetry.spans_dropped_limit.store(dropped, Relaxed);
     }
 
     /// The stream is over: everything held and everything open goes out.
@@ -136,6 +145,7 @@ impl Pipeline {
             core.finish(&mut self.outputs);
             late += order.late();
         }
+        self.count_dropped();
         self.outputs.retain(|output| !matches!(output, Output::Verdict(_)));
         self.sinks.push(&mut self.outputs);
         (self.sinks.finish(), late)
