@@ -11,5 +11,6 @@ pub mod outputs;
 pub mod pipeline;
 pub mod prometheus;
 pub mod signals;
+pub mod story;
 pub mod traffic;
 pub mod vllm;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use inferspan::core::{Config, Core};
 use inferspan::input::{Event, Input, Lost, What};
 use inferspan::order::Order;
-use inferspan::output::{AccessRecord, EngineStep, GenerationRecord, Metric, Output, Trace};
+use inferspan::output::{AccessRecord, EngineStep, GenerationRecord, Metric, Output, Trace, Verdict};
 use inferspan::source::preroll::Preroll;
 use inferspan::source::syscall_log::SyscallLog;
 
@@ -36,10 +36,27 @@ pub struct Made {
     pub metrics: Vec<Metric>,
     pub steps: Vec<EngineStep>,
     pub lost: Vec<Lost>,
+    pub verdicts: Vec<Verdict>,
     pub spans_dropped: u64,
 }
 
 impl Made {
+    /// Sorts what a core said.
+    pub fn of(out: Vec<Output>, spans_dropped: u64) -> Self {
+        let mut made = Self { spans_dropped, ..Self::default() };
+        for output in out {
+            match output {
+                Output::Access(record) => made.access.push(*record),
+                Output::Trace(trace) => made.traces.push(trace),
+                Output::Metric(metric) => made.metrics.push(metric),
+                Output::Step(step) => made.steps.push(*step),
+                Output::Lost(lost) => made.lost.push(lost),
+                Output::Verdict(verdict) => made.verdicts.push(verdict),
+            }
+        }
+        made
+    }
+
     pub fn generations(&self) -> impl Iterator<Item = &GenerationRecord> {
         self.access.iter().flat_map(|a| &a.generations)
     }
@@ -66,16 +83,5 @@ pub fn run(events: &[Event]) -> Made {
         core.push(input, &mut out);
     }
     core.finish(&mut out);
-    let mut made = Made { spans_dropped: core.spans_dropped(), ..Made::default() };
-    for output in out {
-        match output {
-            Output::Access(record) => made.access.push(*record),
-            Output::Trace(trace) => made.traces.push(trace),
-            Output::Metric(metric) => made.metrics.push(metric),
-            Output::Step(step) => made.steps.push(*step),
-            Output::Lost(lost) => made.lost.push(lost),
-            Output::Verdict(_) => {}
-        }
-    }
-    made
+    Made::of(out, core.spans_dropped())
 }

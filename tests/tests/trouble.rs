@@ -1,0 +1,486 @@
+//! What goes wrong between a client, a server and the tracer, told as a timeline: the requests that it touches say so, and no others.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use inferspan::input::{Direction, LossStage, What};
+use inferspan::output::{AccessRecord, FinishReason, Metric, Outcome};
+use inferspan_tests::demo_engine::wire::LENGTH;
+use inferspan_tests::pipeline::Made;
+use inferspan_tests::story::{API, ENGINE, END, STREAM, Story, chunk, connection, json, post, zmtp};
+
+const PATH: &str = "/v1/completions";
+
+fn delta(id: &str) -> Vec<u8> {
+    chunk(&format!("data: {{\"id\":\"cmpl-{id}\",\"model\":\"tiny\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":null}}]}}\n\n"))
+}
+
+fn last(id: &str) -> Vec<u8> {
+    chunk(&format!("data: {{\"id\":\"cmpl-{id}\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":\"length\"}}]}}\n\n"))
+}
+
+fn done() -> Vec<u8> {
+    chunk("data: [DONE]\n\n")
+}
+
+/// One streamed request of two tokens on connection 1; `skip` says which of its calls are lost: 0 the request, 1 the response's head,
+/// 2 the first token, 3 the second, 4 the mark, 5 the end.
+fn stream(story: &mut Story, id: &str, skip: &[usize]) {
+    let end = connection(1);
+    let engine = format!("cmpl-{id}-0-0123abcd");
+    let say = |story: &mut Story, n: usize, direction, bytes: &[u8]| {
+        if !skip.contains(&n) {
+            story.call(end, direction, bytes);
+        }
+    };
+    say(story, 0, Direction::In, &post(PATH, None, r#"{"model":"tiny","prompt":"a","stream":true,"max_tokens":2}"#));
+    say(story, 1, Direction::Out, STREAM);
+    story.add(&engine, 5, 2);
+    story.outputs(&[(&engine, 1, None, true)]);
+    say(story, 2, Direction::Out, &delta(id));
+    story.outputs(&[(&engine, 1, Some(LENGTH), false)]);
+    say(story, 3, Direction::Out, &last(id));
+    say(story, 4, Direction::Out, &done());
+    say(story, 5, Direction::Out, END);
+}
+
+fn of<'a>(made: &'a Made, id: &str) -> &'a AccessRecord {
+    let id = format!("cmpl-{id}");
+    let mut found = made.access.iter().filter(|record| record.request_id.as_deref() == Some(&id));
+    let record = found.next().unwrap_or_else(|| panic!("no record of {id}: {:#?}", made.access));
+    assert!(found.next().is_none(), "two records of {id}: {:#?}", made.access);
+    record
+}
+
+/// It is whole and as it was.
+fn is_right(made: &Made, id: &str) {
+    let record = of(made, id);
+    assert_eq!((record.outcome, record.incomplete.as_deref()), (Outcome::Length, None), "{id}: {record:#?}");
+    assert_eq!((record.output_tokens, record.generations.len(), record.status), (Some(2), 1, Some(200)), "{id}");
+    assert!(record.seconds.e2e.unwrap() < 0.02, "{id}: {record:#?}");
+}
+
+#[test]
+fn a_lost_call_of_a_stream_touches_that_stream_only() {
+    // a, b (with a call missing), c, d: one after the other on one connection
+    for missing in 1..=5 {
+        let mut story = Story::default();
+        story.open(connection(1));
+        for id in ["a", "b", "c", "d"] {
+            stream(&mut story, id, if id == "b" { std::slice::from_ref(&missing) } else { &[] });
+            story.quiet(200);
+        }
+        story.close(connection(1));
+        let made = story.made();
+        for id in ["a", "c", "d"] {
+            is_right(&made, id);
+        }
+        if missing == 1 {
+            // Without its head the response says nothing: a request that was not seen to end, and an engine request of nobody's.
+            assert_eq!(made.access.len(), 5, "{:#?}", made.access);
+            assert!(made.access.iter().any(|record| record.outcome == Outcome::Unknown));
+            continue;
+        }
+        assert_eq!(made.access.len(), 4, "call {missing} missing: {:#?}", made.access);
+        let b = of(&made, "b");
+        assert_eq!(b.output_tokens, Some(2));
+        if missing == 5 {
+            assert_eq!(b.outcome, Outcome::Unknown, "{b:#?}");
+            assert_eq!(b.incomplete.as_deref(), Some("response_end_unseen"));
+            assert!(b.seconds.e2e.unwrap() < 0.02, "it ended when it was last heard of: {b:#?}");
+        }
+        assert!(made.access.iter().all(|record| record.outcome != Outcome::Abort), "{:#?}", made.access);
+    }
+}
+
+#[test]
+fn a_lost_request_leaves_its_response_to_nobody() {
+    let mut story = Story::default();
+    story.open(connection(1));
+    for id in ["a", "b", "c"] {
+        stream(&mut story, id, if id == "b" { &[0] } else { &[] });
+    }
+    story.close(connection(1));
+    let made = story.made();
+    is_right(&made, "a");
+    is_right(&made, "c");
+    assert_eq!(of(&made, "b").incomplete.as_deref(), Some("http_side_unseen"));
+}
+
+#[test]
+fn a_lost_piece_of_a_request_body_touches_that_request_only() {
+    // [POST a: head and half of its body][the other half: lost] … [POST b]
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    let request = post(PATH, None, &format!(r#"{{"prompt":"{}","max_tokens":2}}"#, "x".repeat(400)));
+    story.request(end, &request[..200]);
+    story.add("cmpl-a-0-0123abcd", 5, 2);
+    story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
+    let usage = r#""usage":{"prompt_tokens":5,"total_tokens":7,"completion_tokens":2}"#;
+    story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
+    stream(&mut story, "b", &[]);
+    story.close(end);
+    let made = story.made();
+    is_right(&made, "b");
+    assert_eq!((of(&made, "a").outcome, of(&made, "a").output_tokens), (Outcome::Length, Some(2)));
+}
+
+#[test]
+fn a_head_request_shifts_nothing() {
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    stream(&mut story, "a", &[]);
+    story.request(end, b"HEAD /v1/models HTTP/1.1\r\nHost: a\r\n\r\n");
+    story.respond(end, b"HTTP/1.1 200 OK\r\ncontent-length: 481\r\ncontent-type: application/json\r\n\r\n");
+    stream(&mut story, "b", &[]);
+    story.close(end);
+    let made = story.made();
+    is_right(&made, "a");
+    is_right(&made, "b");
+    assert_eq!(made.access.len(), 2);
+    assert_eq!(made.lost, []);
+}
+
+#[test]
+fn chunks_and_their_end_in_one_capped_call_shift_nothing() {
+    // the Rust front end: one writev with all chunks, of which the head (and the tail, where the kernel side copies it) is seen
+    for with_tail in [true, false] {
+        let mut story = Story::default();
+        let end = connection(1);
+        story.open(end);
+        story.request(end, &post(PATH, None, r#"{"prompt":"a","stream":true}"#));
+        story.add("cmpl-a-0-0123abcd", 5, 2);
+        story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
+        let long = chunk(&format!("data: {{\"id\":\"cmpl-a\",\"choices\":[{{\"text\":\"{}\"}}]}}\n\n", "y".repeat(5_000)));
+        let all = [STREAM, &long, &last("a"), &done(), END].concat();
+        let tail = if with_tail { 200 } else { 0 };
+        let head = all.len() - tail;
+        story.piece(end, Direction::Out, head as u64, &all[..1_000], true);
+        if with_tail {
+            story.piece(end, Direction::Out, tail as u64, &all[head..], false);
+        }
+        stream(&mut story, "b", &[]);
+        story.close(end);
+        let made = story.made();
+        is_right(&made, "b");
+        let a = of(&made, "a");
+        assert_eq!((a.output_tokens, made.access.len()), (Some(2), 2));
+        let expected = if with_tail { Outcome::Length } else { Outcome::Unknown };
+        assert_eq!(a.outcome, expected, "{with_tail}: {a:#?}");
+    }
+}
+
+#[test]
+fn a_response_that_was_lost_whole_is_found_out_by_the_next_ones_id() {
+    // a asked, its response lost without a notice; b asked, its response names b
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    for (id, seen) in [("a", false), ("b", true), ("c", true)] {
+        let engine = format!("cmpl-{id}-0-0123abcd");
+        story.request(end, &post(PATH, Some(id), r#"{"prompt":"a"}"#));
+        story.add(&engine, 5, 2);
+        story.outputs(&[(&engine, 2, Some(LENGTH), true)]);
+        if seen {
+            story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-{id}","choices":[{{"finish_reason":"length"}}]}}"#)));
+        }
+        story.quiet(100);
+    }
+    story.close(end);
+    let made = story.made();
+    is_right(&made, "b");
+    is_right(&made, "c");
+    assert_eq!(of(&made, "a").outcome, Outcome::Unknown);
+}
+
+#[test]
+fn a_counted_loss_is_told_and_marks_the_connection_it_is_on() {
+    // two clients stream; a record of the first one's connection is lost
+    let mut story = Story::default();
+    for n in [1, 2] {
+        story.open(connection(n));
+        story.counted(connection(n), Direction::In, &post(PATH, None, r#"{"prompt":"a","stream":true}"#), true);
+        story.counted(connection(n), Direction::Out, STREAM, true);
+    }
+    for (n, id) in [(1, "a"), (2, "b")] {
+        let engine = format!("cmpl-{id}-0-0123abcd");
+        story.add(&engine, 5, 2);
+        story.outputs(&[(&engine, 2, Some(LENGTH), true)]);
+        story.counted(connection(n), Direction::Out, &delta(id), true);
+        story.counted(connection(n), Direction::Out, &last(id), n != 1);
+        story.counted(connection(n), Direction::Out, &done(), true);
+        story.counted(connection(n), Direction::Out, END, true);
+    }
+    let made = story.made();
+    is_right(&made, "b");
+    let a = of(&made, "a");
+    assert_eq!((a.outcome, a.incomplete.as_deref()), (Outcome::Length, Some("records_lost")), "{a:#?}");
+    assert_eq!(made.lost.iter().map(|lost| (lost.stage, lost.count)).collect::<Vec<_>>(), [(LossStage::Gap, 1)]);
+}
+
+#[test]
+fn a_lost_engine_message_marks_what_was_running_and_nothing_later() {
+    let mut story = Story::default();
+    let end = story.from_engine();
+    let (a, b) = ("cmpl-a-0-0123abcd", "cmpl-b-0-0123abcd");
+    for (n, id) in [(1, a), (2, b)] {
+        story.open(connection(n));
+        story.request(connection(n), &post(PATH, None, r#"{"prompt":"a","stream":true}"#));
+        story.add(id, 5, 3);
+    }
+    let first = zmtp(&story.message(&[(a, 1, None, true)]));
+    story.counted(end, Direction::In, &first, true);
+    let lost = zmtp(&story.message(&[(a, 1, None, false)]));
+    story.counted(end, Direction::In, &lost, false);
+    let last_of_a = zmtp(&story.message(&[(a, 1, Some(LENGTH), false)]));
+    story.counted(end, Direction::In, &last_of_a, true);
+    for (n, id) in [(1, "a"), (2, "b")] {
+        story.respond(connection(n), &[STREAM, &last(id), &done(), END].concat());
+    }
+    stream(&mut story, "c", &[]);
+    let made = story.made();
+    assert_eq!(of(&made, "a").incomplete.as_deref(), Some("records_lost"));
+    is_right(&made, "c");
+}
+
+fn open_streams(story: &mut Story, ids: &[&str]) {
+    for (n, id) in ids.iter().enumerate() {
+        let end = connection(n as u64 + 1);
+        let engine = format!("cmpl-{id}-0-0123abcd");
+        story.open(end);
+        story.request(end, &post(PATH, None, r#"{"prompt":"a","stream":true}"#));
+        story.respond(end, STREAM);
+        story.add(&engine, 5, 9);
+        story.outputs(&[(&engine, 1, None, true)]);
+        story.respond(end, &delta(id));
+    }
+}
+
+fn outcomes(made: &Made) -> Vec<(Outcome, Option<String>)> {
+    let error = |record: &AccessRecord| {
+        made.metrics.iter().find_map(|metric| match metric {
+            Metric::Request { span_id, error_type, .. } if span_id.to_string() == record.span_id => {
+                error_type.as_deref().map(str::to_owned)
+            }
+            _ => None,
+        })
+    };
+    made.access.iter().map(|record| (record.outcome, error(record))).collect()
+}
+
+fn root_events(made: &Made) -> Vec<&'static str> {
+    made.traces.iter().flat_map(|trace| trace.spans[0].events.iter().map(|event| event.name)).collect()
+}
+
+#[test]
+fn a_killed_api_process_is_an_error_of_every_open_request() {
+    let mut story = Story::default();
+    open_streams(&mut story, &["a", "b"]);
+    story.event(API, What::Exited);
+    let made = story.made();
+    assert_eq!(outcomes(&made), vec![(Outcome::Error, Some("server_exited".to_owned())); 2]);
+    assert!(!root_events(&made).contains(&"client_disconnected"));
+    assert!(made.access.iter().all(|record| record.finish_reasons == [FinishReason::Error]), "{:#?}", made.access);
+}
+
+#[test]
+fn a_server_that_closes_unasked_failed_and_a_client_that_leaves_did_not() {
+    let mut story = Story::default();
+    open_streams(&mut story, &["a", "b"]);
+    story.close(connection(1));
+    story.client_leaves(connection(2));
+    story.close(connection(2));
+    story.abort(&["cmpl-a-0-0123abcd", "cmpl-b-0-0123abcd"]);
+    let made = story.made();
+    assert_eq!(of(&made, "a").outcome, Outcome::Error);
+    assert_eq!(of(&made, "b").outcome, Outcome::Abort);
+    assert!(root_events(&made).contains(&"server_closed"));
+}
+
+#[test]
+fn a_killed_engine_is_an_error_of_what_it_ran() {
+    // the engine goes; the front end ends the stream with an error, then closes
+    let mut story = Story::default();
+    open_streams(&mut story, &["a", "b"]);
+    story.event(ENGINE, What::Exited);
+    for n in [1, 2] {
+        story.respond(connection(n), &chunk("data: {\"error\": {\"message\": \"EngineDeadError\"}}\n\n"));
+        story.respond(connection(n), &[done(), END.to_vec()].concat());
+    }
+    let made = story.made();
+    assert_eq!(outcomes(&made), vec![(Outcome::Error, Some("engine_error".to_owned())); 2]);
+}
+
+#[test]
+fn errors_in_the_middle_of_a_stream_are_errors() {
+    for error in [
+        "data: {\"error\": {\"message\": \"x\", \"code\": 500}}\n\n",
+        "event: error\ndata: {\"message\": \"x\"}\n\n",
+        "event: error\ndata: {\"type\": \"error\", \"error\": {\"type\": \"internal_error\"}}\n\n",
+        "data: {\"type\":\"error\",\"code\":\"x\"}\n\n",
+    ] {
+        let mut story = Story::default();
+        open_streams(&mut story, &["a"]);
+        story.respond(connection(1), &chunk(error));
+        story.respond(connection(1), &[done(), END.to_vec()].concat());
+        story.abort(&["cmpl-a-0-0123abcd"]);
+        let made = story.made();
+        assert_eq!((of(&made, "a").outcome, of(&made, "a").status), (Outcome::Error, Some(200)), "{error}");
+    }
+}
+
+#[test]
+fn what_a_long_body_does_not_show_is_null_and_what_its_end_says_is_known() {
+    let prompt = "words ".repeat(20_000);
+    let body = format!(
+        r#"{{"messages":[{{"role":"user","content":"{prompt}"}}],"model":"tiny","max_tokens":7,"temperature":0.5,"seed":3,"stream":true}}"#
+    );
+    let request = post("/v1/chat/completions", None, &body);
+    for (tail, stream) in [(4_096, Some(true)), (0, None)] {
+        let mut story = Story::default();
+        let end = connection(1);
+        story.open(end);
+        let head = request.len() - tail;
+        story.piece(end, Direction::In, head as u64, &request[..16_384], true);
+        if tail > 0 {
+            story.piece(end, Direction::In, tail as u64, &request[head..], false);
+        }
+        story.respond(end, &json(400, r#"{"error":{"message":"no"}}"#));
+        let made = story.made();
+        assert_eq!((made.access[0].outcome, made.access[0].stream), (Outcome::Rejected, stream));
+        let root = format!("{:?}", made.traces[0].spans[0].attributes);
+        assert_eq!(root.contains("gen_ai.request.max_tokens"), tail > 0);
+        assert_eq!(root.contains("gen_ai.request.seed"), tail > 0);
+    }
+}
+
+#[test]
+fn a_cut_prompt_of_token_ids_is_not_tokenised() {
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    let request = post(PATH, None, &format!(r#"{{"prompt":[{}],"max_tokens":2}}"#, vec!["1234"; 6_000].join(",")));
+    story.piece(end, Direction::In, request.len() as u64, &request[..16_384], true);
+    story.add("cmpl-a-0-0123abcd", 6_000, 2);
+    story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
+    story.respond(end, &json(200, r#"{"id":"cmpl-a","choices":[{"finish_reason":"length"}]}"#));
+    let made = story.made();
+    assert_eq!(of(&made, "a").seconds.tokenize, None);
+    assert_eq!(of(&made, "a").incomplete, None);
+}
+
+#[test]
+fn a_beam_search_is_one_request() {
+    // 2 beams, 3 tokens: 1 + 2 + 2 engine requests
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    story.request(end, &post(PATH, None, r#"{"prompt":"a","n":2,"use_beam_search":true,"max_tokens":3}"#));
+    let mut sent = 0;
+    for (batch, beams) in [("0011223344556677", 1), ("8899aabbccddeeff", 2), ("0123456789abcdef", 2)] {
+        let ids: Vec<String> = (0..beams).map(|i| format!("cmpl-a-{batch}-beam-{i}-0123abc{i}")).collect();
+        for id in &ids {
+            story.add(id, 5 + sent, 1);
+        }
+        sent += 1;
+        for id in &ids {
+            story.outputs(&[(id, 1, Some(LENGTH), true)]);
+        }
+    }
+    let usage = r#""usage":{"prompt_tokens":5,"total_tokens":11,"completion_tokens":6}"#;
+    story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
+    let made = story.made();
+    assert_eq!(made.access.len(), 1, "{:#?}", made.access);
+    let record = of(&made, "a");
+    assert_eq!((record.outcome, record.incomplete.as_deref()), (Outcome::Length, None));
+    assert_eq!((record.generations.len(), record.output_tokens, record.prompt_tokens), (5, Some(5), Some(5)));
+    let finished = made.metrics.iter().filter(|metric| matches!(metric, Metric::Generation { .. })).count();
+    assert_eq!(finished, 5, "the counters follow vLLM's own");
+    let names: Vec<_> = made.traces[0].spans.iter().map(|span| span.name).collect();
+    assert_eq!(names.iter().filter(|name| **name == "generations").count(), 1, "{names:?}");
+}
+
+#[test]
+fn samples_of_one_prompt_share_its_tokens() {
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    story.request(end, &post(PATH, None, r#"{"prompt":"a","n":2,"max_tokens":1}"#));
+    for n in 0..2 {
+        story.add(&format!("{n}_cmpl-a-0-0123abcd"), 5, 1);
+    }
+    story.outputs(&[("0_cmpl-a-0-0123abcd", 1, Some(LENGTH), true), ("1_cmpl-a-0-0123abcd", 1, Some(LENGTH), true)]);
+    let usage = r#""usage":{"prompt_tokens":5,"total_tokens":7,"completion_tokens":2}"#;
+    story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
+    let made = story.made();
+    let record = of(&made, "a");
+    assert_eq!((record.prompt_tokens, record.output_tokens, record.incomplete.as_deref()), (Some(5), Some(2), None));
+    let counted: u64 = made.metrics.iter().map(|m| if let Metric::Prompt { tokens, .. } = m { *tokens } else { 0 }).sum();
+    assert_eq!(counted, 10, "the counters follow vLLM's own");
+}
+
+#[test]
+fn a_usage_that_contradicts_the_count_is_told() {
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    story.request(end, &post(PATH, None, r#"{"prompt":"a","max_tokens":2}"#));
+    story.add("cmpl-a-0-0123abcd", 5, 2);
+    story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
+    let usage = r#""usage":{"prompt_tokens":5,"total_tokens":8,"completion_tokens":3}"#;
+    story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
+    let made = story.made();
+    assert_eq!(of(&made, "a").incomplete.as_deref(), Some("usage_differs"));
+    assert!(made.metrics.iter().any(|metric| matches!(metric, Metric::UsageDiffers { .. })));
+}
+
+#[test]
+fn time_to_first_token_starts_at_the_first_byte_and_vllms_at_its_stamp() {
+    // request read ── 100 ms in the event loop ── arrival stamp, ADD ── 50 ms ── first token
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    story.request(end, &post(PATH, None, r#"{"prompt":"a","stream":true}"#));
+    story.quiet(100);
+    story.add("cmpl-a-0-0123abcd", 5, 2);
+    story.quiet(50);
+    story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
+    story.respond(end, &[STREAM, &last("a"), &done(), END].concat());
+    let made = story.made();
+    let seconds = of(&made, "a").seconds;
+    assert!((seconds.ttft.unwrap() - 0.152).abs() < 1e-6, "{seconds:?}");
+    assert!((seconds.ttft_engine.unwrap() - 0.052).abs() < 2e-6, "{seconds:?}");
+    assert!(root_events(&made).contains(&"first_content_written"));
+}
+
+#[test]
+fn a_pipelined_request_waits_and_that_is_not_parsing() {
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    let two = [post(PATH, Some("a"), r#"{"prompt":"a"}"#), post(PATH, Some("b"), r#"{"prompt":"b"}"#)].concat();
+    story.request(end, &two);
+    for id in ["a", "b"] {
+        let engine = format!("cmpl-{id}-0-0123abcd");
+        story.quiet(5);
+        story.add(&engine, 5, 2);
+        story.quiet(300);
+        story.outputs(&[(&engine, 2, Some(LENGTH), true)]);
+        story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-{id}","choices":[{{"finish_reason":"length"}}]}}"#)));
+    }
+    let made = story.made();
+    assert!(of(&made, "b").seconds.parse.unwrap() < 0.06, "{:#?}", of(&made, "b"));
+}
+
+#[test]
+fn a_connection_that_speaks_neither_is_told_once_and_ignored() {
+    let mut story = Story::default();
+    story.open(connection(7));
+    for _ in 0..10 {
+        story.call(connection(7), Direction::In, &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 9, 9]);
+    }
+    let made = story.made();
+    assert_eq!(made.verdicts.len(), 1);
+    assert_eq!((made.verdicts[0].end, made.access.len()), (connection(7), 0));
+}
