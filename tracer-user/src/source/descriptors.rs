@@ -54,7 +54,6 @@ pub fn open_descriptors(pid: u32) -> io::Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::os::fd::AsRawFd as _;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;

@@ -101,9 +101,10 @@ impl Records {
     }
 
     fn descriptor(&mut self, event: Event, class: Class, lifetime: u64) {
-        let end = match event.what {
-            What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. } => end,
-            _ => return,
+        let (What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. }) =
+            event.what
+        else {
+            return;
         };
         match self.lives.meet(end, lifetime, event.at) {
             Meeting::Same => {}
