@@ -49,7 +49,6 @@ fn no_connection_of_a_threaded_server_is_missed() {
                 *open.entry(*end).or_default() += 1;
                 if *direction == Direction::In { "in" } else { "out" }
             }
-            What::Closed { end, moved: Some((0, 0)) } if !open.contains_key(end) => "listener",
             What::Closed { end, moved } => {
                 assert_eq!(*moved, Some((13, 13)));
                 assert_eq!(open.remove(end), Some(2), "one in and one out in each lifetime");
@@ -59,10 +58,7 @@ fn no_connection_of_a_threaded_server_is_missed() {
         };
         *counts.entry(name).or_insert(0) += 1;
     }
-    assert_eq!(
-        counts,
-        BTreeMap::from([("closed", 40_000), ("in", 40_000), ("listener", 1), ("opened", 20_000), ("out", 40_000)])
-    );
+    assert_eq!(counts, BTreeMap::from([("closed", 40_000), ("in", 40_000), ("opened", 20_000), ("out", 40_000)]));
 }
 
 #[test]
@@ -143,7 +139,7 @@ impl Own {
 
     /// Collects events for a while.
     fn wait(&mut self) {
-        let deadline = Instant::now() + Duration::from_millis(100);
+        let deadline = Instant::now() + Duration::from_millis(400);
         while Instant::now() < deadline {
             if let Ok(batch) = self.session.inputs().recv_timeout(Duration::from_millis(10)) {
                 self.events.extend(batch.into_iter().filter_map(|input| match input {

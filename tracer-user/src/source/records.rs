@@ -106,6 +106,11 @@ impl Records {
         else {
             return;
         };
+        // Of what was never seen, or was told by another thread's call already.
+        if matches!(event.what, What::Closed { .. }) && self.lives.get(end).is_none_or(|life| life.lifetime > lifetime)
+        {
+            return;
+        }
         match self.lives.meet(end, lifetime, event.at) {
             Meeting::Same => {}
             Meeting::Old => {
