@@ -106,8 +106,8 @@ impl Records {
         else {
             return;
         };
-        // Of what was never seen, or was told by another thread's call already.
-        if matches!(event.what, What::Closed { .. }) && self.lives.get(end).is_none_or(|life| life.lifetime > lifetime)
+        // Told by another thread's call already.
+        if matches!(event.what, What::Closed { .. }) && self.lives.get(end).is_some_and(|life| life.lifetime > lifetime)
         {
             return;
         }
