@@ -108,18 +108,23 @@ impl Trace {
         Self::with(&[target], options, || fixture.go()).expect("attach")
     }
 
-    /// Traces `targets` while `run` runs. The session is detached only after the exit of the last was seen, or 5 s.
-    pub fn with(targets: &[Target], options: &Options, run: impl FnOnce()) -> Result<Self, LoadError> {
+    /// Traces `targets` while `run` runs, and a little longer.
+    pub fn with(targets: &[Target], options: &Options, run: impl FnOnce() + Send) -> Result<Self, LoadError> {
         let telemetry = Arc::new(Telemetry::default());
         let session = Session::start(options, targets, Arc::clone(&telemetry))?;
-        run();
         let mut inputs = Vec::new();
-        let deadline = Instant::now() + Duration::from_millis(200);
-        while Instant::now() < deadline {
-            if let Ok(batch) = session.inputs().recv_timeout(Duration::from_millis(20)) {
-                inputs.extend(batch);
+        std::thread::scope(|scope| {
+            let running = scope.spawn(run);
+            let mut deadline = Instant::now();
+            while !running.is_finished() || Instant::now() < deadline {
+                if !running.is_finished() {
+                    deadline = Instant::now() + Duration::from_millis(200);
+                }
+                if let Ok(batch) = session.inputs().recv_timeout(Duration::from_millis(20)) {
+                    inputs.extend(batch);
+                }
             }
-        }
+        });
         session.detach(|batch| inputs.extend(batch));
         Ok(Self { inputs, telemetry })
     }

@@ -117,10 +117,18 @@ pub fn created(caller: Caller, fd: u32, class: u32, accepted: bool) {
 pub fn closed(caller: Caller, fd: u32) {
     let key = caller.key(fd);
     let Some(old) = entry(key) else { return };
-    if is_occupied(fd) {
+    if old.class == CLASS_IGNORED || is_occupied(fd) {
         return;
     }
-    let _ = DESCRIPTORS.remove(key);
+    // Not removed: that could hit the entry of a call that took the number since the look. The next one replaces it.
+    let Some(found) = DESCRIPTORS.get_ptr_mut(key) else { return };
+    // SAFETY: a live map value.
+    unsafe {
+        if (*found).lifetime != old.lifetime {
+            return;
+        }
+        (*found).class = CLASS_IGNORED;
+    }
     tell(KIND_CLOSED, caller, emit::now(), fd, &old);
 }
 

@@ -148,6 +148,11 @@ fn unix_pair() -> [i32; 2] {
     pair
 }
 
+fn dup(fd: i32) -> i32 {
+    // SAFETY: no pointers.
+    unsafe { libc::dup(fd) }
+}
+
 fn pipe() -> [i32; 2] {
     let mut pair = [0; 2];
     // SAFETY: two descriptors fit.
@@ -316,6 +321,38 @@ impl Before {
         assert_eq!(thread.join().ok(), Some(13));
     }
 
+    /// The first thread ends before another one writes.
+    fn leader(&self) -> ! {
+        let fd = self.unix[0];
+        std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            write(fd, b"after the leader");
+            std::process::exit(0);
+        });
+        // SAFETY: ends this thread; nothing of its stack is used by the other.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        unreachable!("the thread is gone");
+    }
+
+    /// Another thread than the first replaces the process's image; the new one writes at once.
+    fn exec(&self) -> ! {
+        let path = std::env::current_exe().expect("own path");
+        let path = std::ffi::CString::new(path.into_os_string().into_encoded_bytes()).expect("a path");
+        let kept = check("dup", dup(self.unix[0]) as isize) as i32;
+        println!("kept {kept}");
+        std::io::stdout().flush().expect("stdout");
+        std::thread::spawn(move || {
+            let number = std::ffi::CString::new(kept.to_string()).expect("digits");
+            let arguments = [path.as_ptr(), c"after-exec".as_ptr(), number.as_ptr(), std::ptr::null()];
+            // SAFETY: the strings end in NUL and the array in a null pointer.
+            unsafe { libc::execv(path.as_ptr(), arguments.as_ptr()) };
+            panic!("execv: {}", std::io::Error::last_os_error());
+        });
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+
     /// More than a small ring holds.
     fn flood(&self) {
         let bytes = [7u8; 4096];
@@ -341,6 +378,14 @@ fn tokenizer(path: &str) -> extern "C" fn(i32, i32) {
 
 fn main() {
     let scenario = std::env::args().nth(1).unwrap_or_default();
+    if scenario == "after-exec" {
+        let kept = std::env::args().nth(2).and_then(|number| number.parse().ok()).expect("a number");
+        write(kept, b"kept over exec");
+        write(unix_pair()[0], b"new after exec");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        write(kept, b"and later");
+        return;
+    }
     let tokenizer = std::env::args().nth(2).map(|path| tokenizer(&path));
     let before = Before::set_up();
     before.print();
@@ -355,6 +400,8 @@ fn main() {
         "large" => before.large(),
         "vectors" => before.vectors(),
         "child" => before.child(),
+        "leader" => before.leader(),
+        "exec" => before.exec(),
         "flood" => before.flood(),
         "tokenizer" => {
             let tokenizer = tokenizer.expect("sockets tokenizer PATH");

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, MapData, MapError};
-use tracer_ebpf::wire::net::{CLASS_UNKNOWN, Descriptor, Told};
+use tracer_ebpf::wire::net::{CLASS_IGNORED, CLASS_UNKNOWN, Descriptor, Told};
 use tracer_ebpf::wire::target::{CAPTURE, KNOWN};
 
 use crate::decode::event::Class;
@@ -83,6 +83,13 @@ impl Table {
         for fd in descriptors::open_descriptors(tgid).unwrap_or_default() {
             let Ok(class) = descriptors::class_of(tgid, fd) else { continue };
             let key = End::of_descriptor(tgid, fd);
+            // What an earlier lifetime left.
+            if let Some(of) = self.entry(key)
+                && of.class == CLASS_IGNORED
+                && class != Class::Ignored
+            {
+                self.remove(key, of.lifetime);
+            }
             match self.entry(key) {
                 Some(of) if of.class == CLASS_UNKNOWN => self.tell(key, of.lifetime, class),
                 Some(_) => {}

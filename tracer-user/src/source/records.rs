@@ -101,10 +101,16 @@ impl Records {
     }
 
     fn descriptor(&mut self, event: Event, class: Class, lifetime: u64) {
-        let end = match event.what {
-            What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. } => end,
-            _ => return,
+        let (What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. }) =
+            event.what
+        else {
+            return;
         };
+        // Told by another thread's call already.
+        if matches!(event.what, What::Closed { .. }) && self.lives.get(end).is_some_and(|life| life.lifetime > lifetime)
+        {
+            return;
+        }
         match self.lives.meet(end, lifetime, event.at) {
             Meeting::Same => {}
             Meeting::Old => {
