@@ -131,14 +131,25 @@ fn judge(outcomes: &BTreeMap<Load, Outcome>) -> Result<()> {
     for (load, outcome) in wrong {
         faults.push(format!("{}, {} open: {}", load.name(), load.open, outcome.wrong.join("; ")));
     }
-    for (load, crowded) in outcomes.iter().filter(|(load, _)| load.open == 4096) {
+    for (load, outcome) in outcomes {
         // There is one log with 16 open, whatever is in a message.
         let few = Load { open: 16, whole: false, ..*load };
-        let Some(few) = outcomes.get(&few) else { continue };
-        let growth = crowded.token / few.token;
-        println!("{}: a token with 4096 open costs {growth:.2} times one with 16 open", load.name());
-        if growth > GROWTH {
-            faults.push(format!("{}: {growth:.2} times as much a token, not {GROWTH}", load.name()));
+        let mut compare = |other: Load, allowed: f64| {
+            let Some(base) = outcomes.get(&other) else { return };
+            let growth = outcome.token / base.token;
+            let what = format!("{}, {} open: a token costs {growth:.2} times", load.name(), load.open);
+            let what = format!("{what} one of {}, {} open (at most {allowed:.2})", other.name(), other.open);
+            println!("{what}");
+            if growth > allowed {
+                faults.push(what);
+            }
+        };
+        if load.open == 4096 {
+            compare(few, GROWTH);
+        }
+        if load.waiting > 0 {
+            // Those that wait are begun, and given up at the end: so many times the work of the requests.
+            compare(Load { waiting: 0, ..few }, GROWTH * (REQUESTS + WAITING) as f64 / REQUESTS as f64);
         }
     }
     if faults.is_empty() { Ok(()) } else { bail!("the replay does not scale:\n  {}", faults.join("\n  ")) }
