@@ -145,17 +145,22 @@ impl Own {
         Self { _alone: alone, session, events: Vec::new(), telemetry }
     }
 
-    /// Collects events for a while.
+    /// Collects all that has happened so far: a tick says that nothing older follows, however late the reader is on a busy machine.
     fn wait(&mut self) {
-        let deadline = Instant::now() + Duration::from_millis(400);
+        let until = inferspan::source::ring::monotonic_ns() + 100_000_000;
+        let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
-            if let Ok(batch) = self.session.inputs().recv_timeout(Duration::from_millis(10)) {
-                self.events.extend(batch.into_iter().filter_map(|input| match input {
-                    Input::Event(event) => Some(event),
-                    _ => None,
-                }));
+            let Ok(batch) = self.session.inputs().recv_timeout(Duration::from_millis(10)) else { continue };
+            let is_past = batch.iter().any(|input| matches!(input, Input::Tick(at) if *at >= until));
+            self.events.extend(batch.into_iter().filter_map(|input| match input {
+                Input::Event(event) => Some(event),
+                _ => None,
+            }));
+            if is_past {
+                return;
             }
         }
+        panic!("the reader gave no tick for 30 s");
     }
 
     /// What was seen of `fd`.
