@@ -38,7 +38,7 @@ pub struct Story {
 impl Default for Story {
     fn default() -> Self {
         let mut story =
-            Self { core: Core::new(Config::default()), out: Vec::new(), now: START, moved: Default::default() };
+            Self { core: Core::new(Config::default()), out: Vec::new(), now: START, moved: std::collections::BTreeMap::new() };
         let server = Server { service: "vllm".into(), model: "tiny".into(), engine: "vllm".into(), pid: API, ..Server::default() };
         story.input(Input::Fact(Fact::Clock { event_ns: START, unix_ns: WALL }));
         story.input(Input::Fact(Fact::Server(server.into())));
@@ -160,7 +160,7 @@ impl Story {
                 ..Produced::default()
             })
             .collect();
-        Outputs { outputs, stats: Some(Default::default()), timestamp: now, utility: None }.encode()
+        Outputs { outputs, stats: Some(crate::demo_engine::wire::Stats::default()), timestamp: now, utility: None }.encode()
     }
 
     /// Where the API server receives the engine's messages.

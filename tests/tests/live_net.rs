@@ -81,7 +81,7 @@ fn stream(pieces: &[Piece]) -> Vec<(u64, Vec<u8>)> {
         next += piece.len;
         match runs.last_mut() {
             Some((at, bytes)) if *at + bytes.len() as u64 == piece.offset.unwrap_or_default() => {
-                bytes.extend(&piece.bytes)
+                bytes.extend(&piece.bytes);
             }
             _ => runs.push((piece.offset.unwrap_or_default(), piece.bytes.clone())),
         }

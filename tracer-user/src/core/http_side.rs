@@ -50,7 +50,6 @@ impl Core {
                 }
             }
             What::Chunk(fields) => self.response_fields(place, request, fields, out),
-            What::DoneMark => {}
             What::Complete(fields) => self.response_complete(place, request, fields, out),
             What::EndUnseen => {
                 self.count_loss(LossStage::HttpEnd, 1, out);
@@ -59,7 +58,7 @@ impl Core {
                 }
             }
             // A cut leaves unknown fields at most, and those are null; a loss was counted and marked where it was noticed.
-            What::Gap(_) => {}
+            What::DoneMark | What::Gap(_) => {}
         }
     }
 
