@@ -2,7 +2,7 @@
 //! thousands of open requests, and a million of them.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::process::{Command, Stdio};
 
 use inferspan_tests::folder::Folder;
@@ -24,28 +24,28 @@ const PLAN: Plan = Plan {
 };
 
 /// Replays what a plan makes: its account, the metrics, the access log. Through a pipe, as the bench does it.
-fn replayed(name: &str, plan: &Plan) -> (Account, Page, Vec<Value>) {
-    let folder = Folder::new(name).unwrap();
+fn replayed(name: &str, plan: &Plan) -> io::Result<(Account, Page, Vec<Value>)> {
+    let folder = Folder::new(name)?;
     let at = |file: &str| folder.path().join(file);
-    let account = write(plan, BufWriter::new(File::create(at("log.jsonl")).unwrap())).unwrap();
-    let mut reader = Command::new("cat").arg(at("log.jsonl")).stdout(Stdio::piped()).spawn().unwrap();
+    let account = write(plan, BufWriter::new(File::create(at("log.jsonl"))?))?;
+    let mut reader = Command::new("cat").arg(at("log.jsonl")).stdout(Stdio::piped()).spawn()?;
     let output = Command::new(binary())
         .args(["replay", "/dev/stdin", "--metrics-out"])
         .arg(at("page.prom"))
         .arg("--access-log")
         .arg(at("access.jsonl"))
-        .stdin(reader.stdout.take().unwrap())
-        .output()
-        .unwrap();
-    reader.wait().unwrap();
+        .stdin(reader.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?)
+        .output()?;
+    reader.wait()?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let page = Page::parse(&std::fs::read_to_string(at("page.prom")).unwrap());
-    let access = std::fs::read_to_string(at("access.jsonl")).unwrap();
-    (account, page, access.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    let page = Page::parse(&std::fs::read_to_string(at("page.prom"))?);
+    let access = std::fs::read_to_string(at("access.jsonl"))?;
+    let access = access.lines().map(serde_json::from_str).collect::<serde_json::Result<_>>()?;
+    Ok((account, page, access))
 }
 
-fn check(name: &str, plan: &Plan) {
-    let (account, page, access) = replayed(name, plan);
+fn check(name: &str, plan: &Plan) -> io::Result<()> {
+    let (account, page, access) = replayed(name, plan)?;
     let finished = page.sum("inferspan_generations_total", "finish_reason=\"length\"");
     let counted = [
         page.sum("inferspan_generation_tokens_total", ""),
@@ -60,15 +60,17 @@ fn check(name: &str, plan: &Plan) {
     assert_eq!(whole, if plan.http { plan.requests } else { 0 }, "{name}: records that are whole");
     let tokens: u64 = access.iter().filter_map(|record| record["output_tokens"].as_u64()).sum();
     assert_eq!(tokens, account.generation_tokens, "{name}: tokens in the access log");
+    Ok(())
 }
 
 #[test]
 fn every_token_of_a_made_up_log_is_counted() {
-    check("plain", &PLAN);
-    check("stream", &Plan { stream: true, ..PLAN });
-    check("few-a-message", &Plan { stream: true, per_message: 5, waiting: 0, ..PLAN });
+    check("plain", &PLAN).unwrap();
+    check("stream", &Plan { stream: true, ..PLAN }).unwrap();
+    check("few-a-message", &Plan { stream: true, per_message: 5, waiting: 0, ..PLAN }).unwrap();
     // The messages that are repeated, cut at 8,192 bytes.
-    check("engine-only", &Plan { open: 300, requests: 300, waiting: 0, http: false, both_ends: false, ..PLAN });
+    check("engine-only", &Plan { open: 300, requests: 300, waiting: 0, http: false, both_ends: false, ..PLAN })
+        .unwrap();
 }
 
 #[test]
@@ -76,6 +78,6 @@ fn a_blank_log_has_the_same_calls_and_nothing_in_them() {
     let folder = Folder::new("blank").unwrap();
     let account = |plan: &Plan| write(plan, File::create(folder.path().join("log.jsonl")).unwrap()).unwrap();
     assert_eq!(account(&Plan { blank: true, ..PLAN }), account(&PLAN));
-    let (_, page, access) = replayed("blank-replayed", &Plan { blank: true, ..PLAN });
+    let (_, page, access) = replayed("blank-replayed", &Plan { blank: true, ..PLAN }).unwrap();
     assert!(page.sum("inferspan_generation_tokens_total", "").abs() < 0.5 && access.is_empty());
 }
