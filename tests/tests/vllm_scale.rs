@@ -3,6 +3,8 @@
 //! Needs root, `INFERSPAN_VLLM_VENV` and `INFERSPAN_VLLM_MODEL`; says loudly when it is skipped. `INFERSPAN_SCALE_OPEN`
 //! (numbers, by comma) replaces how many requests are open at once. One server a test, since a start takes a minute or two.
 
+use std::io;
+
 use inferspan_tests::folder::Folder;
 use inferspan_tests::judge::{Crowd, crowded, verdict};
 use inferspan_tests::vllm::{Installed, Vllm};
@@ -19,33 +21,35 @@ const ARGUMENTS: [&str; 6] = [
 ];
 
 /// (requests open at once, requests in all); each on the server that the one before leaves.
-fn try_at(name: &str, arguments: &[&str], crowds: &[(usize, usize)]) {
-    let Some(installed) = Installed::from_env() else { return };
-    let folder = Folder::new(&format!("vllm-scale-{name}")).unwrap();
+fn try_at(name: &str, arguments: &[&str], crowds: &[(usize, usize)]) -> io::Result<Vec<String>> {
+    let Some(installed) = Installed::from_env() else { return Ok(Vec::new()) };
+    let mut folder = Folder::new(&format!("vllm-scale-{name}"))?;
     let server = Vllm::start_with(
         &installed,
         &[&ARGUMENTS, arguments].concat(),
         // GiB an engine: at 512 bytes a token it holds two million. And no connection is closed while a client on a busy
         // machine is about to use it: that request would fail.
         &[("VLLM_CPU_KVCACHE_SPACE", "1"), ("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "600")],
-    )
-    .unwrap();
+    )?;
     let target = server.target();
     let mut crowd = Crowd { python: installed.venv.join("bin/python"), open: 4, requests: 16, seed: 1 };
     // Kernels that are compiled at first use would be in the first measured times.
-    crowd.warm(&target, &folder.path().join("warm-up.jsonl")).unwrap();
+    crowd.warm(&target, &folder.path().join("warm-up.jsonl"))?;
     let mut faults = Vec::new();
     for (open, requests) in asked().unwrap_or_else(|| crowds.to_vec()) {
         crowd = Crowd { open, requests, seed: crowd.seed + 1, ..crowd };
         eprintln!("{name}: {open} open");
-        let report = crowded(&target, &crowd, &folder.path().join(open.to_string())).unwrap();
+        let report = crowded(&target, &crowd, &folder.path().join(open.to_string()))?;
         for table in &report.tables {
             eprintln!("{table}");
         }
         faults.extend(report.faults.iter().map(|fault| format!("{name}, {open} open: {fault}")));
     }
-    std::fs::write(folder.path().join("server.log"), server.log().unwrap()).unwrap();
-    verdict(&faults);
+    std::fs::write(folder.path().join("server.log"), server.log()?)?;
+    if !faults.is_empty() {
+        folder.keep();
+    }
+    Ok(faults)
 }
 
 /// `INFERSPAN_SCALE_OPEN`, with two requests in turn for each that is open.
@@ -57,15 +61,15 @@ fn asked() -> Option<Vec<(usize, usize)>> {
 
 #[test]
 fn every_count_is_exact_with_700_requests_open() {
-    try_at("one-server", &[], &[(256, 512), (700, 1400)]);
+    verdict(&try_at("one-server", &[], &[(256, 512), (700, 1400)]).unwrap());
 }
 
 #[test]
 fn every_count_is_exact_with_two_api_servers() {
-    try_at("two-api-servers", &["--api-server-count", "2"], &[(256, 512)]);
+    verdict(&try_at("two-api-servers", &["--api-server-count", "2"], &[(256, 512)]).unwrap());
 }
 
 #[test]
 fn every_count_is_exact_with_two_engines() {
-    try_at("two-engines", &["--data-parallel-size", "2"], &[(256, 512)]);
+    verdict(&try_at("two-engines", &["--data-parallel-size", "2"], &[(256, 512)]).unwrap());
 }

@@ -5,7 +5,7 @@
 //! access log, both `/metrics` and the faults are left in the folder.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -153,7 +153,7 @@ fn check(sent: &[Value], access: &[Value]) -> Vec<String> {
         ];
         for (logged, seen) in pairs {
             if record[logged] != request[seen] {
-                wrong.add(&format!("{logged} is not what the client saw"), format!("{request}\n    {record}"));
+                wrong.add(&format!("{logged} is not what the client saw"), &format!("{request}\n    {record}"));
             }
         }
         if record["generations"].as_array().map(Vec::len) != Some(1) {
@@ -171,12 +171,12 @@ fn check(sent: &[Value], access: &[Value]) -> Vec<String> {
 struct Wrong(BTreeMap<String, (usize, String)>);
 
 impl Wrong {
-    fn add(&mut self, what: &str, with: impl ToString) {
+    fn add(&mut self, what: &str, with: &dyn Display) {
         let (count, shown) = self.0.entry(what.to_owned()).or_default();
         *count += 1;
         if *count <= SHOWN {
             // A string takes every byte.
-            let _ = write!(shown, "\n  {}", with.to_string());
+            let _ = write!(shown, "\n  {with}");
         }
     }
 
@@ -188,9 +188,12 @@ impl Wrong {
 impl Report {
     /// All of it, for a file.
     fn text(&self) -> String {
-        let mut text: String = self.tables.iter().map(|table| format!("{table}\n")).collect();
+        let mut text = String::new();
+        for table in &self.tables {
+            // A string takes every byte, here and below.
+            let _ = writeln!(text, "{table}");
+        }
         for fault in &self.faults {
-            // A string takes every byte.
             let _ = writeln!(text, "FAULT {fault}");
         }
         text

@@ -82,23 +82,17 @@ impl<W: Write> Log<W> {
     }
 
     /// A message to the engine.
-    pub fn to_engine(&mut self, frames: &[Vec<u8>], both_ends: bool) -> io::Result<()> {
+    pub fn engine_input(&mut self, frames: &[Vec<u8>], both_ends: bool) -> io::Result<()> {
         self.move_over(&framed(frames), (true, both_ends), &ADDS_OUT, &ADDS_IN)
     }
 
     /// A message from the engine; without its end, what the API server reads.
-    pub fn from_engine(&mut self, payload: &[u8], both_ends: bool) -> io::Result<()> {
+    pub fn engine_output(&mut self, payload: &[u8], both_ends: bool) -> io::Result<()> {
         self.move_over(&framed(&[payload.to_vec()]), (both_ends, true), &OUTPUTS_OUT, &OUTPUTS_IN)
     }
 
-    fn move_over(
-        &mut self,
-        wire: &[u8],
-        (sent, received): (bool, bool),
-        sender: &Place,
-        receiver: &Place,
-    ) -> io::Result<()> {
-        for (happens, call, place) in [(sent, "sendto", sender), (received, "recvfrom", receiver)] {
+    fn move_over(&mut self, wire: &[u8], (sent, received): (bool, bool), from: &Place, to: &Place) -> io::Result<()> {
+        for (happens, call, place) in [(sent, "sendto", from), (received, "recvfrom", to)] {
             for part in cut(wire).into_iter().filter(|part| happens && !part.is_empty()) {
                 self.call(call, place.thread, place.fd, place.socket, part)?;
             }
@@ -107,7 +101,7 @@ impl<W: Write> Log<W> {
     }
 
     /// The API server reads `times` messages that are as `payload` but for their stamp, which is 0 in it.
-    pub fn repeat_from_engine(&mut self, payload: &[u8], times: u32, every: u64, behind: u64) -> io::Result<()> {
+    pub fn repeat_engine_output(&mut self, payload: &[u8], times: u32, every: u64, behind: u64) -> io::Result<()> {
         // A float64 in msgpack, between the last of the statistics and four nils and a string.
         const BEFORE: usize = b"perf_stats\xc0\xcb".len();
         const STAMP: &[u8] = b"perf_stats\xc0\xcb\0\0\0\0\0\0\0\0\xc0\xc0\xc0\xc0\xa7default";
@@ -172,7 +166,7 @@ mod tests {
     fn a_long_message_leaves_and_arrives_in_two_calls() {
         let mut out = Vec::new();
         let mut log = Log::new(&mut out, false).unwrap();
-        log.from_engine(&vec![7; 10_000], true).unwrap();
+        log.engine_output(&vec![7; 10_000], true).unwrap();
         assert_eq!(log.finish().unwrap(), (4, 2 * 10_009));
         let text = String::from_utf8(out).unwrap();
         let lens: Vec<u64> = text

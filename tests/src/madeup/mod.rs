@@ -126,7 +126,7 @@ impl<W: Write> World<'_, W> {
         }
         let arrival = self.log.seconds(0);
         let add = request.add(self.plan.prompt, self.plan.tokens, arrival);
-        self.log.to_engine(&add, self.plan.both_ends)
+        self.log.engine_input(&add, self.plan.both_ends)
     }
 
     /// One engine step: its message, and what the API server writes of it.
@@ -153,7 +153,7 @@ impl<W: Write> World<'_, W> {
         self.account.prefix_queries += u64::from(prefix.queries);
         let stats = Stats { running: running as u32, waiting: self.plan.waiting as u32, kv_cache_usage: 0.25, prefix };
         let outputs = Outputs { outputs, stats: Some(stats), timestamp: now, utility: None };
-        self.log.from_engine(&outputs.encode()[0], self.plan.both_ends)?;
+        self.log.engine_output(&outputs.encode()[0], self.plan.both_ends)?;
         for slot in batch {
             let Some(request) = &slots[*slot] else { continue };
             let over = request.done == self.plan.tokens;
@@ -193,7 +193,7 @@ impl<W: Write> World<'_, W> {
         };
         let outputs =
             Outputs { outputs: open().map(output).collect(), stats: Some(stats), timestamp: 0.0, utility: None };
-        self.log.repeat_from_engine(&outputs.encode()[0], left, STEP_MICROS, BEHIND)?;
+        self.log.repeat_engine_output(&outputs.encode()[0], left, STEP_MICROS, BEHIND)?;
         self.account.generation_tokens += u64::from(left) * batch.len() as u64;
         for slot in batch {
             if let Some(request) = &mut slots[*slot] {
