@@ -60,7 +60,7 @@ pub fn at_rest(target: &Target, plan: &Plan, folder: &Path) -> std::io::Result<R
     let cancelled = sent.iter().filter(|sent| sent.aborted).map(|sent| sent.generations).sum();
     let tables = vec![
         compare(&after.since(&before), &ours, &finished.access, cancelled),
-        compare_ttft(&after.since(&between), &ours.since(&ours_between)),
+        compare_ttft(&after.since(&between), &ours.since(&ours_between), false),
     ];
     let mut faults: Vec<String> = tables.iter().flat_map(Table::faults).collect();
     if after.since(&before).sum("vllm:num_preemptions_total", "") < 0.5 {

@@ -99,7 +99,7 @@ pub fn crowded(target: &Target, crowd: &Crowd, folder: &Path) -> io::Result<Repo
         cpu * 1e6 / account.completion_tokens.max(1) as f64,
         account.finish_reasons
     );
-    let tables = vec![compare(&grown, &ours, &finished.access, 0), compare_ttft(&grown, &ours)];
+    let tables = vec![compare(&grown, &ours, &finished.access, 0), compare_ttft(&grown, &ours, true)];
     let mut faults: Vec<String> = tables.iter().flat_map(Table::faults).collect();
     if account.most_open < crowd.open || account.requests != crowd.requests {
         faults.push(format!("not the load that was asked for ({crowd:?}): {account:?}"));

@@ -406,6 +406,9 @@ impl Run {
             .map(|stage| format!("{} at {}", telemetry.lost(*stage), stage.name()))
             .collect();
         let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
+        if let Some(line) = summary.left_out_line() {
+            eprintln!("inferspan: {line}");
+        }
         eprintln!(
             "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer and {} process events, lost: {lost}",
             summary.requests,
@@ -417,9 +420,6 @@ impl Run {
         );
         if late > 0 {
             eprintln!("inferspan: {late} events came too late to be put in order");
-        }
-        if let Some(line) = summary.left_out_line() {
-            eprintln!("inferspan: {line}");
         }
         for failure in &summary.failures {
             eprintln!("inferspan: {failure}");
