@@ -406,6 +406,9 @@ impl Run {
             .map(|stage| format!("{} at {}", telemetry.lost(*stage), stage.name()))
             .collect();
         let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
+        if late > 0 {
+            eprintln!("inferspan: {late} events came too late to be put in order");
+        }
         if let Some(line) = summary.left_out_line() {
             eprintln!("inferspan: {line}");
         }
@@ -418,9 +421,6 @@ impl Run {
             telemetry.tokenizer_events.load(Relaxed),
             telemetry.process_events.load(Relaxed),
         );
-        if late > 0 {
-            eprintln!("inferspan: {late} events came too late to be put in order");
-        }
         for failure in &summary.failures {
             eprintln!("inferspan: {failure}");
         }

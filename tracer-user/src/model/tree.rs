@@ -416,7 +416,7 @@ fn root_attributes(finished: &Finished<'_>, server: &Server) -> Attributes {
     add(attribute::OUTPUT_TOKENS, finished.output_tokens().map(int));
     add(attribute::CACHED_TOKENS, finished.cached_tokens().map(int));
     add(attribute::LATENCY_QUEUE, float(seconds.queue));
-    add(attribute::LATENCY_TTFT, float(seconds.ttft));
+    add(attribute::LATENCY_TTFT, float(seconds.ttft_engine));
     add(attribute::LATENCY_E2E, float(seconds.e2e));
     add(attribute::LATENCY_PREFILL, float(seconds.prefill));
     add(attribute::LATENCY_DECODE, float(seconds.decode));
