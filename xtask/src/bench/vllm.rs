@@ -135,7 +135,7 @@ impl Bench<'_> {
     fn measure(&mut self, flags: Option<&[&str]>) -> Result<Value> {
         let mut tracer = flags.map(|flags| self.attach(flags)).transpose()?;
         let before = self.cpu(tracer.as_ref())?;
-        let seen = self.load(self.arguments.seconds)?;
+        let mut run = self.load(self.arguments.seconds)?;
         let after = self.cpu(tracer.as_ref())?;
         if let Some(tracer) = &mut tracer {
             tracer.check_running()?;
@@ -145,10 +145,11 @@ impl Bench<'_> {
             if !said.trim_end().ends_with("lost: none") {
                 eprintln!("xtask: the tracer did not see everything: {said}");
             }
+            run["tracer_said"] = said.trim_start_matches([' ', '|']).into();
         }
-        let thousands = seen["tokens"].as_f64().unwrap_or(0.0) / 1e3;
+        let thousands = run["tokens"].as_f64().unwrap_or(0.0) / 1e3;
         if thousands <= 0.0 {
-            bail!("the clients got no tokens: {seen}");
+            bail!("the clients got no tokens: {run}");
         }
         let mut used: BTreeMap<&str, f64> = BTreeMap::new();
         for (role, nanos) in &after {
@@ -156,7 +157,6 @@ impl Bench<'_> {
         }
         let server = used.iter().filter(|(role, _)| **role != "inferspan").map(|(_, used)| used).sum::<f64>();
         used.insert("server", server);
-        let mut run = seen;
         run["cpu_ms_per_1000_tokens"] = json!(used);
         Ok(run)
     }
