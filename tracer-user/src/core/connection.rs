@@ -100,9 +100,15 @@ impl Connection {
         matches!(self.protocol, Protocol::Zmtp(_))
     }
 
+    fn is_recognised(&self) -> bool {
+        !matches!(self.protocol, Protocol::Unknown { .. })
+    }
+
     /// Takes a piece; `offset` is its place in the stream, where that is known.
     pub fn push(&mut self, direction: Direction, offset: Option<u64>, piece: Piece<'_>, parsed: &mut Parsed) {
         if let Some(offset) = offset {
+            // A start that was missed: what it says first is not how it started.
+            self.from_start &= offset == 0 || self.is_recognised();
             let moved = &mut self.moved[direction as usize];
             let missing = moved.map_or(0, |moved| offset.saturating_sub(moved));
             *moved = Some(moved.unwrap_or(0).max(offset.saturating_add(piece.len)));
@@ -138,7 +144,9 @@ impl Connection {
     }
 
     fn recognise(&mut self, direction: Direction, piece: &Piece<'_>, calls: u32, bytes: u64, parsed: &mut Parsed) {
-        let start = piece.bytes;
+        // Stray line ends before a request are allowed (RFC 9112 section 2.2).
+        let stray = piece.bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let start = &piece.bytes[stray..];
         let (server, client) = match direction {
             Direction::In => (starts_request(start) || may_start_request(start), starts_response(start)),
             Direction::Out => (starts_response(start), starts_request(start)),

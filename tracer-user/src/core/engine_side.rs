@@ -143,7 +143,7 @@ impl Core {
         match self.generations.get(&key).and_then(|generation| generation.exchange) {
             Some(exchange) => self.touched.push(exchange),
             None => {
-                self.unclaimed.insert(key, self.now);
+                self.unclaimed.insert(key);
             }
         }
     }

@@ -83,7 +83,7 @@ impl Core {
         self.mark_overdue(out);
         let orphans: Vec<u64> = self
             .unclaimed
-            .keys()
+            .iter()
             .filter_map(|key| Some((key, self.generations.get(key)?)))
             .filter(|&(&key, g)| {
                 let waited = now.saturating_sub(last_sign(g));
@@ -107,7 +107,7 @@ impl Core {
         let now = self.now;
         let left: Vec<(u64, bool)> = self
             .unclaimed
-            .keys()
+            .iter()
             .filter_map(|&key| Some((key, now.saturating_sub(self.generations.get(&key)?.aborted()?) >= quiet)))
             .collect();
         for (key, unanswered) in left {

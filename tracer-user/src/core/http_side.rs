@@ -250,7 +250,7 @@ impl Core {
     ) {
         let Some(connection) = self.connections.get_mut(&end) else { return };
         let process = connection.process;
-        self.held -= connection.held_bytes();
+        self.held = self.held.saturating_sub(connection.held_bytes());
         let mut parsed = Parsed::default();
         connection.closed(moved, &mut parsed);
         let place = Place { at, process, end };

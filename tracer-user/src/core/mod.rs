@@ -96,8 +96,8 @@ pub struct Core {
     left: BTreeSet<u64>,
     generations: BTreeMap<u64, Generation>,
     generation_of: HashMap<Arc<str>, u64>,
-    /// Generations that are over and belong to no exchange yet; since when.
-    unclaimed: BTreeMap<u64, EventNanos>,
+    /// Generations that are over and belong to no exchange yet.
+    unclaimed: BTreeSet<u64>,
     index: Index,
     /// Beam searches by their id: the engine request that stands for each; and whom the others belong to.
     searches: HashMap<String, u64>,
@@ -144,7 +144,7 @@ impl Core {
             left: BTreeSet::new(),
             generations: BTreeMap::new(),
             generation_of: HashMap::new(),
-            unclaimed: BTreeMap::new(),
+            unclaimed: BTreeSet::new(),
             index: Index::default(),
             searches: HashMap::new(),
             lead_of: BTreeMap::new(),
