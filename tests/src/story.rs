@@ -37,9 +37,19 @@ pub struct Story {
 
 impl Default for Story {
     fn default() -> Self {
-        let mut story =
-            Self { core: Core::new(Config::default()), out: Vec::new(), now: START, moved: std::collections::BTreeMap::new() };
-        let server = Server { service: "vllm".into(), model: "tiny".into(), engine: "vllm".into(), pid: API, ..Server::default() };
+        let mut story = Self {
+            core: Core::new(Config::default()),
+            out: Vec::new(),
+            now: START,
+            moved: std::collections::BTreeMap::new(),
+        };
+        let server = Server {
+            service: "vllm".into(),
+            model: "tiny".into(),
+            engine: "vllm".into(),
+            pid: API,
+            ..Server::default()
+        };
         story.input(Input::Fact(Fact::Clock { event_ns: START, unix_ns: WALL }));
         story.input(Input::Fact(Fact::Server(server.into())));
         story.input(Input::Fact(Fact::Process { tgid: API, role: Role::Api }));
@@ -160,7 +170,8 @@ impl Story {
                 ..Produced::default()
             })
             .collect();
-        Outputs { outputs, stats: Some(crate::demo_engine::wire::Stats::default()), timestamp: now, utility: None }.encode()
+        Outputs { outputs, stats: Some(crate::demo_engine::wire::Stats::default()), timestamp: now, utility: None }
+            .encode()
     }
 
     /// Where the API server receives the engine's messages.
@@ -198,7 +209,8 @@ pub fn post(path: &str, id: Option<&str>, body: &str) -> Vec<u8> {
 }
 
 /// The head of a streamed response.
-pub const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+pub const STREAM: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
 /// The end of a chunked body.
 pub const END: &[u8] = b"0\r\n\r\n";
 
@@ -209,5 +221,6 @@ pub fn chunk(lines: &str) -> Vec<u8> {
 
 /// A whole JSON response.
 pub fn json(status: u16, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\r\n{body}", body.len()).into_bytes()
+    format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\r\n{body}", body.len())
+        .into_bytes()
 }

@@ -254,7 +254,7 @@ fn verdicts_decide_how_much_is_captured() {
     let ((one, mut from_one), (two, mut from_two)) = (tcp(), UnixStream::pair().expect("pair"));
     move_to(one, 911);
     move_to(two, 912);
-    let bytes = [7; 30_000];
+    let bytes = vec![7; 30_000];
     for _ in 0..2 {
         put(911, &bytes);
         from_one.read_exact(&mut bytes.clone()).expect("read");

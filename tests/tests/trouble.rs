@@ -6,12 +6,14 @@ use inferspan::input::{Direction, LossStage, What};
 use inferspan::output::{AccessRecord, FinishReason, Metric, Outcome};
 use inferspan_tests::demo_engine::wire::LENGTH;
 use inferspan_tests::pipeline::Made;
-use inferspan_tests::story::{API, ENGINE, END, STREAM, Story, chunk, connection, json, post, zmtp};
+use inferspan_tests::story::{API, END, ENGINE, STREAM, Story, chunk, connection, json, post, zmtp};
 
 const PATH: &str = "/v1/completions";
 
 fn delta(id: &str) -> Vec<u8> {
-    chunk(&format!("data: {{\"id\":\"cmpl-{id}\",\"model\":\"tiny\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":null}}]}}\n\n"))
+    chunk(&format!(
+        "data: {{\"id\":\"cmpl-{id}\",\"model\":\"tiny\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":null}}]}}\n\n"
+    ))
 }
 
 fn last(id: &str) -> Vec<u8> {
@@ -152,7 +154,8 @@ fn chunks_and_their_end_in_one_capped_call_shift_nothing() {
         story.request(end, &post(PATH, None, r#"{"prompt":"a","stream":true}"#));
         story.add("cmpl-a-0-0123abcd", 5, 2);
         story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
-        let long = chunk(&format!("data: {{\"id\":\"cmpl-a\",\"choices\":[{{\"text\":\"{}\"}}]}}\n\n", "y".repeat(5_000)));
+        let long =
+            chunk(&format!("data: {{\"id\":\"cmpl-a\",\"choices\":[{{\"text\":\"{}\"}}]}}\n\n", "y".repeat(5_000)));
         let all = [STREAM, &long, &last("a"), &done(), END].concat();
         let tail = if with_tail { 200 } else { 0 };
         let head = all.len() - tail;
@@ -183,7 +186,8 @@ fn a_response_that_was_lost_whole_is_found_out_by_the_next_ones_id() {
         story.add(&engine, 5, 2);
         story.outputs(&[(&engine, 2, Some(LENGTH), true)]);
         if seen {
-            story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-{id}","choices":[{{"finish_reason":"length"}}]}}"#)));
+            story
+                .respond(end, &json(200, &format!(r#"{{"id":"cmpl-{id}","choices":[{{"finish_reason":"length"}}]}}"#)));
         }
         story.quiet(100);
     }
@@ -377,13 +381,12 @@ fn a_beam_search_is_one_request() {
     let end = connection(1);
     story.open(end);
     story.request(end, &post(PATH, None, r#"{"prompt":"a","n":2,"use_beam_search":true,"max_tokens":3}"#));
-    let mut sent = 0;
-    for (batch, beams) in [("0011223344556677", 1), ("8899aabbccddeeff", 2), ("0123456789abcdef", 2)] {
+    let batches = [("0011223344556677", 1), ("8899aabbccddeeff", 2), ("0123456789abcdef", 2)];
+    for (sent, (batch, beams)) in (0..).zip(batches) {
         let ids: Vec<String> = (0..beams).map(|i| format!("cmpl-a-{batch}-beam-{i}-0123abc{i}")).collect();
         for id in &ids {
             story.add(id, 5 + sent, 1);
         }
-        sent += 1;
         for id in &ids {
             story.outputs(&[(id, 1, Some(LENGTH), true)]);
         }
@@ -416,7 +419,8 @@ fn samples_of_one_prompt_share_its_tokens() {
     let made = story.made();
     let record = of(&made, "a");
     assert_eq!((record.prompt_tokens, record.output_tokens, record.incomplete.as_deref()), (Some(5), Some(2), None));
-    let counted: u64 = made.metrics.iter().map(|m| if let Metric::Prompt { tokens, .. } = m { *tokens } else { 0 }).sum();
+    let counted: u64 =
+        made.metrics.iter().map(|m| if let Metric::Prompt { tokens, .. } = m { *tokens } else { 0 }).sum();
     assert_eq!(counted, 10, "the counters follow vLLM's own");
 }
 

@@ -275,11 +275,11 @@ impl Before {
         assert_eq!(read_whole(self.server, sent), [sent]);
         let size = 4_000_000i32;
         // SAFETY: the option is an int that lives across the call.
-        let set = |fd, option| unsafe {
+        let enlarge = |fd, option| unsafe {
             libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const size).cast(), size_of_val(&size) as u32)
         };
-        check("SO_SNDBUFFORCE", set(self.unix[0], libc::SO_SNDBUFFORCE) as isize);
-        check("SO_RCVBUFFORCE", set(self.unix[1], libc::SO_RCVBUFFORCE) as isize);
+        check("SO_SNDBUFFORCE", enlarge(self.unix[0], libc::SO_SNDBUFFORCE) as isize);
+        check("SO_RCVBUFFORCE", enlarge(self.unix[1], libc::SO_RCVBUFFORCE) as isize);
         assert_eq!(write(self.unix[0], &bytes), bytes.len());
         assert_eq!(read_whole(self.unix[1], bytes.len()), [bytes.len()]);
         let pieces: Vec<&[u8]> = bytes.chunks(100).take(60).collect();

@@ -24,6 +24,10 @@ use crate::telemetry::Telemetry;
 /// A batch is handed on at this many inputs or payload bytes, whichever comes first.
 const BATCH_INPUTS: usize = 512;
 pub(super) const BATCH_BYTES: usize = 1 << 20;
+/// What is held while the queue is full (its reader parses an ELF file, or has lost its core to the server): a batch grows up to
+/// this before anything is given up.
+const HELD_INPUTS: usize = 65_536;
+const HELD_BYTES: usize = 16 << 20;
 /// How long the reader lets the rings fill up before it drops a batch that does not fit the queue.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -235,16 +239,25 @@ impl Records {
         }
     }
 
+    /// Passes on all that is held; waits for room, which there is while the other end empties the queue.
+    pub(super) fn hand_over(&mut self) {
+        // Nobody is there any more: nobody wants it.
+        let _ = self.sender.send(take(&mut self.batch));
+    }
+
     pub(super) fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
         }
-        let batch = take(&mut self.batch);
-        self.batch_bytes = 0;
-        let batch = match self.sender.try_send(batch) {
+        let bytes = take(&mut self.batch_bytes);
+        let batch = match self.sender.try_send(take(&mut self.batch)) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => return,
             Err(TrySendError::Full(batch)) => batch,
         };
+        if batch.len() < HELD_INPUTS && bytes < HELD_BYTES {
+            (self.batch, self.batch_bytes) = (batch, bytes);
+            return;
+        }
         // The rings are the better buffer: let them fill for a moment.
         if let Err(SendTimeoutError::Timeout(batch)) = self.sender.send_timeout(batch, QUEUE_PATIENCE) {
             let count = batch.iter().filter(|input| matches!(input, Input::Event(_) | Input::Lost(_))).count() as u64;

@@ -31,8 +31,8 @@ const DRAIN_EVERY: Duration = Duration::from_millis(10);
 const TICK_AFTER_NS: u64 = 15_000_000;
 /// A clock anchor, and the housekeeping of dead processes, this often.
 const SECOND_NS: u64 = 1_000_000_000;
-/// Batches that wait for the core: with [`super::records::BATCH_BYTES`], at most 64 MiB.
-const QUEUE_BATCHES: usize = 64;
+/// Batches that wait for the core: with [`super::records::BATCH_BYTES`], at most 16 MiB, and as much is held beside them.
+const QUEUE_BATCHES: usize = 16;
 
 /// What the reader is told.
 #[derive(Debug, Clone, Copy)]
@@ -197,10 +197,11 @@ impl Drain {
                 self.report_losses(now);
                 self.records.push(Input::Tick(now));
             }
-            self.records.flush();
             if stopping {
+                self.records.hand_over();
                 return;
             }
+            self.records.flush();
             wait(epoll, DRAIN_EVERY);
         }
     }
