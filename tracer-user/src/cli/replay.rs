@@ -37,10 +37,14 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let mut preroll = Preroll::default();
     let mut closes_visible = false;
     let mut broken = None;
-    while head.len() < preroll::EVENTS {
+    let mut held = 0;
+    while head.len() < preroll::EVENTS && held < preroll::BYTES {
         match log.next_event() {
             Ok(Some(event)) => {
                 preroll.look(&event);
+                if let What::Data { bytes, .. } = &event.what {
+                    held += bytes.len();
+                }
                 closes_visible |= matches!(event.what, What::Closed { .. });
                 head.push(event);
             }

@@ -30,15 +30,19 @@ pub enum Meeting {
 }
 
 #[derive(Debug, Default)]
-pub struct Lives(BTreeMap<End, Life>);
+pub struct Lives {
+    lives: BTreeMap<End, Life>,
+    /// The lifetime whose close was told last.
+    closed: BTreeMap<End, u64>,
+}
 
 impl Lives {
     /// A record of `end`, made at `at`.
     pub fn meet(&mut self, end: End, lifetime: u64, at: EventNanos) -> Meeting {
         let life = Life { lifetime, from: at, is_foreign: false };
-        match self.0.get_mut(&end) {
+        match self.lives.get_mut(&end) {
             None => {
-                self.0.insert(end, life);
+                self.lives.insert(end, life);
                 Meeting::Same
             }
             Some(known) if known.lifetime == lifetime => Meeting::Same,
@@ -51,16 +55,32 @@ impl Lives {
     }
 
     pub fn get(&self, end: End) -> Option<&Life> {
-        self.0.get(&end)
+        self.lives.get(&end)
     }
 
     pub fn get_mut(&mut self, end: End) -> Option<&mut Life> {
-        self.0.get_mut(&end)
+        self.lives.get_mut(&end)
+    }
+
+    /// The close of a lifetime; false when it was told before: two threads may tell of one, the one that closed the number and the
+    /// one that has it again.
+    pub fn close(&mut self, end: End, lifetime: u64) -> bool {
+        self.lives.remove(&end);
+        self.closed.insert(end, lifetime) != Some(lifetime)
+    }
+
+    /// The process is gone.
+    pub fn forget(&mut self, process: u32) {
+        let range = End::of_descriptor(process, 0)..=End::of_descriptor(process, u32::MAX);
+        let gone: Vec<End> = self.closed.range(range).map(|(end, _)| *end).collect();
+        for end in gone {
+            self.closed.remove(&end);
+        }
     }
 
     /// The lifetime of `end` is over.
     pub fn remove(&mut self, end: End) -> Option<Life> {
-        self.0.remove(&end)
+        self.lives.remove(&end)
     }
 
     /// The ends of `process` with numbers from `first` to `last`.
@@ -69,7 +89,7 @@ impl Lives {
             return Vec::new();
         }
         let range = End::of_descriptor(process, first)..=End::of_descriptor(process, last);
-        self.0.range(range).map(|(end, life)| (*end, *life)).collect()
+        self.lives.range(range).map(|(end, life)| (*end, *life)).collect()
     }
 }
 
@@ -87,7 +107,8 @@ mod tests {
         assert_eq!(lives.meet(end, 20, 102), Meeting::Unannounced);
         assert_eq!(lives.meet(end, 10, 103), Meeting::Old);
         assert_eq!(lives.get(end).map(|life| (life.lifetime, life.from)), Some((20, 102)));
-        assert!(lives.remove(end).is_some());
+        assert!(lives.close(end, 20));
+        assert!(!lives.close(end, 20), "told twice");
         assert_eq!(lives.meet(end, 30, 104), Meeting::Same, "an announced end leaves nothing behind");
     }
 

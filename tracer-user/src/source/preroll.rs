@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::OffsetBounds;
-use crate::decode::http::{Conversation, HttpEvent, Piece, What as Http, starts_request};
+use crate::decode::http::{Conversation, HttpEvent, Piece, What as Http, may_start_request, starts_request};
 use crate::decode::zmtp;
 use crate::engine::vllm::Vllm;
 use crate::engine::{Engine as _, EngineMessage, LifeEventKind};
@@ -15,6 +15,8 @@ use crate::input::{Direction, End, Event, EventNanos, Fact, Server, What};
 
 /// Events that are looked at ahead; at 15,000 syscalls a second of a busy server, the first seconds.
 pub const EVENTS: usize = 20_000;
+/// … or bytes of payload, since they are held until then.
+pub const BYTES: usize = 4 << 20;
 
 /// What the first events tell.
 #[derive(Debug, Default)]
@@ -32,7 +34,8 @@ impl Preroll {
     /// Looks at one event.
     pub fn look(&mut self, event: &Event) {
         let What::Data { end, direction, len, bytes, starts, .. } = &event.what else { return };
-        if self.model.is_none() && *direction == Direction::In && starts_request(bytes) {
+        let may_be = starts_request(bytes) || may_start_request(bytes);
+        if self.model.is_none() && *direction == Direction::In && may_be {
             self.conversations.entry(*end).or_default();
         }
         if self.model.is_none()

@@ -97,6 +97,7 @@ impl Records {
                 for (end, _) in self.lives.range(event.process, 0, u32::MAX) {
                     self.lives.remove(end);
                 }
+                self.lives.forget(event.process);
                 self.dead.insert(event.process, event.at);
             }
             _ => {}
@@ -130,8 +131,10 @@ impl Records {
             }
         }
         if matches!(event.what, What::Closed { .. }) {
-            self.lives.remove(end);
             self.asked.remove(&end);
+            if !self.lives.close(end, lifetime) {
+                return;
+            }
         } else if self.lives.get(end).is_some_and(|life| life.is_foreign) {
             return;
         } else if class == Class::Unknown {
