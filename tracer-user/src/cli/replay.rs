@@ -37,13 +37,13 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let mut preroll = Preroll::default();
     let mut closes_visible = false;
     let mut broken = None;
-    let mut held = 0;
-    while head.len() < preroll::EVENTS && held < preroll::BYTES {
+    let mut bytes_ahead = 0;
+    while head.len() < preroll::EVENTS && bytes_ahead < preroll::BYTES {
         match log.next_event() {
             Ok(Some(event)) => {
                 preroll.look(&event);
                 if let What::Data { bytes, .. } = &event.what {
-                    held += bytes.len();
+                    bytes_ahead += bytes.len();
                 }
                 closes_visible |= matches!(event.what, What::Closed { .. });
                 head.push(event);
