@@ -143,7 +143,9 @@ impl Run {
     fn finish(&mut self, sinks: &mut Sinks) {
         self.order.finish(&mut self.due);
         self.drain(sinks);
-        self.core.finish(&mut self.out);
+        while self.core.finish_part(&mut self.out) {
+            sinks.push(&mut self.out);
+        }
         sinks.push(&mut self.out);
     }
 }

@@ -28,6 +28,8 @@ const LATE_CLAIM: EventNanos = 60 * SECOND;
 const QUIET: EventNanos = 5 * SECOND;
 /// How long a response may be quiet after its engine requests are over, before its end counts as missed.
 const OVERDUE: EventNanos = 60 * SECOND;
+/// Requests that are finished at once when the stream is over.
+const PART: usize = 256;
 /// encode() calls older than this belong to no request.
 const ENCODE_AGE: EventNanos = 60 * SECOND;
 
@@ -177,6 +179,11 @@ impl Core {
 
     /// The stream is over: what is open is emitted, marked incomplete.
     pub fn finish(&mut self, out: &mut Vec<Output>) {
+        while self.finish_part(out) {}
+    }
+
+    /// As [`Self::finish`], a part of it; true while there is more. Thousands may be open, and their trees take their room.
+    pub fn finish_part(&mut self, out: &mut Vec<Output>) -> bool {
         self.release_in_flight(EventNanos::MAX, out);
         let engines: Vec<u32> = self.steps.keys().copied().collect();
         for engine in engines {
@@ -186,16 +193,20 @@ impl Core {
         }
         self.join_left_over(0);
         self.mark_cancelled(0);
-        let exchanges: Vec<u64> = self.exchanges.keys().copied().collect();
+        let exchanges: Vec<u64> = self.exchanges.keys().copied().take(PART).collect();
         for key in exchanges {
             let unfinished = self.exchanges.get(&key).is_some_and(|e| e.ending.is_none());
             self.finish_exchange(key, unfinished, out);
         }
-        let orphans: Vec<u64> = self.generations.keys().copied().collect();
+        if !self.exchanges.is_empty() {
+            return true;
+        }
+        let orphans: Vec<u64> = self.generations.keys().copied().take(PART).collect();
         for key in orphans {
             let unfinished = self.generations.get(&key).is_some_and(|g| !g.settled());
             self.finish_orphan(key, unfinished, out);
         }
+        !self.generations.is_empty()
     }
 
     fn finish_exchange(&mut self, key: u64, cut_off: bool, out: &mut Vec<Output>) {

@@ -142,7 +142,10 @@ impl Pipeline {
             for input in self.ordered.drain(..) {
                 core.push(input, &mut self.outputs);
             }
-            core.finish(&mut self.outputs);
+            while core.finish_part(&mut self.outputs) {
+                self.outputs.retain(|output| !matches!(output, Output::Verdict(_)));
+                self.sinks.push(&mut self.outputs);
+            }
             late += order.late();
         }
         self.count_dropped();
