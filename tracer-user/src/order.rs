@@ -9,8 +9,8 @@ use std::collections::BinaryHeap;
 
 use crate::input::{Event, EventNanos, Input, What};
 
-/// Bytes that are held back at most. 20 ms of a server that moves 500 MB/s, or 0.1 s of 1,000 streams at 200 steps a second.
-const MAX_BYTES: usize = 12 << 20;
+/// Bytes that are held back at most: 20 ms of a server that moves 300 MB/s, or 60 ms of 1,000 streams at 200 steps a second.
+const MAX_BYTES: usize = 6 << 20;
 
 /// A watermark sorter.
 #[derive(Debug)]

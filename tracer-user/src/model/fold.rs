@@ -9,6 +9,9 @@ use crate::input::EventNanos;
 /// A step is a slow outlier when it took more than this many times the median.
 pub const OUTLIER: u64 = 3;
 
+/// Blocks whose medians are kept.
+const MAX_MEDIANS: usize = 64;
+
 /// A part of the decode phase. Step k leads from token k−1 to token k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
@@ -68,8 +71,8 @@ impl Folder {
         let count = block.len() as u64;
         let middle = block.len() / 2;
         let median = *block.select_nth_unstable(middle).1;
-        // A generation of 65,000 tokens has 254 blocks; beyond, the older half is thinned.
-        if self.medians.len() == 256 {
+        // Beyond so many blocks they are thinned: two become one.
+        if self.medians.len() == MAX_MEDIANS {
             self.medians = self.medians.chunks(2).map(|pair| (pair[0].0, pair.iter().map(|m| m.1).sum())).collect();
         }
         self.medians.push((median, count));

@@ -2,7 +2,7 @@
 //!
 //! Enters: one entry a step that gave tokens. Leaves: [`Piece`]s in order that cover every decode step once: the first
 //! [`FIRST`] steps, the last [`LAST`] and the slowest outliers alone, the runs between them folded. Invariant: up to
-//! [`RECENT`] + [`FIRST`] steps everything is exact; of a longer generation the older half is folded as it goes (64 KiB a
+//! [`RECENT`] + [`FIRST`] steps everything is exact; of a longer generation the older half is folded as it goes (16 KiB a
 //! generation at most), and the median of such a run is the mean of its parts' medians, weighted by their counts.
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ pub const FIRST: usize = 8;
 /// Steps shown at the end.
 pub const LAST: usize = 2;
 /// Newest steps that are kept one by one; when they are as many, the older half is folded.
-const RECENT: usize = 512;
+const RECENT: usize = 256;
 /// Outliers that are kept of the folded steps.
 const OLD_OUTLIERS: usize = 60;
 
