@@ -4,7 +4,7 @@
 //! clients write them, engine messages are vLLM 0.32's own layout.
 
 use inferspan::core::{Config, Core};
-use inferspan::input::{Direction, End, Event, Fact, Input, Role, Server, What};
+use inferspan::input::{Direction, End, Event, Fact, Function, Input, Role, Server, What};
 use inferspan::output::Output;
 
 use crate::demo_engine::wire::{Add, Output as Produced, Outputs, Prefill, QUEUED, SCHEDULED, Sampling, encode_abort};
@@ -129,6 +129,12 @@ impl Story {
     fn engine(&mut self, fd: u64, direction: Direction, frames: &[Vec<u8>]) {
         let end = End(u64::from(API) << 32 | fd);
         self.call(end, direction, &zmtp(frames));
+    }
+
+    /// The API server tokenises for 1 ms.
+    pub fn encode(&mut self) {
+        let entered = self.now;
+        self.event(API, What::Call { function: Function::Encode, entered });
     }
 
     /// The API server sends an engine request.

@@ -381,6 +381,8 @@ fn a_beam_search_is_one_request() {
     let end = connection(1);
     story.open(end);
     story.request(end, &post(PATH, None, r#"{"prompt":"a","n":2,"use_beam_search":true,"max_tokens":3}"#));
+    // Tokenised once, before the engine requests and their stamps.
+    story.encode();
     let batches = [("0011223344556677", 1), ("8899aabbccddeeff", 2), ("0123456789abcdef", 2)];
     for (sent, (batch, beams)) in (0..).zip(batches) {
         let ids: Vec<String> = (0..beams).map(|i| format!("cmpl-a-{batch}-beam-{i}-0123abc{i}")).collect();
@@ -397,6 +399,7 @@ fn a_beam_search_is_one_request() {
     assert_eq!(made.access.len(), 1, "{:#?}", made.access);
     let record = of(&made, "a");
     assert_eq!((record.outcome, record.incomplete.as_deref()), (Outcome::Length, None));
+    assert!((record.seconds.tokenize.unwrap() - 0.001).abs() < 1e-9);
     assert_eq!((record.generations.len(), record.output_tokens, record.prompt_tokens), (5, Some(5), Some(5)));
     let finished = made.metrics.iter().filter(|metric| matches!(metric, Metric::Generation { .. })).count();
     assert_eq!(finished, 5, "the counters follow vLLM's own");

@@ -79,12 +79,14 @@ impl Core {
     }
 
     /// A generation that was not known. An engine request of a beam search goes below the first one of the search.
-    fn insert_generation(&mut self, generation: Generation) -> u64 {
+    fn insert_generation(&mut self, mut generation: Generation) -> u64 {
         let key = self.key();
         self.recent.remove(&generation.id);
         self.generation_of.insert(Arc::clone(&generation.id), key);
         match ids::beam_search(&generation.external_id) {
             Some(search) => {
+                // The search tokenises once, before it makes its engine requests and their stamps.
+                generation.arrival_before_tokenizing = false;
                 let lead = *self.searches.entry(search.to_owned()).or_insert(key);
                 if lead == key {
                     self.index.add_generation(&generation.external_id, key);
