@@ -57,7 +57,7 @@ pub enum What {
     /// The descriptor was closed: `end`'s lifetime is over. `moved`: how many bytes each direction (in, out) moved in it, where
     /// the source counts them (live); more than was seen says that the last records were lost.
     Closed { end: End, moved: Option<(u64, u64)> },
-    /// A probed library function returned; it was entered at `entered`.
+    /// A probed library function was called at `entered`. A timed one has returned now; of the others only the entry is seen.
     Call { function: Function, entered: EventNanos },
     /// A thread group forked `child` (a new thread group).
     Forked { child: u32 },
@@ -87,11 +87,15 @@ pub enum Direction {
     Out,
 }
 
-/// Library functions that the tokenizer probes time.
+/// Library functions that are probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Function {
-    /// `PyTokenizer.encode`, `encode_batch`, `encode_batch_fast`.
+    /// `PyTokenizer.encode`, `encode_batch`, `encode_batch_fast`; timed.
     Encode,
+    /// A front end's msgpack decoder: it gets to a message that it received.
+    Decode,
+    /// A front end reads the wall clock.
+    Clock,
 }
 
 /// Something learned outside the event stream.

@@ -14,6 +14,8 @@ pub struct Telemetry {
     pub syscall_events: AtomicU64,
     /// `inferspan_events_total{probe="tokenizer"}`
     pub tokenizer_events: AtomicU64,
+    /// `inferspan_events_total{probe="front_end"}`
+    pub front_end_events: AtomicU64,
     /// `inferspan_events_total{probe="process"}`
     pub process_events: AtomicU64,
     /// `inferspan_spans_exported_total`

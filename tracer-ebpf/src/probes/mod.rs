@@ -1,7 +1,7 @@
 //! The programs, one file a family.
 
+mod call;
 mod descriptors;
 mod net;
 mod pieces;
 mod proc;
-mod tokenizer;

@@ -9,12 +9,14 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use tracer_ebpf::wire::call::FUNCTION_CLOCK;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, SegmentFlags, SymbolKind};
 
-use super::plan::{self, Library, Point, Segment};
+use super::plan::{self, Kind, Library, Point, Segment};
+use super::python;
 use crate::discover::text::{self, Mapping};
 
-/// The tokenizer library is 11 MB; nothing that is worth probing is near this.
+/// The tokenizer library is 11 MB, an interpreter with debug information 35; nothing that is worth probing is near this.
 const FILE_BYTES_MAX: u64 = 1 << 28;
 /// The tokenizer library has 25,090 symbols.
 const SYMBOLS_MAX: usize = 4_000_000;
@@ -42,11 +44,11 @@ pub fn reach(library: &Library) -> io::Result<PathBuf> {
     Ok(by_name)
 }
 
-/// The points to probe in the library that `path` leads to; empty when it is stripped.
-pub fn points(path: &Path) -> io::Result<Vec<Point>> {
+/// The points to probe in the library that `path` leads to; empty when it has none, or is stripped of their names.
+pub fn points(path: &Path, kind: Kind) -> io::Result<Vec<Point>> {
     let file = File::open(path)?;
     if file.metadata()?.len() > FILE_BYTES_MAX {
-        return Err(io::Error::other("the file is too large to be a tokenizer library"));
+        return Err(io::Error::other("the file is too large to be such a library"));
     }
     // As a whole: a read a symbol name takes fifty times longer. Not mapped: the file is the target's, and may shrink.
     let mut bytes = Vec::new();
@@ -61,10 +63,15 @@ pub fn points(path: &Path) -> io::Result<Vec<Point>> {
             Segment { address: segment.address(), offset, size, executable }
         })
         .collect();
+    if kind == Kind::Interpreter {
+        let clock = python::time_time(&elf).and_then(|address| plan::file_offset(address, &segments));
+        let point = |offset| Point { function: FUNCTION_CLOCK, offset, symbol: "time.time".to_owned() };
+        return Ok(clock.map(point).into_iter().collect());
+    }
     let symbols = elf
         .symbols()
         .take(SYMBOLS_MAX)
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
         .filter_map(|symbol| Some((symbol.name().ok()?, symbol.address())));
-    Ok(plan::points(symbols, &segments))
+    Ok(plan::points(kind, symbols, &segments))
 }

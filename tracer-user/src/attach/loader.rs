@@ -4,7 +4,9 @@
 //! it detaches everything), and [`Rings`], which the reader thread owns. Every program and map is taken by name once, here;
 //! an object that lacks one is refused with the name.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
@@ -15,7 +17,7 @@ use tracer_ebpf::wire::net::{
     CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, cap_index,
 };
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
-use tracer_ebpf::wire::tokenizer::cookie;
+use tracer_ebpf::wire::call::cookie;
 
 use super::btf;
 use super::plan::Point;
@@ -126,7 +128,8 @@ pub struct Probes {
     tail_calls: ProgramArray<MapData>,
     /// Why children that start later are not followed, when they are not.
     pub not_following: Option<String>,
-    uprobes_loaded: bool,
+    /// Programs of uprobes that are loaded.
+    loaded: BTreeSet<&'static str>,
     attached: usize,
 }
 
@@ -176,7 +179,7 @@ impl Probes {
         let tail_calls = take(&mut ebpf, "CONTINUE")?;
         let not_following =
             offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        Ok((Self { ebpf, tail_calls, not_following, uprobes_loaded: false, attached: 0 }, rings))
+        Ok((Self { ebpf, tail_calls, not_following, loaded: BTreeSet::new(), attached: 0 }, rings))
     }
 
     /// Attaches life first, then system calls: a child that is born in between is followed.
@@ -197,23 +200,37 @@ impl Probes {
 
     /// Attaches entry and return probes at `points` of the library at `path`, for every process: the programs filter.
     pub fn attach_library(&mut self, path: &Path, points: &[Point]) -> Result<(), LoadError> {
-        for name in ["call_entry", "call_return"] {
-            let program: &mut UProbe = program(&mut self.ebpf, name)?;
-            if !self.uprobes_loaded {
-                program.load().map_err(|error| program_error(name, &error))?;
-            }
-            for (index, point) in points.iter().enumerate() {
-                let at = UProbeAttachPoint {
-                    location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-                    cookie: Some(cookie(index as u32, point.function)),
-                };
-                program
-                    .attach(at, path, UProbeScope::AllProcesses)
-                    .map_err(|error| attach_error(name, format!("{}+{:#x}", path.display(), point.offset), &error))?;
-                self.attached += 1;
-            }
+        self.attach_points("call_entry", path, points, UProbeScope::AllProcesses)?;
+        self.attach_points("call_return", path, points, UProbeScope::AllProcesses)
+    }
+
+    /// Attaches probes of the entry alone at `points` of the library at `path`, in one process.
+    pub fn attach_entries(&mut self, path: &Path, points: &[Point], process: u32) -> Result<(), LoadError> {
+        let Some(process) = NonZeroU32::new(process) else { return Ok(()) };
+        self.attach_points("call_only", path, points, UProbeScope::OneProcess(process))
+    }
+
+    fn attach_points(
+        &mut self,
+        name: &'static str,
+        path: &Path,
+        points: &[Point],
+        scope: UProbeScope,
+    ) -> Result<(), LoadError> {
+        let program: &mut UProbe = program(&mut self.ebpf, name)?;
+        if self.loaded.insert(name) {
+            program.load().map_err(|error| program_error(name, &error))?;
         }
-        self.uprobes_loaded = true;
+        for (index, point) in points.iter().enumerate() {
+            let at = UProbeAttachPoint {
+                location: UProbeAttachLocation::AbsoluteOffset(point.offset),
+                cookie: Some(cookie(index as u32, point.function)),
+            };
+            program
+                .attach(at, path, scope)
+                .map_err(|error| attach_error(name, format!("{}+{:#x}", path.display(), point.offset), &error))?;
+            self.attached += 1;
+        }
         Ok(())
     }
 

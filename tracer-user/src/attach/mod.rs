@@ -1,12 +1,13 @@
-//! Attaching: the programs into the kernel, the processes into their filter, probes onto the tokenizer library.
+//! Attaching: the programs into the kernel, the processes into their filter, probes onto libraries of the front ends.
 //!
 //! Enters: processes to trace. Leaves: a [`Session`] whose inputs come out of one channel. Invariant: dropping the session
-//! detaches everything; a target is never written to. `plan` is pure; `btf`, `loader`, `library` and `table` touch the world.
+//! detaches everything; a target is never written to. `plan` and `python` are pure; `btf`, `loader`, `library` and `table` touch the world.
 
 mod btf;
 pub mod library;
 pub mod loader;
 pub mod plan;
+mod python;
 pub mod table;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use crate::output::Verdict;
 use crate::source::ring::{Command, Reader, monotonic_ns};
 use crate::telemetry::Telemetry;
 use loader::{LoadError, Options, Probes};
+use plan::Kind;
 use table::Table;
 
 /// A process to trace.
@@ -41,6 +43,13 @@ pub struct TokenizerProbes {
     pub warnings: Vec<String>,
 }
 
+/// What of a front end's handling of messages is probed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FrontEnd {
+    pub decoder: bool,
+    pub clock: bool,
+}
+
 /// Attached programs and their running reader.
 #[derive(Debug)]
 pub struct Session {
@@ -51,6 +60,8 @@ pub struct Session {
     libraries: BTreeSet<((u32, u32), u64)>,
     /// Of these, the ones that are probed.
     probed: BTreeSet<((u32, u32), u64)>,
+    /// Front ends whose handling of messages is probed, or was tried to be.
+    front_ends: BTreeSet<u32>,
 }
 
 impl Session {
@@ -88,7 +99,7 @@ impl Session {
         }
         let reader =
             Reader::spawn(rings, telemetry).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
-        Ok(Self { probes, reader, adopted, libraries: BTreeSet::new(), probed: BTreeSet::new() })
+        Ok(Self { probes, reader, adopted, libraries: BTreeSet::new(), probed: BTreeSet::new(), front_ends: BTreeSet::new() })
     }
 
     /// Batches of inputs, as they come.
@@ -128,7 +139,7 @@ impl Session {
         let maps: Vec<_> = processes.iter().filter_map(|pid| Some((*pid, library::mappings(*pid).ok()?))).collect();
         let mut result = TokenizerProbes::default();
         let mut probed = BTreeSet::new();
-        for tokenizer in plan::tokenizers(&maps) {
+        for tokenizer in plan::libraries(&maps, Kind::Tokenizer) {
             if !self.libraries.insert((tokenizer.device, tokenizer.inode)) {
                 // A process that came later: the probes are on the file, for every process.
                 if self.probed.contains(&(tokenizer.device, tokenizer.inode)) {
@@ -155,12 +166,32 @@ impl Session {
 
     fn attach_tokenizer(&mut self, tokenizer: &plan::Library) -> Result<usize, String> {
         let path = library::reach(tokenizer).map_err(|error| error.to_string())?;
-        let points = library::points(&path).map_err(|error| error.to_string())?;
+        let points = library::points(&path, Kind::Tokenizer).map_err(|error| error.to_string())?;
         if points.is_empty() {
             return Err("it has no symbols (stripped), so its functions cannot be found".to_owned());
         }
         self.probes.attach_library(&path, &points).map_err(|error| error.to_string())?;
         Ok(points.len())
+    }
+
+    /// Probes where a front end takes up a message of its engine: the decoder, and the clock that vLLM reads behind it for its time
+    /// to first token. Each process by itself: an engine decodes as well, and many a Python reads its clock. Best effort: without
+    /// them the time at which a message arrived stands for it.
+    pub fn attach_front_end(&mut self, process: u32) -> FrontEnd {
+        let mut found = FrontEnd::default();
+        if !self.front_ends.insert(process) {
+            return found;
+        }
+        let Ok(mappings) = library::mappings(process) else { return found };
+        let maps = [(process, mappings)];
+        for (kind, probed) in [(Kind::Messages, &mut found.decoder), (Kind::Interpreter, &mut found.clock)] {
+            for library in plan::libraries(&maps, kind) {
+                let Ok(path) = library::reach(&library) else { continue };
+                let points = library::points(&path, kind).unwrap_or_default();
+                *probed |= !points.is_empty() && self.probes.attach_entries(&path, &points, process).is_ok();
+            }
+        }
+        found
     }
 
     /// Detaches everything, then passes on what was still on its way.

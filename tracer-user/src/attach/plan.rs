@@ -6,11 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
+use tracer_ebpf::wire::call::{FUNCTION_DECODE, FUNCTION_ENCODE};
 
-use crate::discover::elf::function_of;
+use crate::discover::elf::is_encode;
 use crate::discover::text::Mapping;
-use crate::input::Function;
 
 /// One library file, however many processes map it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,17 +42,39 @@ pub struct Segment {
     pub executable: bool,
 }
 
-/// Whether a mapped path is Hugging Face's tokenizer library (`tokenizers.abi3.so`, or one built for one Python).
-pub fn is_tokenizer(path: &Path) -> bool {
-    let is_library = path.extension().is_some_and(|extension| extension == "so");
-    is_library && path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("tokenizers."))
+/// What a library is to a front end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Hugging Face's tokenizer library (`tokenizers.abi3.so`, or one built for one Python).
+    Tokenizer,
+    /// msgspec's extension module, which decodes the engine's messages.
+    Messages,
+    /// The Python interpreter: the executable, or the library where it is built as one.
+    Interpreter,
 }
 
-/// The tokenizer libraries among the mappings of the processes, one an inode.
-pub fn tokenizers(processes: &[(u32, Vec<Mapping>)]) -> Vec<Library> {
+impl Kind {
+    pub fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let is_library = name.ends_with(".so");
+        let folder = path.parent().and_then(Path::file_name);
+        if is_library && name.starts_with("tokenizers.") {
+            Some(Self::Tokenizer)
+        } else if is_library && name.starts_with("_core.") && folder.is_some_and(|folder| folder == "msgspec") {
+            Some(Self::Messages)
+        } else if name.starts_with("libpython3") || (name.starts_with("python") && !name.contains(".so")) {
+            Some(Self::Interpreter)
+        } else {
+            None
+        }
+    }
+}
+
+/// The libraries of a kind among the mappings of the processes, one an inode.
+pub fn libraries(processes: &[(u32, Vec<Mapping>)], kind: Kind) -> Vec<Library> {
     let mut found: BTreeMap<((u32, u32), u64), Library> = BTreeMap::new();
     for (process, mappings) in processes {
-        for mapping in mappings.iter().filter(|mapping| mapping.executable && is_tokenizer(&mapping.path)) {
+        for mapping in mappings.iter().filter(|mapping| mapping.executable && Kind::of(&mapping.path) == Some(kind)) {
             let library = found.entry((mapping.device, mapping.inode)).or_insert_with(|| Library {
                 device: mapping.device,
                 inode: mapping.inode,
@@ -70,23 +91,30 @@ pub fn tokenizers(processes: &[(u32, Vec<Mapping>)]) -> Vec<Library> {
 }
 
 /// The points at which to probe, from a file's function symbols (name, address) and segments.
-pub fn points<'a>(symbols: impl Iterator<Item = (&'a str, u64)>, segments: &[Segment]) -> Vec<Point> {
+pub fn points<'a>(kind: Kind, symbols: impl Iterator<Item = (&'a str, u64)>, segments: &[Segment]) -> Vec<Point> {
     let mut points: Vec<Point> = symbols
         .filter_map(|(symbol, address)| {
-            let function = match function_of(symbol)? {
-                Function::Encode => FUNCTION_ENCODE,
+            let function = match kind {
+                Kind::Tokenizer if is_encode(symbol) => FUNCTION_ENCODE,
+                // `JSONDecoder_decode` is another one; `.cold` is no entry.
+                Kind::Messages if symbol == "Decoder_decode" => FUNCTION_DECODE,
+                _ => return None,
             };
-            let segment = segments.iter().find(|segment| {
-                segment.executable && address >= segment.address && address - segment.address < segment.size
-            })?;
-            let offset = segment.offset.checked_add(address - segment.address)?;
-            Some(Point { function, offset, symbol: symbol.to_owned() })
+            Some(Point { function, offset: file_offset(address, segments)?, symbol: symbol.to_owned() })
         })
         .collect();
     // Identical functions may have been folded into one: one probe there, or the kernel would count the call twice.
     points.sort_by_key(|point| point.offset);
     points.dedup_by_key(|point| point.offset);
     points
+}
+
+/// Where in the file the code at `address` lies.
+pub fn file_offset(address: u64, segments: &[Segment]) -> Option<u64> {
+    let segment = segments.iter().find(|segment| {
+        segment.executable && address >= segment.address && address - segment.address < segment.size
+    })?;
+    segment.offset.checked_add(address - segment.address)
 }
 
 #[cfg(test)]
@@ -111,10 +139,10 @@ mod tests {
 
     #[test]
     fn a_library_that_several_processes_map_is_planned_once() {
-        let libraries = tokenizers(&[
+        let libraries = libraries(&[
             (10, vec![mapping(0x1000, 7, "/a/tokenizers.abi3.so"), mapping(0x9000, 7, "/a/tokenizers.abi3.so")]),
             (11, vec![mapping(0x2000, 7, "/b/tokenizers.abi3.so"), mapping(0x3000, 8, "/usr/lib/libssl.so.3")]),
-        ]);
+        ], Kind::Tokenizer);
         assert_eq!(libraries.len(), 1);
         assert_eq!(libraries[0].processes, [10, 11]);
         assert_eq!(libraries[0].through, (10, 0x1000, 0x2000));
@@ -124,22 +152,46 @@ mod tests {
     fn two_inodes_of_one_name_are_two_libraries() {
         let one = Mapping { deleted: true, ..mapping(0x1000, 7, "/x/tokenizers.abi3.so") };
         let two = mapping(0x1000, 8, "/x/tokenizers.abi3.so");
-        assert_eq!(tokenizers(&[(1, vec![one]), (2, vec![two])]).len(), 2);
+        assert_eq!(libraries(&[(1, vec![one]), (2, vec![two])], Kind::Tokenizer).len(), 2);
     }
 
     #[test]
     fn data_mappings_and_other_libraries_are_left_out() {
         let data = Mapping { executable: false, ..mapping(0x1000, 7, "/x/tokenizers.abi3.so") };
         let other = mapping(0x2000, 8, "/x/tokenizers.py");
-        assert!(tokenizers(&[(1, vec![data, other])]).is_empty());
+        assert!(libraries(&[(1, vec![data, other])], Kind::Tokenizer).is_empty());
     }
 
     #[test]
     fn addresses_become_file_offsets_and_only_in_executable_segments() {
         let code = Segment { address: 0x2c_1dcc, offset: 0x2c_0dcc, size: 0x45_1e04, executable: true };
         let rodata = Segment { address: 0, offset: 0, size: 0x2c_0dcc, executable: false };
-        let found = points([(ENCODE, 0x31_b360), (STEP, 0x1000), ("_ZN3foo", 0x31_b400)].into_iter(), &[rodata, code]);
+        let found = points(Kind::Tokenizer, [(ENCODE, 0x31_b360), (STEP, 0x1000), ("_ZN3foo", 0x31_b400)].into_iter(), &[rodata, code]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].function, found[0].offset), (FUNCTION_ENCODE, 0x31_a360));
+    }
+
+    #[test]
+    fn a_library_is_known_by_its_name() {
+        for (path, expected) in [
+            ("/v/site-packages/tokenizers/tokenizers.abi3.so", Some(Kind::Tokenizer)),
+            ("/v/site-packages/msgspec/_core.cpython-312-x86_64-linux-gnu.so", Some(Kind::Messages)),
+            ("/v/site-packages/pydantic/_core.cpython-312-x86_64-linux-gnu.so", None),
+            ("/usr/lib/libpython3.11.so.1.0", Some(Kind::Interpreter)),
+            ("/usr/bin/python3.12", Some(Kind::Interpreter)),
+            ("/v/site-packages/torch/lib/libtorch_python.so", None),
+            ("/v/lib/python3.11/lib-dynload/math.cpython-311-x86_64-linux-gnu.so", None),
+        ] {
+            assert_eq!(Kind::of(Path::new(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_decoder_of_messages_is_told_from_that_of_json() {
+        let code = Segment { address: 0x1000, offset: 0x1000, size: 0x1000, executable: true };
+        let symbols = [("JSONDecoder_decode", 0x1100), ("Decoder_decode", 0x1200), ("Decoder_decode.cold", 0x1300)];
+        let found = points(Kind::Messages, symbols.into_iter(), &[code]);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].function, found[0].offset), (FUNCTION_DECODE, 0x1200));
     }
 }

@@ -283,7 +283,7 @@ impl Run {
         if let Some(why) = self.session.not_following() {
             eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
         }
-        self.probe_tokenizers();
+        self.probe_libraries();
         eprintln!("inferspan: prompts and outputs are neither kept nor exported; nothing is written to the server");
         let processes: usize = self.servers.iter().map(|found| found.processes.len()).sum();
         eprintln!(
@@ -292,10 +292,13 @@ impl Run {
         );
     }
 
-    fn probe_tokenizers(&mut self) {
+    fn probe_libraries(&mut self) {
         for (index, found) in self.servers.iter().enumerate() {
             let processes: Vec<u32> =
                 found.processes.iter().filter(|process| process.role == Role::Api).map(|process| process.pid).collect();
+            for process in &processes {
+                self.session.attach_front_end(*process);
+            }
             let probes = self.session.attach_tokenizers(&processes);
             for tgid in probes.processes {
                 self.pipeline.tell(index, Fact::TokenizerProbed { tgid });
@@ -384,7 +387,7 @@ impl Run {
             self.alive.extend(followed(&found));
             *known = found;
         }
-        self.probe_tokenizers();
+        self.probe_libraries();
     }
 
     /// Detaches, flushes and says what was seen.

@@ -180,21 +180,32 @@ impl Core {
         if direction == Direction::Out {
             self.engine_processes.insert(message.engine, process);
         }
+        let stamped = !message.outputs.is_empty();
         let mut due = std::mem::take(&mut self.due);
         self.in_flight.sighted(at, end, direction, message, &mut due);
-        self.apply_due(&mut due, Some(seen), out);
+        let firsts = self.apply_due(&mut due, Some(seen), out);
         self.due = due;
+        if direction == Direction::In {
+            self.uptake.arrived(process, stamped, firsts);
+        }
     }
 
     /// Outputs that were sent long ago and never seen arriving count as received then.
     pub(super) fn release_in_flight(&mut self, now: EventNanos, out: &mut Vec<Output>) {
         let mut due = std::mem::take(&mut self.due);
         self.in_flight.overdue(now, &mut due);
-        self.apply_due(&mut due, None, out);
+        let _ = self.apply_due(&mut due, None, out);
         self.due = due;
     }
 
-    fn apply_due(&mut self, due: &mut Vec<(EventNanos, Outputs)>, seen: Option<Sighting>, out: &mut Vec<Output>) {
+    /// Gives the requests whose first output is in these messages.
+    fn apply_due(
+        &mut self,
+        due: &mut Vec<(EventNanos, Outputs)>,
+        seen: Option<Sighting>,
+        out: &mut Vec<Output>,
+    ) -> Vec<u64> {
+        let mut firsts = Vec::new();
         for (received, message) in due.drain(..) {
             if message.missing > 0 {
                 self.count_loss(LossStage::Cut, 1, out);
@@ -205,8 +216,9 @@ impl Core {
                 }
             }
             let front_end = seen.filter(|s| s.direction == Direction::In).map(|s| s.process);
-            self.apply(&message, received, front_end.unwrap_or(0), out);
+            self.apply(&message, received, front_end.unwrap_or(0), &mut firsts, out);
         }
+        firsts
     }
 
     /// Outputs of the engine on this connection are missing: what may have had one is marked. `present`: requests whose share of
@@ -225,7 +237,14 @@ impl Core {
         }
     }
 
-    fn apply(&mut self, message: &Outputs, received: EventNanos, front_end: u32, out: &mut Vec<Output>) {
+    fn apply(
+        &mut self,
+        message: &Outputs,
+        received: EventNanos,
+        front_end: u32,
+        firsts: &mut Vec<u64>,
+        out: &mut Vec<Output>,
+    ) {
         if message.utility && message.outputs.is_empty() {
             return;
         }
@@ -239,7 +258,7 @@ impl Core {
         }
         let place = Applied { engine, at, received, step, front_end };
         for output in &message.outputs {
-            self.output(output, place, out);
+            firsts.extend(self.output(output, place, out));
         }
         if let Some(stats) = message.stats {
             out.push(Output::Metric(Metric::Scheduler {
@@ -280,10 +299,11 @@ impl Core {
         }
     }
 
-    fn output(&mut self, output: &RequestOutput, place: Applied, out: &mut Vec<Output>) {
+    /// Gives the request when this is its first output.
+    fn output(&mut self, output: &RequestOutput, place: Applied, out: &mut Vec<Output>) -> Option<u64> {
         let key = match self.generation_of.get(output.id.as_str()) {
             Some(&key) => key,
-            None if self.recent.contains(output.id.as_str()) => return,
+            None if self.recent.contains(output.id.as_str()) => return None,
             // Its ADD was before the attach (or lost).
             None => {
                 let external = ids::external_of(&output.id).to_owned();
@@ -294,8 +314,8 @@ impl Core {
                 key
             }
         };
-        let Some(generation) = self.generations.get_mut(&key) else { return };
-        let Some(took) = generation.take(output, place.at, place.received, place.step, &self.clock) else { return };
+        let generation = self.generations.get_mut(&key)?;
+        let took = generation.take(output, place.at, place.received, place.step, &self.clock)?;
         if took.first
             && let (Some(scheduled), Some(steps)) = (generation.scheduled, self.steps.get(&place.engine))
         {
@@ -318,6 +338,7 @@ impl Core {
         if took.over {
             self.settled(key);
         }
+        took.first.then_some(key)
     }
 }
 

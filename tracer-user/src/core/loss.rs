@@ -45,6 +45,7 @@ impl Core {
         if lost.stage != LossStage::DataRing {
             self.edges_lost_at = Some(lost.at);
         }
+        self.uptake.lost();
         let mut ends: Vec<End> =
             self.connections.iter().filter(|(_, connection)| !connection.counts()).map(|(&end, _)| end).collect();
         ends.sort_unstable();

@@ -11,6 +11,7 @@ mod http_side;
 mod in_flight;
 mod join;
 mod loss;
+mod uptake;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use self::engine_side::Sighting;
 use self::http_side::Place;
 use self::in_flight::InFlight;
 use self::join::Index;
+use self::uptake::Uptake;
 use crate::clock::Clock;
 use crate::decode::http::Piece;
 use crate::engine::vllm::Vllm;
@@ -107,6 +109,7 @@ pub struct Core {
     steps: BTreeMap<u32, Steps>,
     encodes: BTreeMap<u32, VecDeque<Encode>>,
     in_flight: InFlight,
+    uptake: Uptake,
     /// Scratch of messages that count now.
     due: Vec<(EventNanos, Outputs)>,
     /// A response that turned out to answer another request of its connection: the rest of its events is that one's.
@@ -153,6 +156,7 @@ impl Core {
             steps: BTreeMap::new(),
             encodes: BTreeMap::new(),
             in_flight: InFlight::default(),
+            uptake: Uptake::default(),
             due: Vec::new(),
             rebound: None,
             touched: Vec::new(),
@@ -190,7 +194,7 @@ impl Core {
     }
 
     fn event(&mut self, event: Event, out: &mut Vec<Output>) {
-        let Event { at, process, what, thread: _ } = event;
+        let Event { at, process, what, thread } = event;
         match what {
             What::Data { end, direction, len, bytes, starts, offset } => {
                 let piece = Piece { len, bytes: &bytes, starts };
@@ -209,8 +213,25 @@ impl Core {
                 }
                 encodes.push_back(Encode { entered, returned: at, used: false });
             }
+            What::Call { function: Function::Decode, .. } => {
+                for key in self.uptake.decodes(process, thread) {
+                    Self::taken_up(&mut self.generations, *key, at);
+                }
+            }
+            What::Call { function: Function::Clock, .. } => {
+                for key in self.uptake.reads_clock(process, thread) {
+                    Self::taken_up(&mut self.generations, key, at);
+                }
+            }
             What::Forked { .. } | What::Executed => {}
             What::Exited => self.exited(process, at, out),
+        }
+    }
+
+    /// The front end got to the request's first output.
+    fn taken_up(generations: &mut BTreeMap<u64, Generation>, key: u64, at: EventNanos) {
+        if let Some(generation) = generations.get_mut(&key) {
+            generation.taken_up = Some(at);
         }
     }
 
@@ -249,6 +270,7 @@ impl Core {
         });
         self.engine_processes.retain(|_, of| *of != process);
         self.encodes.remove(&process);
+        self.uptake.ended(process);
         self.tokenizer_probed.remove(&process);
     }
 

@@ -9,7 +9,7 @@ use std::mem::{offset_of, size_of};
 use tracer_ebpf::wire::header::Header;
 use tracer_ebpf::wire::net::{self, Data, Range, Socket};
 use tracer_ebpf::wire::proc::{self, Forked, Process};
-use tracer_ebpf::wire::tokenizer::{self, Call};
+use tracer_ebpf::wire::call::{self, Call};
 
 use crate::input::{Direction, End, Event, EventNanos, Function, What};
 
@@ -178,11 +178,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
             let what = if kind == proc::KIND_EXECUTED { What::Executed } else { What::Exited };
             event(what).map(Record::Event)
         }
-        tokenizer::KIND_CALL => {
+        call::KIND_CALL => {
             fields.at_least(size_of::<Call>())?;
             let entered = fields.u64(offset_of!(Call, entered))?;
             let function = match fields.u32(offset_of!(Call, function))? {
-                tokenizer::FUNCTION_ENCODE => Function::Encode,
+                call::FUNCTION_ENCODE => Function::Encode,
+                call::FUNCTION_DECODE => Function::Decode,
+                call::FUNCTION_CLOCK => Function::Clock,
                 other => return Err(Refused::Field("function", u64::from(other))),
             };
             let event = event(What::Call { function, entered })?;
@@ -258,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_call_that_returns_before_it_is_entered_is_refused() {
-        let mut bytes = header(tokenizer::KIND_CALL);
+        let mut bytes = header(call::KIND_CALL);
         bytes.extend(1_001u64.to_ne_bytes());
         bytes.extend(1u32.to_ne_bytes());
         bytes.extend(0u32.to_ne_bytes());

@@ -1,24 +1,18 @@
 //! Names of the functions of interest in a tokenizer library.
 //!
-//! Pure: a symbol in, the [`Function`] that it is out. Patterns, because Rust's mangled names carry a hash that changes
+//! Pure: a symbol in, whether it is one of them out. Patterns, because Rust's mangled names carry a hash that changes
 //! with every build. Finding and reading the library is `attach::library`'s.
 
-use crate::input::Function;
-
-/// Which function a mangled name is: PyO3 wraps a method `m` in `__pymethod_m__`, and Rust's mangling adds a hash that
+/// Whether a mangled name is one of the functions that make tokens of text: PyO3 wraps a method `m` in `__pymethod_m__`, and Rust's mangling adds a hash that
 /// changes with every build (in the crate's name, or as `17h<16 hex>E` at the end).
-pub fn function_of(symbol: &str) -> Option<Function> {
+pub fn is_encode(symbol: &str) -> bool {
     let name = match symbol.rsplit_once("17h") {
         Some((name, hash)) if hash.len() == 17 && hash.ends_with('E') => name,
         _ => symbol,
     };
-    let method = name.strip_suffix("__")?;
+    let Some(method) = name.strip_suffix("__") else { return false };
     let is = |class: &str, name: &str| symbol.contains(class) && method.ends_with(&format!("__pymethod_{name}"));
-    if ["encode", "encode_batch", "encode_batch_fast"].iter().any(|name| is("PyTokenizer", name)) {
-        Some(Function::Encode)
-    } else {
-        None
-    }
+    ["encode", "encode_batch", "encode_batch_fast"].iter().any(|name| is("PyTokenizer", name))
 }
 
 #[cfg(test)]
@@ -29,19 +23,19 @@ mod tests {
     fn methods_are_known_in_both_manglings_and_others_are_not() {
         let encode = "_RNvMsE_NtCs84oBVal8Hga_10tokenizers9tokenizerNtB5_11PyTokenizer19___pymethod_encode__";
         for (symbol, expected) in [
-            (encode.to_owned(), Some(Function::Encode)),
-            (encode.replace("19___pymethod_encode__", "30___pymethod_encode_batch_fast__"), Some(Function::Encode)),
-            (encode.replace("encode", "decode"), None),
-            (encode.replace("encode__", "encode_special_tokens__"), None),
-            ("_RNvMs2y_NtCs84oBVal8Hga_10tokenizers8decodersNtB6_14PyDecodeStream17___pymethod_step__".into(), None),
+            (encode.to_owned(), true),
+            (encode.replace("19___pymethod_encode__", "30___pymethod_encode_batch_fast__"), true),
+            (encode.replace("encode", "decode"), false),
+            (encode.replace("encode__", "encode_special_tokens__"), false),
+            ("_RNvMs2y_NtCs84oBVal8Hga_10tokenizers8decodersNtB6_14PyDecodeStream17___pymethod_step__".into(), false),
             (
                 "_ZN10tokenizers9tokenizer11PyTokenizer19___pymethod_encode__17h0123456789abcdefE".into(),
-                Some(Function::Encode),
+                true,
             ),
-            ("__pymethod_encode__".into(), None),
-            (String::new(), None),
+            ("__pymethod_encode__".into(), false),
+            (String::new(), false),
         ] {
-            assert_eq!(function_of(&symbol), expected, "{symbol}");
+            assert_eq!(is_encode(&symbol), expected, "{symbol}");
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct Generation {
     pub preemptions: u64,
     pub timeline: Timeline,
     pub first: Option<TokensAt>,
+    /// When the front end got to its first output, where that was seen: not before it received it.
+    pub taken_up: Option<EventNanos>,
     pub last: Option<TokensAt>,
     pub output_tokens: u64,
     /// Steps seen while its prompt was being computed: ends of prefill chunks.
@@ -141,6 +143,7 @@ impl Generation {
             preemptions: 0,
             timeline: Timeline::default(),
             first: None,
+            taken_up: None,
             last: None,
             output_tokens: 0,
             chunks: Vec::new(),
@@ -280,9 +283,11 @@ impl Generation {
         }
     }
 
-    /// Arrival → first token in the front end, seconds: vLLM's time to first token.
+    /// Arrival → the front end gets to the first token, seconds: vLLM's time to first token. Where that was not seen, arrival →
+    /// first token in the front end.
     pub fn ttft_seconds(&self) -> Option<f64> {
-        seconds(self.arrival?, self.first?.received)
+        let received = self.first?.received;
+        seconds(self.arrival?, self.taken_up.map_or(received, |at| at.max(received)))
     }
 
     /// queued → scheduled (first time), seconds: vLLM's queue time.

@@ -17,7 +17,7 @@ use super::ring::monotonic_ns;
 use crate::attach::Target;
 use crate::attach::table::{self, Table};
 use crate::decode::event::{Class, Record};
-use crate::input::{End, Event, EventNanos, Input, LossStage, Lost, What};
+use crate::input::{End, Event, EventNanos, Function, Input, LossStage, Lost, What};
 use crate::output::{Speaks, Verdict};
 use crate::telemetry::Telemetry;
 
@@ -85,7 +85,8 @@ impl Records {
     /// An event that concerns no descriptor.
     fn event(&mut self, event: Event) {
         match event.what {
-            What::Call { .. } => &self.telemetry.tokenizer_events,
+            What::Call { function: Function::Encode, .. } => &self.telemetry.tokenizer_events,
+            What::Call { .. } => &self.telemetry.front_end_events,
             _ => &self.telemetry.process_events,
         }
         .fetch_add(1, Relaxed);

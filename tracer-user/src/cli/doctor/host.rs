@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapType;
 use aya::sys::is_map_supported;
-use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
+use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 
 use super::Check;
 use crate::attach::loader::{LoadError, Options, Probes, Rings};

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
-use tracer_ebpf::wire::tokenizer::FUNCTION_ENCODE;
+use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 
 use super::Check;
-use crate::attach::plan::Point;
+use crate::attach::plan::{Kind, Point};
 use crate::attach::{library, plan, table};
 use crate::discover::privilege::is_supported;
 use crate::discover::{self, Host, ServerProcess, ServerProcesses, printable_path, role_name};
@@ -26,6 +26,7 @@ pub(super) fn checks(pid: u32) -> Vec<Check> {
     };
     let mut checks = vec![target(&found), engine_version(&found), access(&found)];
     checks.extend(tokenizers(&found));
+    checks.extend(of(&found, Role::Api).map(|process| front_end(process.pid)));
     checks.push(sockets(&found));
     checks.push(clock(&found));
     checks.push(endpoint(&found));
@@ -99,10 +100,10 @@ fn access(found: &ServerProcesses) -> Check {
 fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
     let maps: Vec<_> =
         of(found, Role::Api).filter_map(|process| Some((process.pid, library::mappings(process.pid).ok()?))).collect();
-    let checks: Vec<Check> = plan::tokenizers(&maps)
+    let checks: Vec<Check> = plan::libraries(&maps, Kind::Tokenizer)
         .iter()
         .map(|tokenizer| {
-            let points = library::reach(tokenizer).and_then(|path| library::points(&path));
+            let points = library::reach(tokenizer).and_then(|path| library::points(&path, Kind::Tokenizer));
             judge_tokenizer(&printable_path(Path::new(&tokenizer.path)), points.map_err(|error| error.to_string()))
         })
         .collect();
@@ -115,6 +116,30 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
         )];
     }
     checks
+}
+
+/// Whether it can be seen when a front end gets to the engine's messages.
+fn front_end(pid: u32) -> Check {
+    let maps = [(pid, library::mappings(pid).unwrap_or_default())];
+    let has = |kind| {
+        plan::libraries(&maps, kind).iter().any(|file| {
+            let points = library::reach(file).and_then(|path| library::points(&path, kind));
+            points.is_ok_and(|points| !points.is_empty())
+        })
+    };
+    match (has(Kind::Messages), has(Kind::Interpreter)) {
+        (true, true) => Check::ok("front_end", format!("process {pid}: the decoder of messages and the clock are found")),
+        (true, false) => Check::warn(
+            "front_end",
+            format!("process {pid}: no clock is found in its Python: ttft_engine ends when the message is decoded"),
+            "none needed; it is up to one turn of the event loop short",
+        ),
+        (false, _) => Check::warn(
+            "front_end",
+            format!("process {pid}: no decoder of messages is found (msgspec without symbols): ttft_engine ends when the message arrives"),
+            "use the msgspec wheel of PyPI, which has its symbols",
+        ),
+    }
 }
 
 fn judge_tokenizer(path: &str, points: Result<Vec<Point>, String>) -> Check {

@@ -29,6 +29,7 @@ impl Collector for Own {
         let name = "inferspan_events";
         let help = "Events that probes delivered";
         let probes = [
+            ("front_end", read(&own.front_end_events)),
             ("process", read(&own.process_events)),
             ("syscall", read(&own.syscall_events)),
             ("tokenizer", read(&own.tokenizer_events)),

@@ -1,8 +1,8 @@
-//! Calls of the tokenizer library.
+//! Calls of probed functions in the libraries of a server.
 
 use super::header::Header;
 
-/// A probed function returned ([`Call`]).
+/// A probed function was called ([`Call`]).
 pub const KIND_CALL: u32 = 32;
 
 /// The cookie of the `index`th probed point of a library.
@@ -15,10 +15,14 @@ pub const fn cookie_function(cookie: u64) -> u32 {
     cookie as u32
 }
 
-/// [`Call::function`]: `encode`, `encode_batch`, `encode_batch_fast`. 2 was `DecodeStream.step`.
+/// [`Call::function`]: the tokenizer's `encode`, `encode_batch`, `encode_batch_fast`, timed. 2 was `DecodeStream.step`.
 pub const FUNCTION_ENCODE: u32 = 1;
+/// msgspec's `msgpack.Decoder.decode`, at its entry: a front end gets to a message of an engine.
+pub const FUNCTION_DECODE: u32 = 3;
+/// Python's `time.time`, at its entry.
+pub const FUNCTION_CLOCK: u32 = 4;
 
-/// One call, emitted when it returns.
+/// One call: of a timed function when it returns, of the others when it is entered.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Call {

@@ -1,4 +1,5 @@
-//! Entry and return of the tokenizer's functions. The probe's cookie says which point it is, and of which function.
+//! Calls of library functions: timed from entry to return, or their entry alone. The probe's cookie says which point it is, and of
+//! which function.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -6,7 +7,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::wire::tokenizer::{Call, KIND_CALL, cookie_function};
+use tracer_ebpf::wire::call::{Call, KIND_CALL, cookie_function};
 
 use crate::{
     emit, filter,
@@ -43,5 +44,24 @@ pub fn call_return(ctx: RetProbeContext) -> u32 {
     let now = unsafe { bpf_ktime_get_ns() };
     let function = cookie_function(cookie);
     emit::edge(&Call { header: emit::header(now, thread, KIND_CALL), entered, function, pad: 0 });
+    0
+}
+
+/// The entry of a function whose return is of no interest.
+#[uprobe]
+pub fn call_only(ctx: ProbeContext) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    if filter::target((thread >> 32) as u32).is_none() {
+        return 0;
+    }
+    // SAFETY: the context is this program's own.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let now = emit::now();
+    emit::edge(&Call {
+        header: emit::header(now, thread, KIND_CALL),
+        entered: now,
+        function: cookie_function(cookie),
+        pad: 0,
+    });
     0
 }

@@ -1,0 +1,109 @@
+//! Uprobes on a real Python: where a front end decodes a message, and where it reads its clock.
+//!
+//! Every `python3` that is installed is tried, by the name that it has; msgspec is taken from the environment of the real vLLM.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use inferspan::attach::loader::Options;
+use inferspan::attach::{FrontEnd, Session, Target};
+use inferspan::input::{Event, Function, Input, What};
+use inferspan::telemetry::Telemetry;
+use inferspan_tests::live::{Fixture, may_trace};
+use inferspan_tests::vllm::Installed;
+
+/// Reads the clock 20 times on the main thread and 5 on another, and other clocks that do not count.
+const CLOCKS: &str = "
+import sys, threading, time
+print('ready', flush=True)
+sys.stdin.readline()
+for _ in range(20):
+    time.time(), time.time_ns(), time.monotonic(), time.perf_counter()
+thread = threading.Thread(target=lambda: [time.time() for _ in range(5)])
+thread.start()
+thread.join()
+print('done', flush=True)
+";
+
+/// Decodes three messages, two JSON texts, and one message by the function that is no decoder.
+const MESSAGES: &str = "
+import sys, time
+import msgspec
+decoder, json = msgspec.msgpack.Decoder(), msgspec.json.Decoder()
+message = msgspec.msgpack.encode([1, 2.5, ['chatcmpl-1', [7]]])
+print('ready', flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    decoder.decode(message)
+    time.time()
+json.decode(b'[1]'), json.decode(b'{}'), msgspec.msgpack.decode(message)
+print('done', flush=True)
+";
+
+/// Lets both run, the first one probed, and gives what was found and the calls that were seen.
+fn calls(python: &str, script: &str) -> (FrontEnd, u32, Vec<Event>) {
+    let mut fixtures = [0, 1].map(|_| Fixture::start(python, &["-c", script]));
+    let targets = [0, 1].map(|at: usize| Target { tgid: fixtures[at].tgid, capture: false });
+    let mut session = Session::start(&Options::default(), &targets, Arc::new(Telemetry::default())).expect("attach");
+    let found = session.attach_front_end(targets[0].tgid);
+    assert_eq!(session.attach_front_end(targets[0].tgid), FrontEnd::default(), "a process is probed once");
+    fixtures.iter_mut().for_each(Fixture::go);
+    let mut calls = Vec::new();
+    session.detach(|batch| {
+        calls.extend(batch.into_iter().filter_map(|input| match input {
+            Input::Event(event) if matches!(event.what, What::Call { .. }) => Some(event),
+            _ => None,
+        }));
+    });
+    (found, targets[0].tgid, calls)
+}
+
+fn of(calls: &[Event], wanted: Function) -> Vec<&Event> {
+    calls.iter().filter(|call| matches!(call.what, What::Call { function, .. } if function == wanted)).collect()
+}
+
+#[test]
+fn every_reading_of_the_clock_is_seen_and_no_other_process_s() {
+    if !may_trace("every_reading_of_the_clock_is_seen_and_no_other_process_s") {
+        return;
+    }
+    let names = ["python3", "/usr/bin/python3", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14"];
+    let runs = |name: &&str| {
+        let version = std::process::Command::new(name).arg("--version").output();
+        version.is_ok_and(|output| output.status.success())
+    };
+    let mut tried = 0;
+    for python in names.into_iter().filter(runs) {
+        eprintln!("{python}");
+        tried += 1;
+        let (found, process, calls) = calls(python, CLOCKS);
+        assert!(found.clock, "{python}: time.time is not found");
+        let mut threads: BTreeMap<u32, usize> = BTreeMap::new();
+        for call in of(&calls, Function::Clock) {
+            assert_eq!(call.process, process, "{python}: the probe is one process's");
+            *threads.entry(call.thread).or_default() += 1;
+        }
+        assert_eq!(threads.remove(&process), Some(20), "{python}");
+        assert_eq!(threads.into_values().collect::<Vec<_>>(), [5], "{python}");
+    }
+    if tried == 0 {
+        eprintln!("SKIPPED: no python3 is installed");
+    }
+}
+
+#[test]
+fn the_decoder_of_messages_is_seen_in_order_with_the_clock() {
+    let test = "the_decoder_of_messages_is_seen_in_order_with_the_clock";
+    let Some(installed) = may_trace(test).then(Installed::from_env).flatten() else { return };
+    let python = installed.venv.join("bin/python");
+    let (found, _, calls) = calls(python.to_str().expect("UTF-8"), MESSAGES);
+    assert_eq!(found, FrontEnd { decoder: true, clock: true });
+    let order: Vec<Function> = calls
+        .iter()
+        .filter_map(|call| match call.what {
+            What::Call { function, .. } => Some(function),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [Function::Decode, Function::Clock].repeat(3));
+}

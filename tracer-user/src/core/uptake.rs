@@ -1,0 +1,163 @@
+//! When a front end takes up the messages that it received.
+//!
+//! Enters: messages as they arrive, and calls of two probed functions of the front end: its decoder, and its clock. Leaves: for each
+//! request whose first output came in a message, when the front end got to it. vLLM stamps a first token there, not when the
+//! message arrives: with 700 requests open its event loop is 5 to 250 ms behind (measured: docs/architecture.md). The messages of
+//! a process are decoded in the order in which they arrived, and the first reading of the clock after that, on the same thread,
+//! is the stamp; or another reading between the two, which is nearer than the arrival all the same. A message that nobody decodes
+//! is forgotten when the order is lost or [`MAX_WAITING`] wait; its requests keep the time at which it arrived.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// Messages of a process that wait to be decoded: 20 s of 50 steps a second.
+const MAX_WAITING: usize = 1_024;
+
+/// Requests whose first output is in a message.
+type Firsts = Vec<u64>;
+
+#[derive(Debug, Default)]
+struct FrontEnd {
+    /// Arrived, in order.
+    waiting: VecDeque<Message>,
+    /// Decoded by this thread and not stamped: in order.
+    decoded: VecDeque<(u32, Firsts)>,
+}
+
+#[derive(Debug)]
+struct Message {
+    /// It has outputs; vLLM stamps no other.
+    stamped: bool,
+    firsts: Firsts,
+}
+
+/// All front ends whose decoder is probed.
+#[derive(Debug, Default)]
+pub(super) struct Uptake {
+    front_ends: BTreeMap<u32, FrontEnd>,
+}
+
+impl Uptake {
+    /// A message arrived; `firsts`: requests whose first output is in it.
+    pub fn arrived(&mut self, process: u32, stamped: bool, firsts: Firsts) {
+        // Until a call of its decoder was seen nothing says that it is probed.
+        let Some(front_end) = self.front_ends.get_mut(&process) else { return };
+        front_end.waiting.push_back(Message { stamped, firsts });
+        if front_end.waiting.len() > MAX_WAITING {
+            front_end.waiting.clear();
+        }
+    }
+
+    /// The front end decodes a message: its requests, as far as is known.
+    pub fn decodes(&mut self, process: u32, thread: u32) -> &[u64] {
+        let front_end = self.front_ends.entry(process).or_default();
+        // One that arrived before the attach, or was lost.
+        let Some(message) = front_end.waiting.pop_front() else { return &[] };
+        if !message.stamped {
+            return &[];
+        }
+        if front_end.decoded.len() == MAX_WAITING {
+            front_end.decoded.pop_front();
+        }
+        front_end.decoded.push_back((thread, message.firsts));
+        front_end.decoded.back().map_or(&[], |(_, firsts)| firsts)
+    }
+
+    /// The front end reads its clock: the requests of the message that this stamps.
+    pub fn reads_clock(&mut self, process: u32, thread: u32) -> Firsts {
+        let Some(front_end) = self.front_ends.get_mut(&process) else { return Firsts::new() };
+        match front_end.decoded.front() {
+            Some((by, _)) if *by == thread => front_end.decoded.pop_front().map_or_else(Firsts::new, |(_, firsts)| firsts),
+            _ => Firsts::new(),
+        }
+    }
+
+    /// Calls may have been lost: which message is next is not known.
+    pub fn lost(&mut self) {
+        for front_end in self.front_ends.values_mut() {
+            front_end.waiting.clear();
+            front_end.decoded.clear();
+        }
+    }
+
+    pub fn ended(&mut self, process: u32) {
+        self.front_ends.remove(&process);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: [u64; 0] = [];
+
+    /// Probed: a first call was seen.
+    fn uptake() -> Uptake {
+        let mut uptake = Uptake::default();
+        assert_eq!(uptake.decodes(1, 1), NONE);
+        uptake
+    }
+
+    #[test]
+    fn the_first_reading_of_the_clock_after_a_message_was_decoded_stamps_it() {
+        // arrives 7, 8 · clock · decodes · clock (7) · clock · decodes · clock (8)
+        let mut uptake = uptake();
+        uptake.arrived(1, true, vec![7]);
+        uptake.arrived(1, true, vec![8]);
+        assert_eq!(uptake.reads_clock(1, 1), NONE, "nothing is decoded");
+        assert_eq!(uptake.decodes(1, 1), [7]);
+        assert_eq!(uptake.reads_clock(1, 1), [7]);
+        assert_eq!(uptake.reads_clock(1, 1), NONE);
+        assert_eq!(uptake.decodes(1, 1), [8]);
+        assert_eq!(uptake.reads_clock(1, 1), [8]);
+    }
+
+    #[test]
+    fn messages_that_are_decoded_while_others_are_handled_are_stamped_in_order() {
+        let mut uptake = uptake();
+        for key in [7, 8] {
+            uptake.arrived(1, true, vec![key]);
+            uptake.decodes(1, 1);
+        }
+        assert_eq!((uptake.reads_clock(1, 1), uptake.reads_clock(1, 1)), (vec![7], vec![8]));
+    }
+
+    #[test]
+    fn a_message_without_outputs_is_decoded_and_not_stamped() {
+        let mut uptake = uptake();
+        uptake.arrived(1, false, vec![]);
+        uptake.arrived(1, true, vec![8]);
+        assert_eq!(uptake.decodes(1, 1), NONE);
+        assert_eq!(uptake.reads_clock(1, 1), NONE);
+        assert_eq!(uptake.decodes(1, 1), [8]);
+    }
+
+    #[test]
+    fn another_thread_s_clock_and_another_process_are_none_of_its_business() {
+        let mut uptake = uptake();
+        uptake.arrived(1, true, vec![7]);
+        uptake.arrived(2, true, vec![9]);
+        uptake.decodes(1, 1);
+        assert_eq!(uptake.reads_clock(1, 5), NONE);
+        assert_eq!(uptake.reads_clock(2, 1), NONE);
+        assert_eq!(uptake.decodes(2, 2), NONE, "it was not known to be probed when 9 arrived");
+        assert_eq!(uptake.reads_clock(1, 1), [7]);
+    }
+
+    #[test]
+    fn what_waited_when_calls_were_lost_is_forgotten() {
+        let mut uptake = uptake();
+        uptake.arrived(1, true, vec![7]);
+        uptake.lost();
+        uptake.arrived(1, true, vec![8]);
+        assert_eq!(uptake.decodes(1, 1), [8]);
+    }
+
+    #[test]
+    fn a_decoder_that_stops_being_seen_fills_nothing() {
+        let mut uptake = uptake();
+        for key in 0..10_000 {
+            uptake.arrived(1, true, vec![key]);
+        }
+        assert!(uptake.front_ends[&1].waiting.len() <= MAX_WAITING);
+    }
+}
