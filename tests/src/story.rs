@@ -137,6 +137,12 @@ impl Story {
         self.event(API, What::Call { function: Function::Encode, entered });
     }
 
+    /// The API server's main thread enters a function that is probed.
+    pub fn enters(&mut self, function: Function) {
+        let entered = self.now + STEP;
+        self.event(API, What::Call { function, entered });
+    }
+
     /// The API server sends an engine request.
     pub fn add(&mut self, engine_id: &str, prompt: u32, max_tokens: u32) {
         let external_id = inferspan::engine::ids::external_of(engine_id).to_owned();

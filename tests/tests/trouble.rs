@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use inferspan::input::{Direction, LossStage, What};
+use inferspan::input::{Direction, Function, LossStage, What};
 use inferspan::output::{AccessRecord, FinishReason, Metric, Outcome};
 use inferspan_tests::demo_engine::wire::LENGTH;
 use inferspan_tests::pipeline::Made;
@@ -408,6 +408,30 @@ fn a_beam_search_is_one_request() {
 }
 
 #[test]
+fn every_engine_request_of_a_long_beam_search_is_counted_once() {
+    // 1 + 4 x 900 engine requests, 1 ms each to send and to answer
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    story.request(end, &post(PATH, None, r#"{"prompt":"a","n":4,"use_beam_search":true,"max_tokens":901}"#));
+    for sent in 0..=900_u32 {
+        let beams = if sent == 0 { 1 } else { 4 };
+        let ids: Vec<String> = (0..beams).map(|i| format!("cmpl-a-{sent:016x}-beam-{i}-0123abc{i}")).collect();
+        for id in &ids {
+            story.add(id, 5 + sent, 1);
+        }
+        let outputs: Vec<_> = ids.iter().map(|id| (id.as_str(), 1, Some(LENGTH), true)).collect();
+        story.outputs(&outputs);
+    }
+    story.respond(end, &json(200, r#"{"id":"cmpl-a","choices":[{"finish_reason":"length"}]}"#));
+    let made = story.made();
+    assert_eq!(made.access.len(), 1);
+    let finished = |metric: &&Metric| matches!(metric, Metric::Generation { .. });
+    assert_eq!(made.metrics.iter().filter(finished).count(), 3_601);
+    assert_eq!(made.metrics.iter().filter(|metric| matches!(metric, Metric::FirstToken { .. })).count(), 3_601);
+}
+
+#[test]
 fn samples_of_one_prompt_share_its_tokens() {
     let mut story = Story::default();
     let end = connection(1);
@@ -459,6 +483,29 @@ fn time_to_first_token_starts_at_the_first_byte_and_vllms_at_its_stamp() {
     assert!((seconds.ttft.unwrap() - 0.152).abs() < 1e-6, "{seconds:?}");
     assert!((seconds.ttft_engine.unwrap() - 0.052).abs() < 2e-6, "{seconds:?}");
     assert!(root_events(&made).contains(&"first_content_written"));
+}
+
+#[test]
+fn vllms_first_token_is_when_the_front_end_gets_to_it() {
+    // a message that is not seen ─ decode ── ADD ── first token arrives ─ 1 s ─ decode ─ clock ─ written
+    let mut story = Story::default();
+    let end = connection(1);
+    story.open(end);
+    story.enters(Function::Decode);
+    story.request(end, &post(PATH, None, r#"{"prompt":"a","stream":true}"#));
+    story.add("cmpl-a-0-0123abcd", 5, 2);
+    story.quiet(50);
+    story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
+    story.quiet(1000);
+    story.enters(Function::Clock);
+    story.enters(Function::Decode);
+    story.enters(Function::Clock);
+    story.enters(Function::Clock);
+    story.respond(end, &[STREAM, &last("a"), &done(), END].concat());
+    let made = story.made();
+    let seconds = of(&made, "a").seconds;
+    assert!((seconds.ttft.unwrap() - 0.052).abs() < 2e-6, "it arrived long before: {seconds:?}");
+    assert!((seconds.ttft_engine.unwrap() - 1.055).abs() < 2e-6, "{seconds:?}");
 }
 
 #[test]

@@ -125,8 +125,7 @@ pub fn compare(server: &Page, tracer: &Page, access: &[Value], cancelled: usize)
 /// Time to first token, of a load where every HTTP request is one engine request that is not cancelled.
 ///
 /// `busy`: the front end's event loop has hundreds of streams to serve. vLLM stamps the first token when its loop gets to the
-/// message, the wire shows when the process got it; the wait between is not on the wire (two cores, 256 open: 4 ms of 1.1 s; 700
-/// open: 26 ms of 8.8 s).
+/// message, and another reading of the clock may come before.
 pub fn compare_ttft(server: &Page, tracer: &Page, busy: bool) -> Table {
     let mut table = Table::default();
     // The one that follows vLLM's own definition, where there is one.
@@ -141,8 +140,8 @@ pub fn compare_ttft(server: &Page, tracer: &Page, busy: bool) -> Table {
     let ((count, our_count), (sum, our_sum)) = (both("count"), both("sum"));
     table.row("time_to_first_token_seconds count", count, our_count, Allow::Nothing);
     let (mean, our_mean) = (sum / count.max(1.0), our_sum / our_count.max(1.0));
-    // Criterion: within 2 ms a request.
-    let allow = if busy { Allow::Share(0.01, 0.002) } else { Allow::Absolute(0.002) };
+    // Criterion: within 2 ms a request. Measured with 256 and 700 open: 0.4 and 1.5 ms, of 1.0 and 7.1 s.
+    let allow = if busy { Allow::Share(0.0003, 0.002) } else { Allow::Absolute(0.002) };
     table.row("time_to_first_token_seconds mean", mean, our_mean, allow);
     table
 }

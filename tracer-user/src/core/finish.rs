@@ -30,6 +30,8 @@ const QUIET: EventNanos = 5 * SECOND;
 const OVERDUE: EventNanos = 60 * SECOND;
 /// Requests that are finished at once when the stream is over.
 const PART: usize = 256;
+/// Engine requests of a beam search whose metrics wait for its end.
+const MAX_TALLIES: usize = 1_024;
 /// encode() calls older than this belong to no request.
 const ENCODE_AGE: EventNanos = 60 * SECOND;
 
@@ -70,6 +72,7 @@ impl Core {
             self.next_slow_sweep = now + SECOND;
             self.slow_sweep(out);
         }
+        self.emit_tallies(out);
         let ended: Vec<u64> = self.ended.iter().copied().collect();
         for key in ended {
             self.settle(key, out);
@@ -288,6 +291,28 @@ impl Core {
             tree::build(&finished, place, self.run, &self.clock, &self.server, self.config.max_spans);
         self.spans_dropped += dropped;
         out.push(Output::Trace(trace));
+    }
+
+    /// A long beam search's metrics leave before it is over, so that what is held stays small.
+    fn emit_tallies(&mut self, out: &mut Vec<Output>) {
+        let mut leads: Vec<u64> = self.searches.values().copied().collect();
+        leads.sort_unstable();
+        for lead in leads {
+            let beams = self.generations.get_mut(&lead).and_then(|generation| generation.beams.as_deref_mut());
+            let Some(beams) = beams.filter(|beams| beams.tallies.len() >= MAX_TALLIES) else { continue };
+            let tallies = std::mem::take(&mut beams.tallies);
+            let Some(generation) = self.generations.get(&lead) else { continue };
+            let by_engine = generation.finish().is_some();
+            let exchange = generation.exchange.and_then(|key| self.exchanges.get(&key));
+            let generations = vec![generation];
+            let place = tree::place(
+                &Finished { exchange, generations, tokenizer_probed: false, cut_off: false },
+                self.run,
+            );
+            for tally in tallies {
+                self.generation_metrics(tally, by_engine, place, out);
+            }
+        }
     }
 
     /// vLLM's histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first token it

@@ -113,6 +113,36 @@ fn section(text: &mut String, report: &Value) {
             spread[3]
         );
     }
+    programs(text, report);
+}
+
+/// What each BPF program took in the run in which the kernel counted.
+fn programs(text: &mut String, report: &Value) {
+    let Some(programs) = report["programs"].as_array() else { return };
+    let number = |value: &Value, field: &str| value[field].as_f64().unwrap_or(0.0);
+    let pairs = report["pairs"].as_array().map_or(&[][..], Vec::as_slice);
+    let server: Vec<f64> =
+        pairs.iter().filter_map(|pair| pair["without"].pointer("/cpu_ms_per_1000_tokens/server")?.as_f64()).collect();
+    let server = median(&server);
+    let mut programs: Vec<&Value> =
+        programs.iter().filter(|program| number(program, "runs_per_1000_tokens") > 0.0).collect();
+    programs.sort_by(|a, b| number(b, "ns_per_1000_tokens").total_cmp(&number(a, "ns_per_1000_tokens")));
+    text.push_str(
+        "\nWhat each BPF program takes, in a run of its own in which the kernel counts it (`bpf_stats_enabled`): of all processes of \
+         the machine, clients and tracer among them, and without the kernel's own way to a program.\n\n\
+         | program | runs per 1,000 tokens | ns a run | ms per 1,000 tokens | of the server's CPU |\n|---|---|---|---|---|\n",
+    );
+    for program in programs {
+        let (runs, nanos) = (number(program, "runs_per_1000_tokens"), number(program, "ns_per_1000_tokens"));
+        let _ = writeln!(
+            text,
+            "| `{}` | {runs:.1} | {:.0} | {:.3} | {:.2} % |",
+            program["name"].as_str().unwrap_or("?"),
+            nanos / runs,
+            nanos / 1e6,
+            nanos / 1e4 / server.max(f64::MIN_POSITIVE)
+        );
+    }
 }
 
 #[cfg(test)]
@@ -120,18 +150,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratios_are_of_neighbours() {
-        let run = |api: f64, rate: f64| json!({"cpu_ms_per_1000_tokens": {"api": api}, "tokens_per_second": rate});
+    fn ratios_are_of_neighbours_and_programs_are_shares_of_the_server() {
+        let run = |api: f64, rate: f64| {
+            json!({"cpu_ms_per_1000_tokens": {"api": api, "server": 10.0 * api}, "tokens_per_second": rate})
+        };
         let mut with = run(4.4, 100.0);
         with["cpu_ms_per_1000_tokens"]["inferspan"] = 0.5.into();
         let report = json!({"variant": "all", "pairs": [
             {"without": run(2.0, 100.0), "with": run(2.2, 99.0)},
             {"without": run(4.0, 100.0), "with": with},
+        ], "programs": [
+            {"name": "walk", "runs_per_1000_tokens": 0.0, "ns_per_1000_tokens": 0.0},
+            {"name": "sys_exit", "runs_per_1000_tokens": 2000.0, "ns_per_1000_tokens": 3e5},
         ]});
         let mut text = String::new();
         section(&mut text, &report);
         assert!(text.contains("| CPU of the API server, ms per 1,000 tokens | 3.00 | 3.30 | 1.100 |"), "{text}");
         assert!(text.contains("| CPU of inferspan, ms per 1,000 tokens | | 0.50 | | | |"), "{text}");
+        assert!(text.contains("| `sys_exit` | 2000.0 | 150 | 0.300 | 1.00 % |"), "{text}");
+        assert!(!text.contains("walk"), "{text}");
         assert!(text.contains("| Tokens a second | 100.00 | 99.50 | 0.995 |"), "{text}");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Enters: vLLM on CPU with the tiny model, the same closed loop of clients again and again, without and with the tracer in
 //! turns. Leaves: raw numbers and a table in `docs/overhead/`. Each run with is compared with the run without beside it, so
-//! that what drifts on the machine falls out; which of the two comes first alternates. Everything is stopped at the end, on
-//! failure and on Ctrl-C.
+//! that what drifts on the machine falls out; which of the two comes first alternates. One run more has the kernel count what each
+//! BPF program takes, which slows them a little. Everything is stopped at the end, on failure and on Ctrl-C.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,8 +22,10 @@ use crate::demo::server::Server;
 use crate::{build, shell};
 
 /// Ways to attach, and what each is called: flags beside the metrics and the access log.
-pub const VARIANTS: [(&str, &[&str]); 3] =
-    [("all", &[]), ("no-tokenizer", &["--no-tokenizer"]), ("requests", &["--level", "requests"])];
+pub const VARIANTS: [(&str, &[&str]); 1] = [("requests", &["--level", "requests"])];
+
+/// Whether the kernel counts what programs take.
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// A tracer attaches in a fraction of a second; a minute is a failure.
 const ATTACH_LIMIT: Duration = Duration::from_mins(1);
@@ -39,7 +41,7 @@ pub struct Arguments {
     /// Concurrent clients
     #[arg(long, default_value_t = 8)]
     clients: u32,
-    /// Measure this way to attach; may be given several times [default: all]
+    /// Measure this way to attach; may be given several times [default: requests]
     #[arg(long, value_name = "VARIANT", value_parser = VARIANTS.map(|(name, _)| name))]
     only: Vec<String>,
     /// Where the raw numbers and the table go
@@ -54,12 +56,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let variants: Vec<_> = VARIANTS
         .into_iter()
         .filter(|(name, _)| match arguments.only.as_slice() {
-            [] => *name == "all",
+            [] => *name == "requests",
             only => only.iter().any(|asked| asked == name),
         })
         .collect();
     let inferspan = build::inferspan()?;
-    let load = build::programs(build::TESTS_CRATE, &["steady-load"])?.remove(0);
+    let mut programs = build::programs(build::TESTS_CRATE, &["steady-load", "program-costs"])?;
+    let (load, costs) = (programs.remove(0), programs.remove(0));
     let help = shell::output(Command::new(&inferspan).args(["attach", "--help"]))?;
     for (name, flags) in &variants {
         if let Some(flag) = flags.iter().find(|flag| flag.starts_with("--") && !help.contains(*flag)) {
@@ -74,12 +77,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let server = shell::step("starting vLLM", || {
         Server::start_vllm(&folder, &interrupt, &["--max-num-seqs", &seats, "--no-enable-prefix-caching"])
     })?;
-    let mut bench = Bench { arguments, inferspan, load, folder, interrupt, server };
+    let mut bench = Bench { arguments, inferspan, load, costs, folder, interrupt, server };
     // What is compiled at first use is no steady state.
     bench.load(5)?;
     let out = shell::root().join(&arguments.out);
     for (name, flags) in variants {
         let runs = bench.pairs(name, flags)?;
+        let programs = bench.programs(flags)?;
         let Arguments { pairs, seconds, clients, .. } = arguments;
         let report = json!({
             "variant": name,
@@ -89,6 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "server": "vLLM 0.32.0 on CPU, a Llama of 2 layers, --max-model-len 512, prefix cache off",
             "load": format!("{clients} clients in a closed loop, streaming completions of 64 tokens, prompts of 60 words, {seconds} s a run"),
             "pairs": runs,
+            "programs": programs,
         });
         overhead::write(&out, name, &report)?;
     }
@@ -100,6 +105,7 @@ struct Bench<'a> {
     arguments: &'a Arguments,
     inferspan: PathBuf,
     load: PathBuf,
+    costs: PathBuf,
     folder: PathBuf,
     interrupt: Interrupt,
     server: Server,
@@ -159,6 +165,40 @@ impl Bench<'_> {
         used.insert("server", server);
         run["cpu_ms_per_1000_tokens"] = json!(used);
         Ok(run)
+    }
+
+    /// What each program takes: runs and ns a 1,000 tokens, of all processes of the machine, in a run of its own.
+    fn programs(&mut self, flags: &[&str]) -> Result<Value> {
+        let was = fs::read_to_string(STATISTICS).with_context(|| format!("cannot read {STATISTICS}"))?;
+        let set = |to: &str| fs::write(STATISTICS, to).with_context(|| format!("cannot write {STATISTICS}"));
+        set("1")?;
+        let counted = self.counted(flags);
+        set(was.trim())?;
+        counted
+    }
+
+    fn counted(&mut self, flags: &[&str]) -> Result<Value> {
+        let mut tracer = self.attach(flags)?;
+        let costs = || -> Result<BTreeMap<String, BTreeMap<String, u64>>> {
+            let text = shell::output(&mut Command::new(&self.costs))?;
+            serde_json::from_str(&text).context("program-costs left no JSON")
+        };
+        let before = costs()?;
+        let run = self.load(self.arguments.seconds)?;
+        let after = costs()?;
+        tracer.stop_with(Signal::INT, Duration::from_secs(30))?;
+        let thousands = run["tokens"].as_f64().unwrap_or(0.0) / 1e3;
+        if thousands <= 0.0 {
+            bail!("the clients got no tokens: {run}");
+        }
+        let programs = after.iter().map(|(name, cost)| {
+            let grown = |field: &str| -> f64 {
+                let earlier = before.get(name).and_then(|cost| cost.get(field)).copied().unwrap_or(0);
+                cost.get(field).copied().unwrap_or(0).saturating_sub(earlier) as f64 / thousands
+            };
+            json!({ "name": name, "runs_per_1000_tokens": grown("runs"), "ns_per_1000_tokens": grown("nanos") })
+        });
+        Ok(programs.collect())
     }
 
     fn attach(&self, flags: &[&str]) -> Result<Process> {
