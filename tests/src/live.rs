@@ -3,13 +3,11 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inferspan::attach::loader::{LoadError, Options};
 use inferspan::attach::{Session, Target};
-use inferspan::input::{Direction, End, Event, Input, What};
-use inferspan::telemetry::Telemetry;
+use inferspan::input::{Direction, End, Event, Input, LossStage, What};
 
 /// Whether this process may load and attach BPF programs. Says loudly why not; where the capabilities are there, a failure
 /// to attach is the test's failure.
@@ -95,10 +93,18 @@ pub struct Piece {
     pub starts: bool,
 }
 
-/// All inputs of a traced run, and what the tracer counted.
+/// Records lost at `stage`, as the inputs say.
+pub fn lost_at<'a>(inputs: impl IntoIterator<Item = &'a Input>, stage: LossStage) -> u64 {
+    let count = |input: &Input| match input {
+        Input::Lost(lost) if lost.stage == stage => lost.count,
+        _ => 0,
+    };
+    inputs.into_iter().map(count).sum()
+}
+
+/// All inputs of a traced run.
 pub struct Trace {
     pub inputs: Vec<Input>,
-    pub telemetry: Arc<Telemetry>,
 }
 
 impl Trace {
@@ -110,8 +116,7 @@ impl Trace {
 
     /// Traces `targets` while `run` runs, and a little longer.
     pub fn with(targets: &[Target], options: &Options, run: impl FnOnce() + Send) -> Result<Self, LoadError> {
-        let telemetry = Arc::new(Telemetry::default());
-        let session = Session::start(options, targets, Arc::clone(&telemetry))?;
+        let session = Session::start(options, targets)?;
         let mut inputs = Vec::new();
         std::thread::scope(|scope| {
             let running = scope.spawn(run);
@@ -126,7 +131,12 @@ impl Trace {
             }
         });
         session.detach(|batch| inputs.extend(batch));
-        Ok(Self { inputs, telemetry })
+        Ok(Self { inputs })
+    }
+
+    /// Records lost at `stage`.
+    pub fn lost(&self, stage: LossStage) -> u64 {
+        lost_at(&self.inputs, stage)
     }
 
     pub fn events(&self) -> impl Iterator<Item = &Event> {

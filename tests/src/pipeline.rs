@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use inferspan::core::{Config, Core};
+use inferspan::core::Config;
 use inferspan::input::{Event, Input, Lost, What};
-use inferspan::order::Order;
 use inferspan::output::{AccessRecord, EngineStep, GenerationRecord, Metric, Output, Trace, Verdict};
-use inferspan::source::preroll::Preroll;
+use inferspan::run::pipeline::Pipeline;
+use inferspan::run::preroll::Preroll;
 use inferspan::source::syscall_log::SyscallLog;
 
 /// The folder of the real captures.
@@ -51,6 +51,7 @@ impl Made {
                 Output::Metric(metric) => made.metrics.push(metric),
                 Output::Step(step) => made.steps.push(*step),
                 Output::Lost(lost) => made.lost.push(lost),
+                Output::Delivered(_) => {}
                 Output::Verdict(verdict) => made.verdicts.push(verdict),
             }
         }
@@ -69,19 +70,13 @@ pub fn run(events: &[Event]) -> Made {
         preroll.look(event);
     }
     let closes_visible = events.iter().any(|e| matches!(e.what, What::Closed { .. }));
-    let mut core = Core::new(Config { closes_visible, ..Config::default() });
-    let mut order = Order::new(500_000_000);
-    let (mut due, mut out) = (Vec::new(), Vec::new());
+    let mut pipeline = Pipeline::new(1, 500_000_000, &Config { closes_visible, ..Config::default() });
     for fact in preroll.facts("vllm").0 {
-        core.push(Input::Fact(fact), &mut out);
+        pipeline.push(Some(0), Input::Fact(fact));
     }
     for event in events {
-        order.push(Input::Event(event.clone()), &mut due);
+        pipeline.push(Some(0), Input::Event(event.clone()));
     }
-    order.finish(&mut due);
-    for input in due {
-        core.push(input, &mut out);
-    }
-    core.finish(&mut out);
-    Made::of(out, core.spans_dropped())
+    while pipeline.finish_part() {}
+    Made::of(std::mem::take(pipeline.outputs()), pipeline.spans_dropped())
 }

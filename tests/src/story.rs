@@ -32,6 +32,8 @@ pub struct Story {
     core: Core,
     out: Vec<Output>,
     now: u64,
+    /// All that the core was told.
+    told: Vec<Input>,
     moved: std::collections::BTreeMap<(End, Direction), u64>,
 }
 
@@ -41,6 +43,7 @@ impl Default for Story {
             core: Core::new(Config::default()),
             out: Vec::new(),
             now: START,
+            told: Vec::new(),
             moved: std::collections::BTreeMap::new(),
         };
         let server = Server {
@@ -60,7 +63,13 @@ impl Default for Story {
 
 impl Story {
     pub fn input(&mut self, input: Input) {
+        self.told.push(input.clone());
         self.core.push(input, &mut self.out);
+    }
+
+    /// All that the core was told, as another server of the host would have caused it: with `shift` added to its process ids.
+    pub fn told_elsewhere(&self, shift: u32) -> Vec<Input> {
+        self.told.iter().map(|input| shifted(input, shift)).collect()
     }
 
     /// Seconds on the engine's clock.
@@ -196,6 +205,31 @@ impl Story {
         self.quiet(8_000);
         Made::of(std::mem::take(&mut self.out), self.core.spans_dropped())
     }
+}
+
+fn shifted(input: &Input, shift: u32) -> Input {
+    let at = |end: &mut End| end.0 += u64::from(shift) << 32;
+    let mut input = input.clone();
+    match &mut input {
+        Input::Event(event) => {
+            event.process += shift;
+            event.thread += shift;
+            match &mut event.what {
+                What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. } => {
+                    at(end);
+                }
+                What::Forked { child } => *child += shift,
+                What::Call { .. } | What::Executed | What::Exited => {}
+            }
+        }
+        Input::Fact(Fact::Process { tgid, .. } | Fact::TokenizerProbed { tgid }) => *tgid += shift,
+        Input::Fact(Fact::Server(server)) => {
+            let pid = server.pid + shift;
+            *server = Server { pid, ..(**server).clone() }.into();
+        }
+        _ => {}
+    }
+    input
 }
 
 /// ZMTP frames of one message.

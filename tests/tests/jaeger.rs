@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use inferspan::cli::output::OutputArgs;
+use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks};
 use inferspan_tests::backend::{Folder, post};
 use inferspan_tests::jaeger::{Jaeger, StoredTrace, stored};

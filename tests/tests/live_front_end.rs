@@ -3,12 +3,10 @@
 //! Every `python3` that is installed is tried, by the name that it has; msgspec is taken from the environment of the real vLLM.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use inferspan::attach::loader::Options;
 use inferspan::attach::{FrontEnd, Session, Target};
 use inferspan::input::{Event, Function, Input, What};
-use inferspan::telemetry::Telemetry;
 use inferspan_tests::live::{Fixture, may_trace};
 use inferspan_tests::vllm::Installed;
 
@@ -44,7 +42,7 @@ print('done', flush=True)
 fn calls(python: &str, script: &str) -> (FrontEnd, u32, Vec<Event>) {
     let mut fixtures = [0, 1].map(|_| Fixture::start(python, &["-c", script]));
     let targets = [0, 1].map(|at: usize| Target { tgid: fixtures[at].tgid, capture: false });
-    let mut session = Session::start(&Options::default(), &targets, Arc::new(Telemetry::default())).expect("attach");
+    let mut session = Session::start(&Options::default(), &targets).expect("attach");
     let found = session.attach_front_end(targets[0].tgid);
     assert_eq!(session.attach_front_end(targets[0].tgid), FrontEnd::default(), "a process is probed once");
     fixtures.iter_mut().for_each(Fixture::go);
@@ -67,7 +65,16 @@ fn every_reading_of_the_clock_is_seen_and_no_other_process_s() {
     if !may_trace("every_reading_of_the_clock_is_seen_and_no_other_process_s") {
         return;
     }
-    let names = ["python3", "/usr/bin/python3", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14"];
+    let names = [
+        "python3",
+        "/usr/bin/python3",
+        "python3.9",
+        "python3.10",
+        "python3.11",
+        "python3.12",
+        "python3.13",
+        "python3.14",
+    ];
     let runs = |name: &&str| {
         let version = std::process::Command::new(name).arg("--version").output();
         version.is_ok_and(|output| output.status.success())

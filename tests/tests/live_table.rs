@@ -5,22 +5,20 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inferspan::attach::loader::Options;
 use inferspan::attach::{Session, Target};
 use inferspan::input::{Direction, End, Event, Input, LossStage, What};
 use inferspan::output::{Speaks, Verdict};
-use inferspan::telemetry::Telemetry;
-use inferspan_tests::live::{Fixture, Trace, may_trace};
+use inferspan_tests::live::{Fixture, Trace, lost_at, may_trace};
 
 const CROWD: &str = env!("CARGO_BIN_EXE_crowd");
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");
 
-fn assert_nothing_lost(telemetry: &Telemetry) {
+fn assert_nothing_lost(trace: &Trace) {
     for stage in LossStage::ALL {
-        assert_eq!(telemetry.lost(stage), 0, "lost at {}", stage.name());
+        assert_eq!(trace.lost(stage), 0, "lost at {}", stage.name());
     }
 }
 
@@ -31,7 +29,7 @@ fn no_connection_of_a_threaded_server_is_missed() {
     }
     let mut fixture = Fixture::start(CROWD, &["race"]);
     let trace = Trace::of(&mut fixture, &Options::default());
-    assert_nothing_lost(&trace.telemetry);
+    assert_nothing_lost(&trace);
     let mut events: Vec<&Event> = trace.events().collect();
     events.sort_by_key(|event| event.at);
     let mut counts = BTreeMap::new();
@@ -78,7 +76,7 @@ fn more_descriptors_than_the_old_table_held_leave_room_for_sockets() {
     let targets: Vec<Target> = fixtures.iter().map(|fixture| Target { tgid: fixture.tgid, capture: true }).collect();
     let trace =
         Trace::with(&targets, &Options::default(), || fixtures.iter_mut().for_each(Fixture::go)).expect("attach");
-    assert_nothing_lost(&trace.telemetry);
+    assert_nothing_lost(&trace);
     for fixture in &fixtures {
         let sizes = |name, direction| -> Vec<_> {
             trace.data(fixture.end(name), direction).iter().map(|(len, bytes)| (*len, bytes.len())).collect()
@@ -96,7 +94,7 @@ fn a_table_that_is_full_is_counted() {
     }
     let mut fixture = Fixture::start(SOCKETS, &["noise"]);
     let trace = Trace::of(&mut fixture, &Options { descriptors: 5, ..Options::default() });
-    assert!(trace.telemetry.lost(LossStage::Descriptors) > 0);
+    assert!(trace.lost(LossStage::Descriptors) > 0);
     assert!(!trace.holds(b"NOISE"));
 }
 
@@ -123,7 +121,7 @@ fn an_exec_by_another_thread_keeps_the_process_traced() {
     let offsets: Vec<_> = trace.pieces(fixture.end("kept"), Direction::Out).iter().map(|piece| piece.offset).collect();
     assert_eq!(offsets, [Some(0), Some(14)], "one lifetime before and after the reader looked");
     assert_eq!(trace.events().filter(|event| event.what == What::Exited).count(), 1);
-    assert_nothing_lost(&trace.telemetry);
+    assert_nothing_lost(&trace);
 }
 
 /// A session on this very process.
@@ -132,17 +130,17 @@ struct Own {
     _alone: std::sync::MutexGuard<'static, ()>,
     session: Session,
     events: Vec<Event>,
-    telemetry: Arc<Telemetry>,
+    /// Connections that found no room.
+    refused: u64,
 }
 
 impl Own {
     fn start() -> Self {
         static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let telemetry = Arc::new(Telemetry::default());
         let targets = [Target { tgid: std::process::id(), capture: true }];
-        let session = Session::start(&Options::default(), &targets, Arc::clone(&telemetry)).expect("attach");
-        Self { _alone: alone, session, events: Vec::new(), telemetry }
+        let session = Session::start(&Options::default(), &targets).expect("attach");
+        Self { _alone: alone, session, events: Vec::new(), refused: 0 }
     }
 
     /// Collects all that has happened so far: a tick says that nothing older follows, however late the reader is on a busy machine.
@@ -152,6 +150,7 @@ impl Own {
         while Instant::now() < deadline {
             let Ok(batch) = self.session.inputs().recv_timeout(Duration::from_millis(10)) else { continue };
             let is_past = batch.iter().any(|input| matches!(input, Input::Tick(at) if *at >= until));
+            self.refused += lost_at(&batch, LossStage::Descriptors);
             self.events.extend(batch.into_iter().filter_map(|input| match input {
                 Input::Event(event) => Some(event),
                 _ => None,
@@ -311,7 +310,7 @@ fn calls_whose_bytes_are_not_seen_are_counted_in_the_stream() {
     own.wait();
     let last = own.of(921).last().map(|event| event.what.clone());
     assert_eq!(last, Some(What::Closed { end: end(921), moved: Some((6, 1029)) }));
-    assert_eq!(own.telemetry.lost(LossStage::Descriptors), 0);
+    assert_eq!(own.refused, 0);
 }
 
 #[test]

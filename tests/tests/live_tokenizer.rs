@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use inferspan::attach::loader::Options;
 use inferspan::attach::{Session, Target, TokenizerProbes};
 use inferspan::input::{Event, Function, Input, What};
-use inferspan::telemetry::Telemetry;
 use inferspan_tests::live::{Fixture, may_trace};
 
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");
@@ -34,7 +32,7 @@ fn library(test: &str, flags: &[&str]) -> PathBuf {
 fn calls(fixtures: &mut [Fixture]) -> (Vec<Event>, TokenizerProbes) {
     let tgid = fixtures[0].tgid;
     let targets = [Target { tgid, capture: true }];
-    let mut session = Session::start(&Options::default(), &targets, Arc::new(Telemetry::default())).expect("attach");
+    let mut session = Session::start(&Options::default(), &targets).expect("attach");
     let probes = session.attach_tokenizers(&[tgid]);
     assert!(session.attach_tokenizers(&[tgid]).functions == 0, "a library is probed once");
     fixtures.iter_mut().for_each(Fixture::go);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use inferspan::cli::output::OutputArgs;
 use inferspan::exit::Failure;
+use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::output::{Output, Trace};
 use inferspan::telemetry::Telemetry;

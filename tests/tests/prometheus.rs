@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use inferspan::cli::output::OutputArgs;
+use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks};
-use inferspan::input::LossStage;
+use inferspan::input::{Delivered, LossStage, Probe};
 use inferspan::output::{Labels, Metric, Outcome, Output};
 use inferspan::telemetry::Telemetry;
 use inferspan_tests::backend::{Folder, get};
@@ -47,7 +47,7 @@ const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0";
 fn prometheus_scrapes_and_its_query_api_returns_the_values() {
     let (mut sinks, telemetry, address) = open();
     let Some(prometheus) = Prometheus::start(address) else { return };
-    telemetry.syscall_events.fetch_add(1234, Relaxed);
+    telemetry.add_delivered(Delivered { probe: Probe::Syscall, count: 1234 });
     telemetry.add_lost(LossStage::DataRing, 5);
     telemetry.spans_exported.fetch_add(17, Relaxed);
     telemetry.spans_dropped_limit.fetch_add(2, Relaxed);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use inferspan::cli::output::OutputArgs;
+use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks, Summary};
 use inferspan::output::{Merit, Outcome, Output};
 use inferspan::sample::LeftOut;

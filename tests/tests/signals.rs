@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use inferspan::cli::output::OutputArgs;
+use inferspan::export::flags::OutputArgs;
 use inferspan::export::otlp::spans::{Origin, resource};
 use inferspan::export::{Pressure, Sinks};
 use inferspan::model::keys;

@@ -19,6 +19,8 @@ pub enum Input {
     Tick(EventNanos),
     /// Records were lost; what was open at `at` is no longer complete.
     Lost(Lost),
+    /// So many events came from the probes since this was last said: the tracer's own account.
+    Delivered(Delivered),
 }
 
 /// What a probe saw.
@@ -154,6 +156,36 @@ pub enum Role {
     Coordinator,
     /// Belongs to the server and carries nothing that is traced.
     Other,
+}
+
+/// Kinds of probes; the `probe` label of `inferspan_events_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Probe {
+    FrontEnd,
+    Process,
+    Syscall,
+    Tokenizer,
+}
+
+impl Probe {
+    /// Every kind, in the order of the enum.
+    pub const ALL: [Self; 4] = [Self::FrontEnd, Self::Process, Self::Syscall, Self::Tokenizer];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FrontEnd => "front_end",
+            Self::Process => "process",
+            Self::Syscall => "syscall",
+            Self::Tokenizer => "tokenizer",
+        }
+    }
+}
+
+/// Events that probes delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    pub probe: Probe,
+    pub count: u64,
 }
 
 /// Records that did not make it.

@@ -13,6 +13,7 @@ pub mod input;
 pub mod model;
 pub mod order;
 pub mod output;
+pub mod run;
 pub mod sample;
 pub mod source;
 pub mod telemetry;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::engine::SchedulerStats;
-use crate::input::{End, Lost, Server};
+use crate::input::{Delivered, End, Lost, Server};
 
 /// One thing the pure side says, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,8 @@ pub enum Output {
     Step(Box<EngineStep>),
     /// Something was lost or could not be used; counted, and told at the end.
     Lost(Lost),
+    /// Events came from the probes; counted.
+    Delivered(Delivered),
     /// What a connection turned out to be, for the source.
     Verdict(Verdict),
 }
@@ -209,7 +211,7 @@ pub struct RequestSeconds {
     pub detokenize: Option<f64>,
     /// First request byte read → first token's arrival in the front end.
     pub ttft: Option<f64>,
-    /// The front end's own arrival stamp → first token's arrival there: as vLLM counts it.
+    /// The front end's own arrival stamp → when it takes up the first token: as vLLM counts it.
     pub ttft_engine: Option<f64>,
     pub e2e: Option<f64>,
 }

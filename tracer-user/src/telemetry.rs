@@ -4,20 +4,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::input::LossStage;
+use crate::input::{Delivered, LossStage, Probe};
 use crate::sample::{Counts, LeftOut};
 
 /// Self-metrics of one run; shared by `Arc`.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    /// `inferspan_events_total{probe="syscall"}`
-    pub syscall_events: AtomicU64,
-    /// `inferspan_events_total{probe="tokenizer"}`
-    pub tokenizer_events: AtomicU64,
-    /// `inferspan_events_total{probe="front_end"}`
-    pub front_end_events: AtomicU64,
-    /// `inferspan_events_total{probe="process"}`
-    pub process_events: AtomicU64,
     /// `inferspan_spans_exported_total`
     pub spans_exported: AtomicU64,
     /// `inferspan_spans_dropped_total{reason="queue_full"}`: the exporter's queue was full.
@@ -32,6 +24,7 @@ pub struct Telemetry {
     pub access_dropped_write: AtomicU64,
     /// `inferspan_engine_steps_missed_total`
     pub steps_missed: AtomicU64,
+    delivered: [AtomicU64; Probe::ALL.len()],
     lost: [AtomicU64; LossStage::ALL.len()],
     left_out: [AtomicU64; LeftOut::ALL.len()],
 }
@@ -45,6 +38,16 @@ impl Telemetry {
     /// Records lost at `stage` so far.
     pub fn lost(&self, stage: LossStage) -> u64 {
         self.lost[stage as usize].load(Relaxed)
+    }
+
+    /// Counts events that probes delivered (`inferspan_events_total{probe}`).
+    pub fn add_delivered(&self, delivered: Delivered) {
+        self.delivered[delivered.probe as usize].fetch_add(delivered.count, Relaxed);
+    }
+
+    /// Events that this kind of probe delivered so far.
+    pub fn delivered(&self, probe: Probe) -> u64 {
+        self.delivered[probe as usize].load(Relaxed)
     }
 
     /// What sampling left out so far.

@@ -8,9 +8,8 @@ use anyhow::Result;
 use aya::programs::loaded_programs;
 use serde::Serialize;
 
-const PROGRAMS: [&str; 8] = [
-    "sys_exit", "walk", "process_fork", "process_exec", "process_exit", "call_entry", "call_return", "call_only",
-];
+const PROGRAMS: [&str; 8] =
+    ["sys_exit", "walk", "process_fork", "process_exec", "process_exit", "call_entry", "call_return", "call_only"];
 
 #[derive(Debug, Default, Serialize)]
 struct Cost {

@@ -4,12 +4,10 @@
 //! another process, in turns; prints medians and their ratio. Needs what `inferspan attach` needs. Build with `--release`.
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Instant;
 
 use inferspan::attach::loader::Options;
 use inferspan::attach::{Session, Target};
-use inferspan::telemetry::Telemetry;
 
 const CALLS: u32 = 1_000_000;
 const ROUNDS: usize = 5;
@@ -45,9 +43,7 @@ fn main() -> anyhow::Result<()> {
     for _ in 0..ROUNDS {
         for attached in [0, 1] {
             let targets = [Target { tgid: target.id(), capture: true }];
-            let session = (attached == 1)
-                .then(|| Session::start(&Options::default(), &targets, Arc::new(Telemetry::default())))
-                .transpose()?;
+            let session = (attached == 1).then(|| Session::start(&Options::default(), &targets)).transpose()?;
             times[attached][0].push(nanoseconds_a_call(read));
             times[attached][1].push(nanoseconds_a_call(getppid));
             if let Some(session) = session {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use inferspan::cli::output::OutputArgs;
+use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks};
 use inferspan_tests::backend::Folder;
 use inferspan_tests::outputs;

@@ -9,11 +9,11 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use tracer_ebpf::wire::call::FUNCTION_CLOCK;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, SegmentFlags, SymbolKind};
+use tracer_ebpf::wire::call::FUNCTION_CLOCK;
 
 use super::plan::{self, Kind, Library, Point, Segment};
-use super::python;
+use super::{prologue, python};
 use crate::discover::text::{self, Mapping};
 
 /// The tokenizer library is 11 MB, an interpreter with debug information 35; nothing that is worth probing is near this.
@@ -65,13 +65,23 @@ pub fn points(path: &Path, kind: Kind) -> io::Result<Vec<Point>> {
         .collect();
     if kind == Kind::Interpreter {
         let clock = python::time_time(&elf).and_then(|address| plan::file_offset(address, &segments));
-        let point = |offset| Point { function: FUNCTION_CLOCK, offset, symbol: "time.time".to_owned() };
-        return Ok(clock.map(point).into_iter().collect());
+        let point = |offset| Point { function: FUNCTION_CLOCK, offset, quickest: 0, symbol: "time.time".to_owned() };
+        return Ok(place(clock.map(point).into_iter().collect(), &bytes));
     }
     let symbols = elf
         .symbols()
         .take(SYMBOLS_MAX)
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
         .filter_map(|symbol| Some((symbol.name().ok()?, symbol.address())));
-    Ok(plan::points(kind, symbols, &segments))
+    Ok(place(plan::points(kind, symbols, &segments), &bytes))
+}
+
+/// Chooses where each point is probed, by its code in the file.
+fn place(mut points: Vec<Point>, file: &[u8]) -> Vec<Point> {
+    for point in &mut points {
+        let from = usize::try_from(point.offset).unwrap_or(usize::MAX).min(file.len());
+        let to = from.saturating_add(prologue::BYTES).min(file.len());
+        point.quickest = prologue::quickest(&file[from..to]);
+    }
+    points
 }

@@ -13,11 +13,11 @@ use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use tracer_ebpf::wire::call::cookie;
 use tracer_ebpf::wire::net::{
     CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, cap_index,
 };
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
-use tracer_ebpf::wire::call::cookie;
 
 use super::btf;
 use super::plan::Point;
@@ -223,7 +223,11 @@ impl Probes {
         }
         for (index, point) in points.iter().enumerate() {
             let at = UProbeAttachPoint {
-                location: UProbeAttachLocation::AbsoluteOffset(point.offset),
+                // A return probe finds the return address where the entry has it.
+                location: UProbeAttachLocation::AbsoluteOffset(match name {
+                    "call_return" => point.offset,
+                    _ => point.offset + point.quickest,
+                }),
                 cookie: Some(cookie(index as u32, point.function)),
             };
             program

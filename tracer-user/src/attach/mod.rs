@@ -1,26 +1,25 @@
 //! Attaching: the programs into the kernel, the processes into their filter, probes onto libraries of the front ends.
 //!
 //! Enters: processes to trace. Leaves: a [`Session`] whose inputs come out of one channel. Invariant: dropping the session
-//! detaches everything; a target is never written to. `plan` and `python` are pure; `btf`, `loader`, `library` and `table` touch the world.
+//! detaches everything; a target is never written to. `plan`, `prologue` and `python` are pure; `btf`, `loader`, `library` and `table` touch the world.
 
 mod btf;
 pub mod library;
 pub mod loader;
 pub mod plan;
+mod prologue;
 mod python;
 pub mod table;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
 use crate::input::{EventNanos, Input};
 use crate::output::Verdict;
 use crate::source::ring::{Command, Reader, monotonic_ns};
-use crate::telemetry::Telemetry;
 use loader::{LoadError, Options, Probes};
 use plan::Kind;
 use table::Table;
@@ -66,7 +65,7 @@ pub struct Session {
 
 impl Session {
     /// Loads, attaches, classifies the descriptors that are open, and starts to read.
-    pub fn start(options: &Options, targets: &[Target], telemetry: Arc<Telemetry>) -> Result<Self, LoadError> {
+    pub fn start(options: &Options, targets: &[Target]) -> Result<Self, LoadError> {
         in_first_pid_namespace()?;
         let (mut probes, mut rings) = Probes::load(options)?;
         if options.debug_log {
@@ -97,9 +96,15 @@ impl Session {
             }
             adopted.push((parent, child.tgid));
         }
-        let reader =
-            Reader::spawn(rings, telemetry).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
-        Ok(Self { probes, reader, adopted, libraries: BTreeSet::new(), probed: BTreeSet::new(), front_ends: BTreeSet::new() })
+        let reader = Reader::spawn(rings).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
+        Ok(Self {
+            probes,
+            reader,
+            adopted,
+            libraries: BTreeSet::new(),
+            probed: BTreeSet::new(),
+            front_ends: BTreeSet::new(),
+        })
     }
 
     /// Batches of inputs, as they come.

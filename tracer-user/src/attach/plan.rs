@@ -28,8 +28,10 @@ pub struct Library {
 pub struct Point {
     /// A `FUNCTION_*` of the wire.
     pub function: u32,
-    /// Offset in the file.
+    /// Offset of its entry in the file.
     pub offset: u64,
+    /// How far behind it lies the instruction on which a probe of the entry costs least, bytes.
+    pub quickest: u64,
     pub symbol: String,
 }
 
@@ -56,7 +58,7 @@ pub enum Kind {
 impl Kind {
     pub fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
-        let is_library = name.ends_with(".so");
+        let is_library = path.extension().is_some_and(|extension| extension == "so");
         let folder = path.parent().and_then(Path::file_name);
         if is_library && name.starts_with("tokenizers.") {
             Some(Self::Tokenizer)
@@ -100,7 +102,7 @@ pub fn points<'a>(kind: Kind, symbols: impl Iterator<Item = (&'a str, u64)>, seg
                 Kind::Messages if symbol == "Decoder_decode" => FUNCTION_DECODE,
                 _ => return None,
             };
-            Some(Point { function, offset: file_offset(address, segments)?, symbol: symbol.to_owned() })
+            Some(Point { function, offset: file_offset(address, segments)?, quickest: 0, symbol: symbol.to_owned() })
         })
         .collect();
     // Identical functions may have been folded into one: one probe there, or the kernel would count the call twice.
@@ -111,9 +113,9 @@ pub fn points<'a>(kind: Kind, symbols: impl Iterator<Item = (&'a str, u64)>, seg
 
 /// Where in the file the code at `address` lies.
 pub fn file_offset(address: u64, segments: &[Segment]) -> Option<u64> {
-    let segment = segments.iter().find(|segment| {
-        segment.executable && address >= segment.address && address - segment.address < segment.size
-    })?;
+    let segment = segments
+        .iter()
+        .find(|segment| segment.executable && address >= segment.address && address - segment.address < segment.size)?;
     segment.offset.checked_add(address - segment.address)
 }
 
@@ -139,10 +141,13 @@ mod tests {
 
     #[test]
     fn a_library_that_several_processes_map_is_planned_once() {
-        let libraries = libraries(&[
-            (10, vec![mapping(0x1000, 7, "/a/tokenizers.abi3.so"), mapping(0x9000, 7, "/a/tokenizers.abi3.so")]),
-            (11, vec![mapping(0x2000, 7, "/b/tokenizers.abi3.so"), mapping(0x3000, 8, "/usr/lib/libssl.so.3")]),
-        ], Kind::Tokenizer);
+        let libraries = libraries(
+            &[
+                (10, vec![mapping(0x1000, 7, "/a/tokenizers.abi3.so"), mapping(0x9000, 7, "/a/tokenizers.abi3.so")]),
+                (11, vec![mapping(0x2000, 7, "/b/tokenizers.abi3.so"), mapping(0x3000, 8, "/usr/lib/libssl.so.3")]),
+            ],
+            Kind::Tokenizer,
+        );
         assert_eq!(libraries.len(), 1);
         assert_eq!(libraries[0].processes, [10, 11]);
         assert_eq!(libraries[0].through, (10, 0x1000, 0x2000));
@@ -166,7 +171,11 @@ mod tests {
     fn addresses_become_file_offsets_and_only_in_executable_segments() {
         let code = Segment { address: 0x2c_1dcc, offset: 0x2c_0dcc, size: 0x45_1e04, executable: true };
         let rodata = Segment { address: 0, offset: 0, size: 0x2c_0dcc, executable: false };
-        let found = points(Kind::Tokenizer, [(ENCODE, 0x31_b360), (STEP, 0x1000), ("_ZN3foo", 0x31_b400)].into_iter(), &[rodata, code]);
+        let found = points(
+            Kind::Tokenizer,
+            [(ENCODE, 0x31_b360), (STEP, 0x1000), ("_ZN3foo", 0x31_b400)].into_iter(),
+            &[rodata, code],
+        );
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].function, found[0].offset), (FUNCTION_ENCODE, 0x31_a360));
     }

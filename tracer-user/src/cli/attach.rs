@@ -1,30 +1,26 @@
 //! `inferspan attach`: trace a running server until Ctrl-C.
 //!
-//! Finds the server, attaches, and feeds the core until the user, the clock or the server ends it; then detaches, flushes and
-//! says what was seen. This thread owns the cores; the rings have one of their own, exporters have theirs.
+//! Finds the server, attaches, lets `run` follow it until the user, the clock or the server ends it, and says what was seen.
 
-mod pipeline;
-
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use self::pipeline::Pipeline;
-use super::output::OutputArgs;
+use crate::attach::Session;
 use crate::attach::loader::{LoadError, Options};
-use crate::attach::{Session, Target};
+use crate::core::Config;
 use crate::discover::failure::parse_pid;
 use crate::discover::privilege::Privileges;
 use crate::discover::{self, ServerProcesses, role_name};
 use crate::exit::{Code, Failure};
+use crate::export::flags::OutputArgs;
 use crate::export::{Pressure, Sinks};
-use crate::input::{Fact, Input, LossStage, Role, What};
-use crate::source::ring;
+use crate::input::{LossStage, Probe, Role};
+use crate::run::live::{End, LAG_NS, Live, targets_of};
+use crate::run::{Finished, Run};
 use crate::telemetry::Telemetry;
 
 const LIST: &str = "`inferspan ls` lists the inference servers on this host";
@@ -103,8 +99,8 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
     let options = Options { object: args.bpf_object.clone(), debug_log: args.debug_bpf, ..Options::default() };
-    let targets: Vec<Target> = servers.iter().flat_map(targets_of).collect();
-    let session = Session::start(&options, &targets, Arc::clone(&telemetry)).map_err(|error| failure_of(&error))?;
+    let targets: Vec<_> = servers.iter().flat_map(targets_of).collect();
+    let session = Session::start(&options, &targets).map_err(|error| failure_of(&error))?;
     // Between the look at /proc and the filter a PID may have changed hands.
     for found in &servers {
         if !discover::same_process(found.server.pid, found.server.start_ticks) {
@@ -119,17 +115,18 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     if stop.load(Relaxed) {
         return Ok(Code::Interrupted);
     }
-    let mut run = Run {
-        pipeline: Pipeline::new(servers.len(), args.output.max_spans, sinks, Arc::clone(&telemetry)),
-        alive: BTreeSet::new(),
-        servers,
-        session,
-        forked: None,
-        next_look: Instant::now(),
-    };
-    run.introduce();
-    let end = run.follow(&stop, args.duration.map(|duration| Instant::now() + duration));
-    Ok(run.finish(end, &telemetry))
+    let config = Config { max_spans: args.output.max_spans, ..Config::default() };
+    let run = Run::new(servers.len(), LAG_NS, &config, sinks, Arc::clone(&telemetry));
+    let mut live = Live::new(servers, session, run);
+    introduce(&live);
+    live.probe_libraries().iter().for_each(|what| warn(what));
+    eprintln!("inferspan: prompts and outputs are neither kept nor exported; nothing is written to the server");
+    let processes: usize = live.servers().iter().map(|found| found.processes.len()).sum();
+    let probes = live.session().attached();
+    eprintln!("inferspan: attached to {processes} processes with {probes} probes at level requests; Ctrl-C stops");
+    let deadline = args.duration.map(|duration| Instant::now() + duration);
+    let end = live.follow(&stop, deadline, &mut warn);
+    Ok(conclude(end, &live.finish(), &telemetry))
 }
 
 /// Both signals set the flag; with the flag set, another one ends the process.
@@ -174,11 +171,6 @@ fn find(args: &Args) -> Result<Vec<ServerProcesses>, Failure> {
             ))
         }
     }
-}
-
-/// Workers carry no request, and their threads wake every 10 ms: only their life is followed.
-fn targets_of(found: &ServerProcesses) -> Vec<Target> {
-    found.processes.iter().map(|process| Target { tgid: process.pid, capture: process.role != Role::Worker }).collect()
 }
 
 fn failure_of(error: &LoadError) -> Failure {
@@ -226,214 +218,62 @@ fn failure_of(error: &LoadError) -> Failure {
     }
 }
 
-/// Why a trace is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    User,
-    Time,
-    Target,
-}
-
-struct Run {
-    servers: Vec<ServerProcesses>,
-    session: Session,
-    pipeline: Pipeline,
-    /// Processes with a role of their own that have not ended.
-    alive: BTreeSet<u32>,
-    /// When a process of the targets last came or changed its image.
-    forked: Option<Instant>,
-    next_look: Instant,
-}
-
-/// How often processes that came later are looked for, while some may still be on their way to their title and their
-/// sockets: a vLLM engine takes up to two minutes.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
-const LOOK_FOR: Duration = Duration::from_mins(3);
-/// How often the targets are looked at, in case an exit was lost.
-const CHECK_ALIVE_EVERY: Duration = Duration::from_secs(1);
-/// How soon a signal is noticed; ticks come more often.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-impl Run {
-    /// Tells the cores what is known, and the user what is attached.
-    fn introduce(&mut self) {
-        let anchor = ring::clock_anchor();
-        for (index, found) in self.servers.iter().enumerate() {
-            for fact in found.facts() {
-                self.pipeline.tell(index, fact);
-            }
-            self.pipeline.tell(index, anchor.clone());
-            self.alive.extend(followed(found));
-            let server = &found.server;
-            let version = server.engine_version.as_deref().unwrap_or("of unknown version");
-            let model = if server.model.is_empty() { "a model to be learned" } else { &server.model };
-            eprintln!("inferspan: process {}: {} {version}, serving {model}", server.pid, server.engine);
-            for process in &found.processes {
-                let how = match process.role {
-                    Role::Worker => "life only",
-                    Role::Other => "sockets, carries no requests",
-                    _ => "sockets",
-                };
-                eprintln!("inferspan:   {:>7} {:<11} {:<15} {how}", process.pid, role_name(process.role), process.comm);
-            }
-        }
-        for (parent, child) in self.session.adopted() {
-            self.pipeline.adopt(*parent, *child);
-        }
-        if let Some(why) = self.session.not_following() {
-            eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
-        }
-        self.probe_libraries();
-        eprintln!("inferspan: prompts and outputs are neither kept nor exported; nothing is written to the server");
-        let processes: usize = self.servers.iter().map(|found| found.processes.len()).sum();
-        eprintln!(
-            "inferspan: attached to {processes} processes with {} probes at level requests; Ctrl-C stops",
-            self.session.attached()
-        );
-    }
-
-    fn probe_libraries(&mut self) {
-        for (index, found) in self.servers.iter().enumerate() {
-            let processes: Vec<u32> =
-                found.processes.iter().filter(|process| process.role == Role::Api).map(|process| process.pid).collect();
-            for process in &processes {
-                self.session.attach_front_end(*process);
-            }
-            let probes = self.session.attach_tokenizers(&processes);
-            for tgid in probes.processes {
-                self.pipeline.tell(index, Fact::TokenizerProbed { tgid });
-            }
-            for warning in probes.warnings {
-                eprintln!("inferspan: warning: {warning}; tokenizer times will be missing");
-            }
-        }
-    }
-
-    /// Feeds the core until something ends the trace.
-    fn follow(&mut self, stop: &AtomicBool, deadline: Option<Instant>) -> End {
-        let mut next_check = Instant::now() + CHECK_ALIVE_EVERY;
-        loop {
-            match self.session.inputs().recv_timeout(PATIENCE) {
-                Ok(batch) => {
-                    for input in batch {
-                        self.take(input);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                // The reader is gone, which only a bug can do; what was seen is still worth flushing.
-                Err(RecvTimeoutError::Disconnected) => return End::Target,
-            }
-            for (verdict, from) in self.pipeline.verdicts() {
-                self.session.tell(verdict, from);
-            }
-            self.pipeline.export();
-            let now = Instant::now();
-            if stop.load(Relaxed) {
-                return End::User;
-            }
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return End::Time;
-            }
-            if now >= next_check {
-                next_check = now + CHECK_ALIVE_EVERY;
-                self.alive.retain(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
-            }
-            if self.alive.is_empty() {
-                return End::Target;
-            }
-            if now >= self.next_look && self.forked.is_some_and(|at| now - at < LOOK_FOR) {
-                self.next_look = now + LOOK_EVERY;
-                self.look_again();
-            }
-        }
-    }
-
-    fn take(&mut self, input: Input) {
-        if let Input::Event(event) = &input {
-            match event.what {
-                What::Exited => {
-                    self.alive.remove(&event.process);
-                }
-                What::Forked { .. } | What::Executed => {
-                    let now = Instant::now();
-                    self.forked = Some(now);
-                    if self.next_look < now {
-                        self.next_look = now + LOOK_EVERY;
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.pipeline.push(input);
-    }
-
-    /// Looks at the servers again: a process that came later gets its role and its tokenizer probes.
-    fn look_again(&mut self) {
-        for (index, known) in self.servers.iter_mut().enumerate() {
-            let Ok(found) = discover::server(known.server.pid) else { continue };
-            if found.server.start_ticks != known.server.start_ticks {
-                continue;
-            }
-            let roles = |of: &ServerProcesses| -> BTreeSet<(u32, Role)> {
-                of.processes.iter().map(|process| (process.pid, process.role)).collect()
+/// Says who is traced, and how.
+fn introduce(live: &Live) {
+    for found in live.servers() {
+        let server = &found.server;
+        let version = server.engine_version.as_deref().unwrap_or("of unknown version");
+        let model = if server.model.is_empty() { "a model to be learned" } else { &server.model };
+        eprintln!("inferspan: process {}: {} {version}, serving {model}", server.pid, server.engine);
+        for process in &found.processes {
+            let how = match process.role {
+                Role::Worker => "life only",
+                Role::Other => "sockets, carries no requests",
+                _ => "sockets",
             };
-            for (tgid, role) in roles(&found).difference(&roles(known)) {
-                self.pipeline.tell(index, Fact::Process { tgid: *tgid, role: *role });
-                self.session.set_target(Target { tgid: *tgid, capture: *role != Role::Worker });
-            }
-            if found.server != known.server {
-                self.pipeline.tell(index, Fact::Server(Arc::clone(&found.server)));
-            }
-            self.alive.extend(followed(&found));
-            *known = found;
+            eprintln!("inferspan:   {:>7} {:<11} {:<15} {how}", process.pid, role_name(process.role), process.comm);
         }
-        self.probe_libraries();
     }
-
-    /// Detaches, flushes and says what was seen.
-    fn finish(self, end: End, telemetry: &Telemetry) -> Code {
-        let Self { session, mut pipeline, .. } = self;
-        if end == End::Target {
-            eprintln!("inferspan: the server has ended");
-        }
-        session.detach(|batch| {
-            for input in batch {
-                pipeline.push(input);
-            }
-            pipeline.export();
-        });
-        let (summary, late) = pipeline.finish();
-        let lost: Vec<String> = LossStage::ALL
-            .iter()
-            .filter(|stage| telemetry.lost(**stage) > 0)
-            .map(|stage| format!("{} at {}", telemetry.lost(*stage), stage.name()))
-            .collect();
-        let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
-        if late > 0 {
-            eprintln!("inferspan: {late} events came too late to be put in order");
-        }
-        if let Some(line) = summary.left_out_line() {
-            eprintln!("inferspan: {line}");
-        }
-        eprintln!(
-            "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer and {} process events, lost: {lost}",
-            summary.requests,
-            summary.spans_exported,
-            summary.spans_dropped,
-            telemetry.syscall_events.load(Relaxed),
-            telemetry.tokenizer_events.load(Relaxed),
-            telemetry.process_events.load(Relaxed),
-        );
-        for failure in &summary.failures {
-            eprintln!("inferspan: {failure}");
-        }
-        if summary.failures.is_empty() { Code::Ok } else { Code::Finding }
+    if let Some(why) = live.session().not_following() {
+        eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
     }
 }
 
-/// The processes whose end is the server's.
-fn followed(found: &ServerProcesses) -> impl Iterator<Item = u32> {
-    found.processes.iter().filter(|process| process.role != Role::Other).map(|process| process.pid)
+fn warn(what: &str) {
+    eprintln!("inferspan: warning: {what}");
+}
+
+/// Says what was seen.
+fn conclude(end: End, finished: &Finished, telemetry: &Telemetry) -> Code {
+    let Finished { summary, late, .. } = finished;
+    if end == End::Target {
+        eprintln!("inferspan: the server has ended");
+    }
+    let lost: Vec<String> = LossStage::ALL
+        .iter()
+        .filter(|stage| telemetry.lost(**stage) > 0)
+        .map(|stage| format!("{} at {}", telemetry.lost(*stage), stage.name()))
+        .collect();
+    let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
+    if *late > 0 {
+        eprintln!("inferspan: {late} events came too late to be put in order");
+    }
+    if let Some(line) = summary.left_out_line() {
+        eprintln!("inferspan: {line}");
+    }
+    eprintln!(
+        "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer and {} process events, lost: {lost}",
+        summary.requests,
+        summary.spans_exported,
+        summary.spans_dropped,
+        telemetry.delivered(Probe::Syscall),
+        telemetry.delivered(Probe::Tokenizer),
+        telemetry.delivered(Probe::Process),
+    );
+    for failure in &summary.failures {
+        eprintln!("inferspan: {failure}");
+    }
+    if summary.failures.is_empty() { Code::Ok } else { Code::Finding }
 }
 
 #[cfg(test)]

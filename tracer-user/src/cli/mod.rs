@@ -7,7 +7,6 @@ use crate::exit::Code;
 pub mod attach;
 pub mod doctor;
 pub mod ls;
-pub mod output;
 pub mod replay;
 
 /// Attach to a running LLM server by PID and see where every request's time went.

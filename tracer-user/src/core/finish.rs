@@ -305,10 +305,8 @@ impl Core {
             let by_engine = generation.finish().is_some();
             let exchange = generation.exchange.and_then(|key| self.exchanges.get(&key));
             let generations = vec![generation];
-            let place = tree::place(
-                &Finished { exchange, generations, tokenizer_probed: false, cut_off: false },
-                self.run,
-            );
+            let place =
+                tree::place(&Finished { exchange, generations, tokenizer_probed: false, cut_off: false }, self.run);
             for tally in tallies {
                 self.generation_metrics(tally, by_engine, place, out);
             }

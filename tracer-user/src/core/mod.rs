@@ -184,6 +184,8 @@ impl Core {
             Input::Fact(fact) => self.fact(fact),
             Input::Tick(at) => self.now = self.now.max(at),
             Input::Lost(lost) => self.lost(lost, out),
+            // Counted at the entrance.
+            Input::Delivered(_) => {}
         }
         out.extend(self.model_news.take().map(Output::Metric));
         self.settle_touched(out);

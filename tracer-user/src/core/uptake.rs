@@ -66,7 +66,9 @@ impl Uptake {
     pub fn reads_clock(&mut self, process: u32, thread: u32) -> Firsts {
         let Some(front_end) = self.front_ends.get_mut(&process) else { return Firsts::new() };
         match front_end.decoded.front() {
-            Some((by, _)) if *by == thread => front_end.decoded.pop_front().map_or_else(Firsts::new, |(_, firsts)| firsts),
+            Some((by, _)) if *by == thread => {
+                front_end.decoded.pop_front().map_or_else(Firsts::new, |(_, firsts)| firsts)
+            }
             _ => Firsts::new(),
         }
     }

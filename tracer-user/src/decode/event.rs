@@ -6,10 +6,10 @@
 
 use std::mem::{offset_of, size_of};
 
+use tracer_ebpf::wire::call::{self, Call};
 use tracer_ebpf::wire::header::Header;
 use tracer_ebpf::wire::net::{self, Data, Range, Socket};
 use tracer_ebpf::wire::proc::{self, Forked, Process};
-use tracer_ebpf::wire::call::{self, Call};
 
 use crate::input::{Direction, End, Event, EventNanos, Function, What};
 

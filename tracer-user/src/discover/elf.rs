@@ -28,10 +28,7 @@ mod tests {
             (encode.replace("encode", "decode"), false),
             (encode.replace("encode__", "encode_special_tokens__"), false),
             ("_RNvMs2y_NtCs84oBVal8Hga_10tokenizers8decodersNtB6_14PyDecodeStream17___pymethod_step__".into(), false),
-            (
-                "_ZN10tokenizers9tokenizer11PyTokenizer19___pymethod_encode__17h0123456789abcdefE".into(),
-                true,
-            ),
+            ("_ZN10tokenizers9tokenizer11PyTokenizer19___pymethod_encode__17h0123456789abcdefE".into(), true),
             ("__pymethod_encode__".into(), false),
             (String::new(), false),
         ] {

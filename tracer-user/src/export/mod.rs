@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use self::flags::OutputArgs;
 use self::lines::{Fate, Lines};
 use self::otlp::Otlp;
 use self::otlp::spans::Origin;
@@ -16,7 +17,6 @@ use self::prometheus::families::Families;
 use self::prometheus::server::MetricsServer;
 use self::terminal::Style;
 use self::terminal::summary::Digest;
-use crate::cli::output::OutputArgs;
 use crate::exit::{Code, Failure};
 use crate::output::{AccessRecord, EngineStep, Merit, Output, Service, Trace};
 use crate::sample::{Counts, Sampling, policy};
@@ -24,6 +24,7 @@ use crate::telemetry::Telemetry;
 
 pub mod access_log;
 pub mod complaint;
+pub mod flags;
 pub mod lines;
 pub mod otlp;
 pub mod otlp_file;
@@ -158,6 +159,7 @@ impl Sinks {
                     }
                 }
                 Output::Lost(lost) => self.telemetry.add_lost(lost.stage, lost.count),
+                Output::Delivered(delivered) => self.telemetry.add_delivered(delivered),
                 Output::Verdict(_) => {}
             }
         }

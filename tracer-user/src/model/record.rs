@@ -216,7 +216,7 @@ impl Finished<'_> {
         seconds(self.exchange?.started, first)
     }
 
-    /// The front end's arrival stamp → first token's arrival there, seconds; of the generation whose first token came first.
+    /// The front end's arrival stamp → it takes up the first token, seconds; of the generation whose first token came first.
     pub fn ttft_engine(&self) -> Option<f64> {
         self.generations
             .iter()

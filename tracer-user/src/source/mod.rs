@@ -2,7 +2,6 @@
 
 pub mod descriptors;
 mod lives;
-pub mod preroll;
 mod records;
 pub mod ring;
 pub mod syscall_log;

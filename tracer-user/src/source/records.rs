@@ -5,8 +5,6 @@
 
 use std::collections::HashMap;
 use std::mem::take;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
@@ -17,9 +15,8 @@ use super::ring::monotonic_ns;
 use crate::attach::Target;
 use crate::attach::table::{self, Table};
 use crate::decode::event::{Class, Record};
-use crate::input::{End, Event, EventNanos, Function, Input, LossStage, Lost, What};
+use crate::input::{Delivered, End, Event, EventNanos, Function, Input, LossStage, Lost, Probe, What};
 use crate::output::{Speaks, Verdict};
-use crate::telemetry::Telemetry;
 
 /// A batch is handed on at this many inputs or payload bytes, whichever comes first.
 const BATCH_INPUTS: usize = 512;
@@ -34,7 +31,8 @@ const QUEUE_PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Records {
     table: Table,
     lives: Lives,
-    telemetry: Arc<Telemetry>,
+    /// Events that came since it was last said, by [`Probe`].
+    delivered: [u64; Probe::ALL.len()],
     sender: Sender<Vec<Input>>,
     batch: Vec<Input>,
     batch_bytes: usize,
@@ -45,11 +43,11 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn new(table: Table, telemetry: Arc<Telemetry>, sender: Sender<Vec<Input>>) -> Self {
+    pub(super) fn new(table: Table, sender: Sender<Vec<Input>>) -> Self {
         Self {
             table,
             lives: Lives::default(),
-            telemetry,
+            delivered: [0; Probe::ALL.len()],
             sender,
             batch: Vec::with_capacity(BATCH_INPUTS),
             batch_bytes: 0,
@@ -62,7 +60,7 @@ impl Records {
         match record {
             Record::Event(event) => self.event(event),
             Record::Descriptor { event, class, lifetime } => {
-                self.telemetry.syscall_events.fetch_add(1, Relaxed);
+                self.delivered[Probe::Syscall as usize] += 1;
                 self.descriptor(event, class, lifetime);
             }
             Record::Received { process } => {
@@ -84,12 +82,12 @@ impl Records {
 
     /// An event that concerns no descriptor.
     fn event(&mut self, event: Event) {
-        match event.what {
-            What::Call { function: Function::Encode, .. } => &self.telemetry.tokenizer_events,
-            What::Call { .. } => &self.telemetry.front_end_events,
-            _ => &self.telemetry.process_events,
-        }
-        .fetch_add(1, Relaxed);
+        let probe = match event.what {
+            What::Call { function: Function::Encode, .. } => Probe::Tokenizer,
+            What::Call { .. } => Probe::FrontEnd,
+            _ => Probe::Process,
+        };
+        self.delivered[probe as usize] += 1;
         match event.what {
             // It has descriptors that no call of its own announces.
             What::Forked { child } => self.know(child, monotonic_ns()),
@@ -120,7 +118,7 @@ impl Records {
         match self.lives.meet(end, lifetime, event.at) {
             Meeting::Same => {}
             Meeting::Old => {
-                self.telemetry.add_lost(LossStage::Unclassified, 1);
+                self.lost(event.at, 1, LossStage::Unclassified);
                 return;
             }
             // The edges that said so were lost.
@@ -145,7 +143,7 @@ impl Records {
                 (Some(Class::Tcp | Class::Unix), _) | (_, What::Opened { .. }) => {}
                 (Some(_), _) => return,
                 (None, _) => {
-                    self.telemetry.add_lost(LossStage::Unclassified, 1);
+                    self.lost(event.at, 1, LossStage::Unclassified);
                     return;
                 }
             }
@@ -229,8 +227,17 @@ impl Records {
     }
 
     pub(super) fn lost(&mut self, at: u64, count: u64, stage: LossStage) {
-        self.telemetry.add_lost(stage, count);
         self.push(Input::Lost(Lost { at, count, stage }));
+    }
+
+    /// Says how many events came from the probes.
+    pub(super) fn report_delivered(&mut self) {
+        for probe in Probe::ALL {
+            let count = take(&mut self.delivered[probe as usize]);
+            if count > 0 {
+                self.push(Input::Delivered(Delivered { probe, count }));
+            }
+        }
     }
 
     pub(super) fn push(&mut self, input: Input) {
@@ -264,10 +271,11 @@ impl Records {
         }
         // The rings are the better buffer: let them fill for a moment.
         if let Err(SendTimeoutError::Timeout(batch)) = self.sender.send_timeout(batch, QUEUE_PATIENCE) {
-            let count = batch.iter().filter(|input| matches!(input, Input::Event(_) | Input::Lost(_))).count() as u64;
-            let now = monotonic_ns();
-            self.telemetry.add_lost(LossStage::Queue, count);
-            self.batch.push(Input::Lost(Lost { at: now, count, stage: LossStage::Queue }));
+            let held = batch.len();
+            // The account and what was learned take no room.
+            self.batch.extend(batch.into_iter().filter(|input| !matches!(input, Input::Event(_) | Input::Tick(_))));
+            let count = (held - self.batch.len()) as u64;
+            self.batch.push(Input::Lost(Lost { at: monotonic_ns(), count, stage: LossStage::Queue }));
         }
     }
 }

@@ -22,7 +22,6 @@ use crate::attach::loader::Rings;
 use crate::decode::event::{self, Record, Refused};
 use crate::input::{EventNanos, Fact, Input, LossStage};
 use crate::output::Verdict;
-use crate::telemetry::Telemetry;
 
 /// The rings are drained this often when nothing forces a wake-up.
 const DRAIN_EVERY: Duration = Duration::from_millis(10);
@@ -54,13 +53,13 @@ pub struct Reader {
 
 impl Reader {
     /// Starts the thread. The descriptors of the targets should have been looked at before.
-    pub fn spawn(rings: Rings, telemetry: Arc<Telemetry>) -> io::Result<Self> {
+    pub fn spawn(rings: Rings) -> io::Result<Self> {
         let (sender, inputs) = bounded(QUEUE_BATCHES);
         let stop = Arc::new(AtomicBool::new(false));
         let (commands, told) = unbounded();
         let epoll = wake_ups(&rings)?;
         let mut drain = Drain {
-            records: Records::new(rings.table, telemetry, sender),
+            records: Records::new(rings.table, sender),
             commands: told,
             edges: Head { ring: rings.edges, next: None },
             data: Head { ring: rings.data, next: None },
@@ -195,6 +194,7 @@ impl Drain {
             if stopping || now - last_tick >= TICK_AFTER_NS {
                 last_tick = now;
                 self.report_losses(now);
+                self.records.report_delivered();
                 self.records.push(Input::Tick(now));
             }
             if stopping {

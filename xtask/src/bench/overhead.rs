@@ -151,9 +151,7 @@ mod tests {
 
     #[test]
     fn ratios_are_of_neighbours_and_programs_are_shares_of_the_server() {
-        let run = |api: f64, rate: f64| {
-            json!({"cpu_ms_per_1000_tokens": {"api": api, "server": 10.0 * api}, "tokens_per_second": rate})
-        };
+        let run = |api: f64, rate: f64| json!({"cpu_ms_per_1000_tokens": {"api": api, "server": 10.0 * api}, "tokens_per_second": rate});
         let mut with = run(4.4, 100.0);
         with["cpu_ms_per_1000_tokens"]["inferspan"] = 0.5.into();
         let report = json!({"variant": "all", "pairs": [

@@ -79,7 +79,7 @@ fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
     let maps = std::fs::read("/proc/self/maps").map_err(|error| error.to_string())?;
     let address = never_called as *const () as u64;
     let offset = file_offset(&maps, address).ok_or("inferspan's own code is not mapped from a file")?;
-    let point = Point { function: FUNCTION_ENCODE, offset, symbol: "never_called".to_owned() };
+    let point = Point { function: FUNCTION_ENCODE, offset, quickest: 0, symbol: "never_called".to_owned() };
     probes.attach_library(&PathBuf::from("/proc/self/exe"), &[point]).map_err(|error| error.to_string())
 }
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 use tracer_ebpf::wire::call::FUNCTION_ENCODE;
+use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 
 use super::Check;
 use crate::attach::plan::{Kind, Point};
@@ -128,7 +128,9 @@ fn front_end(pid: u32) -> Check {
         })
     };
     match (has(Kind::Messages), has(Kind::Interpreter)) {
-        (true, true) => Check::ok("front_end", format!("process {pid}: the decoder of messages and the clock are found")),
+        (true, true) => {
+            Check::ok("front_end", format!("process {pid}: the decoder of messages and the clock are found"))
+        }
         (true, false) => Check::warn(
             "front_end",
             format!("process {pid}: no clock is found in its Python: ttft_engine ends when the message is decoded"),
@@ -136,7 +138,9 @@ fn front_end(pid: u32) -> Check {
         ),
         (false, _) => Check::warn(
             "front_end",
-            format!("process {pid}: no decoder of messages is found (msgspec without symbols): ttft_engine ends when the message arrives"),
+            format!(
+                "process {pid}: no decoder of messages is found (msgspec without symbols): ttft_engine ends when the message arrives"
+            ),
             "use the msgspec wheel of PyPI, which has its symbols",
         ),
     }
@@ -336,7 +340,7 @@ mod tests {
 
     #[test]
     fn tokenizers_without_their_functions_are_a_warning() {
-        let encode = Point { function: FUNCTION_ENCODE, offset: 0, symbol: String::new() };
+        let encode = Point { function: FUNCTION_ENCODE, offset: 0, quickest: 0, symbol: String::new() };
         assert_eq!(judge_tokenizer("/t.so", Ok(vec![encode])).status, Status::Ok);
         assert_eq!(judge_tokenizer("/t.so", Ok(vec![])).status, Status::Warn);
         assert_eq!(judge_tokenizer("/t.so", Err("no such file".into())).status, Status::Warn);

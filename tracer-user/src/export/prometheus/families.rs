@@ -177,7 +177,7 @@ impl Families {
             ),
             ttft_engine: to.seconds(
                 "inferspan_request_ttft_engine",
-                "The front end's own arrival stamp to the first token's arrival there, every engine request, as vLLM counts it",
+                "The front end's own arrival stamp to when it takes up the first token, every engine request, as vLLM counts it",
                 buckets!(Phase, TIME_TO_FIRST_TOKEN),
             ),
             inter_token: to.seconds(

@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
 
-use crate::input::LossStage;
+use crate::input::{LossStage, Probe};
 use crate::sample::LeftOut;
 use crate::telemetry::{LEVEL, Telemetry};
 
@@ -27,13 +27,8 @@ impl Collector for Own {
         let read = |counter: &AtomicU64| counter.load(Relaxed);
 
         let name = "inferspan_events";
-        let help = "Events that probes delivered";
-        let probes = [
-            ("front_end", read(&own.front_end_events)),
-            ("process", read(&own.process_events)),
-            ("syscall", read(&own.syscall_events)),
-            ("tokenizer", read(&own.tokenizer_events)),
-        ];
+        let help = "Events that probes delivered, by probe: front_end, process, syscall or tokenizer";
+        let probes = Probe::ALL.map(|probe| (probe.name(), own.delivered(probe)));
         counters(&mut encoder, name, help, "probe", &probes)?;
 
         let name = "inferspan_events_dropped";

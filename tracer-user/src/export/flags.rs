@@ -1,4 +1,4 @@
-//! The output flags that `attach` and `replay` share.
+//! The flags that say where outputs go; the verbs that have outputs share them.
 
 use std::path::PathBuf;
 

@@ -1,0 +1,84 @@
+//! Chooses the instruction at the start of a function that a probe costs least on.
+//!
+//! Enters: the function's first bytes (x86-64). Leaves: how far behind its entry the instruction lies. A uprobe replaces an instruction
+//! by a trap. The kernel carries some instructions out itself; any other it must step over, which is a second trap (measured on
+//! the development machine, `time.time` in a loop: 1.2 µs instead of 12.4 µs a call). Only instructions that every call of the
+//! function passes are looked at: those before the first jump. Refused: bytes that do not decode; the entry is right in any case.
+
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+
+/// Instructions that are looked at.
+const INSTRUCTIONS: usize = 8;
+/// The longest x86-64 instruction has 15 bytes.
+pub const BYTES: usize = INSTRUCTIONS * 15;
+
+/// Bytes from the entry to the instruction to probe.
+pub fn quickest(code: &[u8]) -> u64 {
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    for _ in 0..INSTRUCTIONS {
+        if !decoder.can_decode() {
+            break;
+        }
+        let instruction = decoder.decode();
+        if instruction.is_invalid() {
+            break;
+        }
+        if is_emulated(&instruction) {
+            return instruction.ip();
+        }
+        if instruction.flow_control() != FlowControl::Next {
+            break;
+        }
+    }
+    0
+}
+
+/// What `arch_uprobe_analyze_insn` (arch/x86/kernel/uprobes.c, since Linux 4.20) hands to `push_emulate_op` and
+/// `branch_emulate_op`: a push of a register, a jump or a call to a fixed place, a one-byte nop.
+fn is_emulated(instruction: &Instruction) -> bool {
+    match instruction.code() {
+        // One byte, or two with the prefix that names r8 to r15.
+        Code::Push_r64 => instruction.len() <= 2,
+        Code::Nopd => instruction.len() == 1,
+        Code::Call_rel32_64 | Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => true,
+        code => code.is_jcc_short_or_near(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_push_is_taken() {
+        // push r15; push rbx
+        assert_eq!(quickest(&[0x41, 0x57, 0x53]), 0);
+        // endbr64; push rbp
+        assert_eq!(quickest(&[0xf3, 0x0f, 0x1e, 0xfa, 0x55]), 4);
+    }
+
+    #[test]
+    fn a_call_behind_other_instructions_is_taken() {
+        // time_time of CPython 3.11: sub rsp, 0x18; xor esi, esi; lea rdi, [rsp + 8]; call …
+        let code = [0x48, 0x83, 0xec, 0x18, 0x31, 0xf6, 0x48, 0x8d, 0x7c, 0x24, 0x08, 0xe8, 0, 0, 0, 0];
+        assert_eq!(quickest(&code), 11);
+    }
+
+    #[test]
+    fn nothing_behind_a_jump_is_taken() {
+        // sub rsp, 0x18; jmp rax; push rbx
+        assert_eq!(quickest(&[0x48, 0x83, 0xec, 0x18, 0xff, 0xe0, 0x53]), 0);
+        // sub rsp, 0x18; je …: the jump itself is passed by every call
+        assert_eq!(quickest(&[0x48, 0x83, 0xec, 0x18, 0x74, 0x05]), 4);
+    }
+
+    #[test]
+    fn the_entry_is_taken_where_nothing_is_quicker() {
+        assert_eq!(quickest(&[]), 0);
+        assert_eq!(quickest(&[0x48]), 0, "cut");
+        // xor eax, eax; ret
+        assert_eq!(quickest(&[0x31, 0xc0, 0xc3]), 0);
+        // push 0x10 is no push of a register
+        assert_eq!(quickest(&[0x6a, 0x10, 0xc3]), 0);
+    }
+}

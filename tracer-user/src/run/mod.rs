@@ -1,0 +1,80 @@
+//! A run: what `attach` and `replay` (and tests) share between a source and the exporters.
+//!
+//! [`pipeline`] is the only entrance and is pure; [`live`] feeds it from a server, [`replay`] from a file. Nothing here parses a command
+//! line or prints: what a user should know is returned.
+
+pub mod live;
+pub mod pipeline;
+pub mod preroll;
+pub mod replay;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::core::Config;
+use crate::export::prometheus::server::MetricsServer;
+use crate::export::{Sinks, Summary};
+use crate::input::{EventNanos, Input};
+use crate::output::{Output, Verdict};
+use crate::telemetry::Telemetry;
+use pipeline::Pipeline;
+
+/// A pipeline with its exporters behind it.
+#[derive(Debug)]
+pub struct Run {
+    pipeline: Pipeline,
+    sinks: Sinks,
+    telemetry: Arc<Telemetry>,
+}
+
+/// What a run amounts to.
+#[derive(Debug)]
+pub struct Finished {
+    pub summary: Summary,
+    /// Inputs that came too late to be put in order.
+    pub late: u64,
+    /// The metrics endpoint, where it is to outlive the run: it serves the values as they are at the end.
+    pub metrics_server: Option<MetricsServer>,
+}
+
+impl Run {
+    pub fn new(servers: usize, lag: EventNanos, config: &Config, sinks: Sinks, telemetry: Arc<Telemetry>) -> Self {
+        Self { pipeline: Pipeline::new(servers, lag, config), sinks, telemetry }
+    }
+
+    /// As [`Pipeline::push`].
+    pub fn push(&mut self, server: Option<usize>, input: Input) {
+        self.pipeline.push(server, input);
+    }
+
+    /// What connections turned out to speak, for the source.
+    pub fn verdicts(&mut self) -> Vec<(Verdict, EventNanos)> {
+        self.pipeline.verdicts()
+    }
+
+    /// Hands on what was said since the last call.
+    pub fn export(&mut self) {
+        self.telemetry.spans_dropped_limit.store(self.pipeline.spans_dropped(), Relaxed);
+        let outputs = self.pipeline.outputs();
+        outputs.retain(|output| !matches!(output, Output::Verdict(_)));
+        if !outputs.is_empty() {
+            self.sinks.push(outputs);
+        }
+    }
+
+    /// The stream is over: everything held and everything open goes out.
+    pub fn close(&mut self) {
+        while self.pipeline.finish_part() {
+            self.export();
+        }
+        self.export();
+    }
+
+    /// Flushes the exporters and waits for them. `keep_serving`: the metrics endpoint is not taken down.
+    pub fn finish(mut self, keep_serving: bool) -> Finished {
+        self.close();
+        let metrics_server = if keep_serving { self.sinks.keep_metrics_server() } else { None };
+        let late = self.pipeline.late();
+        Finished { summary: self.sinks.finish(), late, metrics_server }
+    }
+}
