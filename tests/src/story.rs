@@ -3,6 +3,7 @@
 //! Enters: what happens, in order; every call takes 1 ms. Leaves: what the core said. HTTP bytes are written as a server and its
 //! clients write them, engine messages are vLLM 0.32's own layout.
 
+use inferspan::core::view::View;
 use inferspan::core::{Config, Core};
 use inferspan::input::{Direction, End, Event, Fact, Function, Input, Role, Server, What};
 use inferspan::output::Output;
@@ -198,6 +199,11 @@ impl Story {
     /// Where the API server receives the engine's messages.
     pub fn from_engine(&self) -> End {
         End(u64::from(API) << 32 | FROM_ENGINE)
+    }
+
+    /// What is open now.
+    pub fn view(&self) -> View<'_> {
+        self.core.view()
     }
 
     /// What the core made of it, 8 s later.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Core;
 use crate::engine::{Add, EngineMessage, LifeEventKind, Outputs, RequestOutput, ids};
-use crate::input::{Direction, End, EventNanos, LossStage, Role, Server};
-use crate::model::generation::{Generation, Phase, StepRef};
+use crate::input::{Direction, End, EventNanos, LossStage, Role};
+use crate::model::generation::{Generation, StepRef};
 use crate::model::step::Share;
-use crate::output::{FinishReason, Metric, Output};
+use crate::output::{Metric, Output};
 
 /// Prefill chunks that are kept of one request.
 const MAX_CHUNKS: usize = 64;
@@ -28,12 +28,12 @@ impl Core {
             EngineMessage::Abort(ids) => self.abort(seen.at, &ids),
             EngineMessage::Outputs(outputs) => self.outputs(seen, outputs, out),
             EngineMessage::Dead => {
-                let engine = self.connections.get(&seen.end).and_then(|connection| connection.engine);
+                let engine = self.connections.get(seen.end).and_then(|connection| connection.engine);
                 self.generations_over(seen.at, |generation| engine.is_none_or(|engine| generation.may_be_of(engine)));
             }
             EngineMessage::Ready { version } => {
-                if let (Some(version), None) = (version, &self.server.engine_version) {
-                    self.server = Arc::new(Server { engine_version: Some(version), ..(*self.server).clone() });
+                if let Some(version) = version {
+                    self.about.version(version);
                 }
             }
             EngineMessage::Unreadable => {
@@ -49,117 +49,65 @@ impl Core {
         if add.cut && direction == Direction::Out {
             self.count_loss(LossStage::Cut, 1, out);
         }
-        let known = self.generation_of.get(add.id.as_str()).copied();
-        let again = known.and_then(|key| self.generations.get_mut(&key)).filter(|generation| {
+        let known = self.generations.key_of(&add.id);
+        let clock = &self.about.clock;
+        let again = known.and_then(|key| self.generations.get_mut(key)).filter(|generation| {
             // The other end of the same message; an id that a client uses again comes with another arrival.
-            let arrival = add.arrival.map(|unix| self.clock.event_of_unix((unix * 1e9) as u64));
+            let arrival = add.arrival.map(|unix| clock.event_of_unix((unix * 1e9) as u64));
             generation.arrival == arrival || !generation.settled()
         });
         let key = if let (Some(generation), Some(key)) = (again, known) {
             generation.added = Some(generation.added.map_or(at, |added| added.min(at)));
             key
         } else {
-            self.insert_generation(Generation::from_add(add, at, &self.clock))
+            self.insert_generation(Generation::from_add(add, at, &self.about.clock))
         };
         match direction {
             Direction::In => {
-                if let Some(generation) = self.generations.get_mut(&key) {
+                if let Some(generation) = self.generations.get_mut(key) {
                     generation.engine_process = process;
                 }
             }
             Direction::Out => {
-                let encode = self.take_encode(process, key);
-                if let Some(generation) = self.generations.get_mut(&key) {
+                if let Some(generation) = self.generations.get_mut(key) {
+                    let encode = self.encodes.take(process, generation);
                     generation.process = process;
                     generation.encode = generation.encode.or(encode);
                 }
             }
         }
-        self.join_by_id(key);
+        self.join().by_id(key);
     }
 
-    /// A generation that was not known. An engine request of a beam search goes below the first one of the search.
-    fn insert_generation(&mut self, mut generation: Generation) -> u64 {
+    fn insert_generation(&mut self, generation: Generation) -> u64 {
         let key = self.key();
-        self.recent.remove(&generation.id);
-        self.generation_of.insert(Arc::clone(&generation.id), key);
-        match ids::beam_search(&generation.external_id) {
-            Some(search) => {
-                // The search tokenises once, before it makes its engine requests and their stamps.
-                generation.arrival_before_tokenizing = false;
-                let lead = *self.searches.entry(search.to_owned()).or_insert(key);
-                if lead == key {
-                    self.index.add_generation(&generation.external_id, key);
-                } else {
-                    self.lead_of.insert(key, lead);
-                    if let Some(lead) = self.generations.get_mut(&lead) {
-                        lead.beams.get_or_insert_default().open += 1;
-                    }
-                }
-            }
-            None => self.index.add_generation(&generation.external_id, key),
-        }
-        self.generations.insert(key, generation);
+        self.generations.insert(key, generation, &mut self.index);
         key
-    }
-
-    /// The tokenizer call that made this request's tokens: the first unused one between its arrival and its sending, or (one
-    /// call for several prompts) the last used one.
-    fn take_encode(&mut self, process: u32, key: u64) -> Option<(EventNanos, EventNanos)> {
-        let generation = self.generations.get(&key)?;
-        let sent = generation.added?;
-        // Before 0.17 the arrival is stamped after tokenising: nothing bounds the call from below.
-        let from = generation.arrival.filter(|_| generation.arrival_before_tokenizing);
-        // The stamp is a wall-clock reading, converted: 0.2 ms for its error.
-        let from = from.map_or(0, |at| at.saturating_sub(200_000));
-        let child = ids::split_child(&generation.id).0.is_some_and(|index| index > 0);
-        let encodes = self.encodes.get_mut(&process)?;
-        let fits = |e: &super::Encode| e.entered >= from && e.returned <= sent;
-        let fresh = if child { None } else { encodes.iter_mut().find(|e| !e.used && fits(e)) };
-        if let Some(encode) = fresh {
-            encode.used = true;
-            return Some((encode.entered, encode.returned));
-        }
-        encodes.iter().rev().find(|e| e.used && fits(e)).map(|e| (e.entered, e.returned))
     }
 
     fn abort(&mut self, at: EventNanos, ids: &[String]) {
         for id in ids {
-            let Some(&key) = self.generation_of.get(id.as_str()) else { continue };
-            if let Some(generation) = self.generations.get_mut(&key) {
+            let Some(key) = self.generations.key_of(id) else { continue };
+            if let Some(generation) = self.generations.get_mut(key) {
                 generation.abort(at);
                 self.settled(key);
-                if !self.lead_of.contains_key(&key) {
-                    self.join_cancelled(key, false);
+                if !self.generations.has_lead(key) {
+                    self.join().cancelled(key, false);
                 }
             }
         }
     }
 
     /// A generation is over: its exchange may be, too, or it waits for one.
-    pub(super) fn settled(&mut self, key: u64) {
-        if self.lead_of.contains_key(&key) {
-            self.absorb(key);
-            return;
-        }
-        match self.generations.get(&key).and_then(|generation| generation.exchange) {
-            Some(exchange) => self.touched.push(exchange),
-            None => {
-                self.unclaimed.insert(key);
-            }
+    fn settled(&mut self, key: u64) {
+        if let Some(exchange) = self.generations.settle(key, &mut self.index) {
+            self.exchanges.touch(exchange);
         }
     }
 
     /// What ran where something ended is over, with an error.
     pub(super) fn generations_over(&mut self, at: EventNanos, hit: impl Fn(&Generation) -> bool) {
-        let mut over = Vec::new();
-        for (&key, generation) in &mut self.generations {
-            if !generation.settled() && hit(generation) {
-                generation.phase = Phase::Over { at, reason: FinishReason::Error };
-                over.push(key);
-            }
-        }
-        for key in over {
+        for key in self.generations.fail(at, hit) {
             self.settled(key);
         }
     }
@@ -167,19 +115,14 @@ impl Core {
     fn outputs(&mut self, seen: Sighting, message: Outputs, out: &mut Vec<Output>) {
         let Sighting { at, process, end, direction } = seen;
         // What an engine tells the coordinator is the state that it tells a front end too.
-        if direction == Direction::In && self.roles.get(&process) == Some(&Role::Coordinator) {
+        if direction == Direction::In && self.about.role(process) == Some(Role::Coordinator) {
             self.in_flight.forget(&message);
             return;
         }
-        if let Some(connection) = self.connections.get_mut(&end) {
+        if let Some(connection) = self.connections.get_mut(end) {
             connection.engine = Some(message.engine);
         }
-        if !self.labels.contains_key(&message.engine) {
-            self.labels.insert(message.engine, self.labels(message.engine));
-        }
-        if direction == Direction::Out {
-            self.engine_processes.insert(message.engine, process);
-        }
+        self.about.hears_of(message.engine, (direction == Direction::Out).then_some(process));
         let stamped = !message.outputs.is_empty();
         let mut due = std::mem::take(&mut self.due);
         self.in_flight.sighted(at, end, direction, message, &mut due);
@@ -224,7 +167,7 @@ impl Core {
     /// Outputs of the engine on this connection are missing: what may have had one is marked. `present`: requests whose share of
     /// the message was read.
     pub(super) fn outputs_lost(&mut self, end: End, present: &[&str]) {
-        let Some(connection) = self.connections.get(&end) else { return };
+        let Some(connection) = self.connections.get(end) else { return };
         let Some(engine) = connection.engine else { return };
         let process = connection.process;
         let present: std::collections::HashSet<&str> = present.iter().copied().collect();
@@ -250,7 +193,7 @@ impl Core {
         }
         let engine = message.engine;
         let stamp = message.timestamp.map_or(received as i64, |at| (at * 1e9).round() as i64);
-        let at = message.timestamp.map_or(received, |at| self.clock.event_of_engine(at));
+        let at = message.timestamp.map_or(received, |at| self.about.clock.event_of_engine(at));
         let share = self.share(message);
         let (step, before) = self.steps.entry(engine).or_default().message(engine, stamp, at, share);
         if let Some(before) = before {
@@ -262,7 +205,7 @@ impl Core {
         }
         if let Some(stats) = message.stats {
             out.push(Output::Metric(Metric::Scheduler {
-                labels: self.labels(engine),
+                labels: self.about.labels(engine),
                 running: stats.running,
                 waiting: stats.waiting,
                 kv_cache_usage: stats.kv_cache_usage,
@@ -278,17 +221,13 @@ impl Core {
             .iter()
             .flat_map(|o| o.events.iter())
             .filter(|e| e.kind == LifeEventKind::Scheduled)
-            .map(|e| self.clock.event_of_engine(e.at))
+            .map(|e| self.about.clock.event_of_engine(e.at))
             .min();
         let is_first = |o: &&RequestOutput| {
             // Prefill statistics and events come with the first output; a release without them is looked up.
             o.prompt_tokens.is_some()
                 || (!o.events.is_empty() || message.stats.is_none())
-                    && self
-                        .generation_of
-                        .get(o.id.as_str())
-                        .and_then(|k| self.generations.get(k))
-                        .is_none_or(|g| g.last.is_none())
+                    && self.generations.of_id(&o.id).is_none_or(|g| g.last.is_none())
         };
         Share {
             requests: message.outputs.len() as u64,
@@ -301,21 +240,21 @@ impl Core {
 
     /// Gives the request when this is its first output.
     fn output(&mut self, output: &RequestOutput, place: Applied, out: &mut Vec<Output>) -> Option<u64> {
-        let key = match self.generation_of.get(output.id.as_str()) {
-            Some(&key) => key,
-            None if self.recent.contains(output.id.as_str()) => return None,
+        let key = match self.generations.key_of(&output.id) {
+            Some(key) => key,
+            None if self.generations.was_recent(&output.id) => return None,
             // Its ADD was before the attach (or lost).
             None => {
                 let external = ids::external_of(&output.id).to_owned();
                 let mut generation = Generation::new(Arc::from(output.id.as_str()), external, place.received);
                 generation.process = place.front_end;
                 let key = self.insert_generation(generation);
-                self.join_by_id(key);
+                self.join().by_id(key);
                 key
             }
         };
-        let generation = self.generations.get_mut(&key)?;
-        let took = generation.take(output, place.at, place.received, place.step, &self.clock)?;
+        let generation = self.generations.get_mut(key)?;
+        let took = generation.take(output, place.at, place.received, place.step, &self.about.clock)?;
         if took.first
             && let (Some(scheduled), Some(steps)) = (generation.scheduled, self.steps.get(&place.engine))
         {
@@ -323,7 +262,7 @@ impl Core {
         }
         let prompt = (generation.prompt_tokens, generation.cached_tokens);
         let first_seen = generation.added.is_some() || !output.events.is_empty() || output.prompt_tokens.is_some();
-        let labels = self.labels(place.engine);
+        let labels = self.about.labels(place.engine);
         if took.first
             && first_seen
             && let Some(tokens) = prompt.0

@@ -26,30 +26,24 @@ const ORPHAN: EventNanos = 2 * SECOND;
 const LATE_CLAIM: EventNanos = 60 * SECOND;
 /// How long an exchange may be quiet after all its engine requests were cancelled, where closes are not seen.
 const QUIET: EventNanos = 5 * SECOND;
-/// How long a response may be quiet after its engine requests are over, before its end counts as missed.
-const OVERDUE: EventNanos = 60 * SECOND;
 /// Requests that are finished at once when the stream is over.
 const PART: usize = 256;
-/// Engine requests of a beam search whose metrics wait for its end.
-const MAX_TALLIES: usize = 1_024;
-/// encode() calls older than this belong to no request.
-const ENCODE_AGE: EventNanos = 60 * SECOND;
 
 impl Core {
     /// Looks at the exchanges that something happened to.
     pub(super) fn settle_touched(&mut self, out: &mut Vec<Output>) {
-        while let Some(key) = self.touched.pop() {
+        while let Some(key) = self.exchanges.next_touched() {
             self.settle(key, out);
         }
     }
 
     fn settle(&mut self, key: u64, out: &mut Vec<Output>) {
-        let Some(exchange) = self.exchanges.get(&key) else { return };
+        let Some(exchange) = self.exchanges.get(key) else { return };
         let Some((ended, ending)) = exchange.ending else { return };
         // From when it was known to be over: an end that was not seen is dated back.
         let waited =
             self.now.saturating_sub(if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended });
-        let settled = exchange.generations.iter().all(|&g| self.is_settled(g));
+        let settled = exchange.generations.iter().all(|&g| self.generations.is_settled(g));
         let claimed = !exchange.generations.is_empty()
             || exchange.status.is_some_and(|s| s >= 400)
             || (ending.is_clients() && exchange.complete.is_none());
@@ -73,8 +67,7 @@ impl Core {
             self.slow_sweep(out);
         }
         self.emit_tallies(out);
-        let ended: Vec<u64> = self.ended.iter().copied().collect();
-        for key in ended {
+        for key in self.exchanges.ended() {
             self.settle(key, out);
         }
         self.evict(out);
@@ -85,24 +78,26 @@ impl Core {
         let now = self.now;
         self.join_left_over(QUIET);
         self.mark_cancelled(QUIET);
-        self.mark_overdue(out);
-        let orphans: Vec<u64> = self
-            .unclaimed
-            .iter()
-            .filter_map(|key| Some((key, self.generations.get(key)?)))
-            .filter(|&(&key, g)| {
+        let overdue = self.exchanges.mark_overdue(&self.generations, now);
+        self.count_loss(LossStage::HttpEnd, overdue, out);
+        let orphans: Vec<u64> = {
+            let join = self.join();
+            let is_orphan = |key: u64, g: &Generation| {
                 let waited = now.saturating_sub(last_sign(g));
-                self.is_settled(key) && (waited > LATE_CLAIM || (waited > ORPHAN && !self.may_still_join(g)))
-            })
-            .map(|(&key, _)| key)
-            .collect();
+                join.generations.is_settled(key)
+                    && (waited > LATE_CLAIM || (waited > ORPHAN && !join.may_still_come(g)))
+            };
+            join.generations.unclaimed().filter(|&(key, g)| is_orphan(key, g)).map(|(key, _)| key).collect()
+        };
         for key in orphans {
             self.finish_orphan(key, false, out);
         }
-        for encodes in self.encodes.values_mut() {
-            while encodes.front().is_some_and(|e| e.returned.saturating_add(ENCODE_AGE) < now) {
-                encodes.pop_front();
-            }
+        self.encodes.expire(now);
+    }
+
+    fn mark_cancelled(&mut self, quiet: EventNanos) {
+        if !self.config.closes_visible {
+            self.exchanges.mark_cancelled(&self.generations, self.now, quiet);
         }
     }
 
@@ -111,70 +106,29 @@ impl Core {
     fn join_left_over(&mut self, quiet: EventNanos) {
         let now = self.now;
         let left: Vec<(u64, bool)> = self
-            .unclaimed
-            .iter()
-            .filter_map(|&key| Some((key, now.saturating_sub(self.generations.get(&key)?.aborted()?) >= quiet)))
+            .generations
+            .unclaimed()
+            .filter_map(|(key, generation)| Some((key, now.saturating_sub(generation.aborted()?) >= quiet)))
             .collect();
         for (key, unanswered) in left {
-            self.join_cancelled(key, unanswered && !self.config.closes_visible);
+            let unanswered = unanswered && !self.config.closes_visible;
+            self.join().cancelled(key, unanswered);
         }
-    }
-
-    /// Where closes are not seen: all engine requests cancelled, then quiet, means that the client left.
-    fn mark_cancelled(&mut self, quiet: EventNanos) {
-        if self.config.closes_visible {
-            return;
-        }
-        for (&key, exchange) in &mut self.exchanges {
-            if exchange.ending.is_some() || exchange.generations.is_empty() {
-                continue;
-            }
-            let aborts = exchange.generations.iter().map(|g| self.generations.get(g).and_then(Generation::aborted));
-            let Some(aborted) = aborts.collect::<Option<Vec<_>>>().and_then(|at| at.into_iter().max()) else {
-                continue;
-            };
-            let last = exchange.last_write.map_or(aborted, |at| at.max(aborted));
-            if self.now.saturating_sub(last) >= quiet {
-                exchange.ending = Some((exchange.disconnected.unwrap_or(aborted), Ending::Cancelled));
-                self.ended.insert(key);
-            }
-        }
-    }
-
-    /// Responses whose end was missed on a connection that then stays idle: nothing was written for long, though the engine is
-    /// done with all of it.
-    fn mark_overdue(&mut self, out: &mut Vec<Output>) {
-        let mut overdue = 0;
-        for (&key, exchange) in &mut self.exchanges {
-            let Some(written) = exchange.last_write.filter(|_| exchange.ending.is_none()) else { continue };
-            if self.now.saturating_sub(written) < OVERDUE || exchange.generations.is_empty() {
-                continue;
-            }
-            let over =
-                |g: &u64| self.generations.get(g).is_none_or(|g| g.settled() && last_sign(g) + OVERDUE <= self.now);
-            if exchange.generations.iter().all(over) {
-                exchange.ending = Some((written, Ending::Unseen));
-                exchange.noticed = self.now;
-                self.ended.insert(key);
-                overdue += 1;
-            }
-        }
-        self.count_loss(LossStage::HttpEnd, overdue, out);
     }
 
     fn evict(&mut self, out: &mut Vec<Output>) {
         while self.exchanges.len() > MAX_OPEN {
-            let Some((&key, _)) = self.exchanges.first_key_value() else { return };
+            let Some((key, _)) = self.exchanges.iter().next() else { return };
             self.count_loss(LossStage::Evicted, 1, out);
             self.finish_exchange(key, true, out);
         }
         while self.generations.len() > MAX_OPEN {
-            let Some((&key, exchange)) = self.generations.first_key_value().map(|(key, g)| (key, g.exchange)) else {
+            let Some((key, exchange)) = self.generations.iter().next().map(|(key, g)| (key, g.exchange)) else {
                 return;
             };
             self.count_loss(LossStage::Evicted, 1, out);
             match exchange {
-                Some(exchange) if self.exchanges.contains_key(&exchange) => self.finish_exchange(exchange, true, out),
+                Some(exchange) if self.exchanges.get(exchange).is_some() => self.finish_exchange(exchange, true, out),
                 _ => self.finish_orphan(key, true, out),
             }
         }
@@ -196,32 +150,30 @@ impl Core {
         }
         self.join_left_over(0);
         self.mark_cancelled(0);
-        let exchanges: Vec<u64> = self.exchanges.keys().copied().take(PART).collect();
+        let exchanges: Vec<u64> = self.exchanges.iter().map(|(key, _)| key).take(PART).collect();
         for key in exchanges {
-            let unfinished = self.exchanges.get(&key).is_some_and(|e| e.ending.is_none());
+            let unfinished = self.exchanges.get(key).is_some_and(|e| e.ending.is_none());
             self.finish_exchange(key, unfinished, out);
         }
-        if !self.exchanges.is_empty() {
+        if self.exchanges.len() > 0 {
             return true;
         }
-        let orphans: Vec<u64> = self.generations.keys().copied().take(PART).collect();
+        let orphans: Vec<u64> = self.generations.iter().map(|(key, _)| key).take(PART).collect();
         for key in orphans {
-            let unfinished = self.generations.get(&key).is_some_and(|g| !g.settled());
+            let unfinished = self.generations.get(key).is_some_and(|g| !g.settled());
             self.finish_orphan(key, unfinished, out);
         }
-        !self.generations.is_empty()
+        self.generations.len() > 0
     }
 
     fn finish_exchange(&mut self, key: u64, cut_off: bool, out: &mut Vec<Output>) {
-        let Some(exchange) = self.exchanges.remove(&key) else { return };
-        self.ended.remove(&key);
-        self.left.remove(&key);
+        let Some(exchange) = self.exchanges.remove(key) else { return };
         for id in exchange.response_id.iter().cloned().chain(exchange.chosen_id()) {
             self.index.remove_exchange(&id, key);
         }
         let mut generations = Vec::with_capacity(exchange.generations.len());
         for generation in &exchange.generations {
-            if let Some(generation) = self.remove_generation(*generation) {
+            if let Some(generation) = self.generations.remove(*generation, &mut self.index) {
                 generations.push(generation);
             }
         }
@@ -243,22 +195,8 @@ impl Core {
     }
 
     fn finish_orphan(&mut self, key: u64, cut_off: bool, out: &mut Vec<Output>) {
-        let Some(generation) = self.remove_generation(key) else { return };
+        let Some(generation) = self.generations.remove(key, &mut self.index) else { return };
         self.emit(None, &[generation], cut_off, out);
-    }
-
-    pub(super) fn remove_generation(&mut self, key: u64) -> Option<Generation> {
-        let generation = self.generations.remove(&key)?;
-        self.unclaimed.remove(&key);
-        self.lead_of.remove(&key);
-        self.index.remove_generation(&generation.external_id, key);
-        self.forget_search(&generation.external_id, key);
-        // A client that reuses an id may already have the next one under it.
-        if self.generation_of.get(&generation.id) == Some(&key) {
-            self.generation_of.remove(&generation.id);
-            self.remember_gone(&generation.id);
-        }
-        Some(generation)
     }
 
     fn emit(&mut self, exchange: Option<&Exchange>, generations: &[Generation], cut_off: bool, out: &mut Vec<Output>) {
@@ -266,10 +204,10 @@ impl Core {
         let finished = Finished {
             exchange,
             generations: generations.iter().collect(),
-            tokenizer_probed: self.tokenizer_probed.contains(&process),
+            tokenizer_probed: self.about.is_tokenizer_probed(process),
             cut_off,
         };
-        let place = tree::place(&finished, self.run);
+        let place = tree::place(&finished, self.about.run);
         for generation in generations {
             let own = Tally::of(generation, resolve(generation, exchange));
             let beams = generation.beams.iter().flat_map(|beams| beams.tallies.iter().copied());
@@ -277,36 +215,33 @@ impl Core {
                 self.generation_metrics(tally, generation.finish().is_some(), place, out);
             }
         }
-        if let Some(record) = finished.access(place.trace_id, place.root_id, &self.clock, &self.server) {
+        if let Some(record) = finished.access(place.trace_id, place.root_id, &self.about.clock, &self.about.server) {
             if let Some(exchange) = exchange {
                 out.push(Output::Metric(self.request_metric(&finished, exchange, record.outcome, place)));
                 if finished.usage_differs() {
                     let engine = generations.first().map_or(0, |g| g.engine);
-                    out.push(Output::Metric(Metric::UsageDiffers { labels: self.labels(engine) }));
+                    out.push(Output::Metric(Metric::UsageDiffers { labels: self.about.labels(engine) }));
                 }
             }
             out.push(Output::Access(Box::new(record)));
         }
         let (trace, dropped) =
-            tree::build(&finished, place, self.run, &self.clock, &self.server, self.config.max_spans);
+            tree::build(&finished, place, self.about.run, &self.about.clock, &self.about.server, self.config.max_spans);
         self.spans_dropped += dropped;
         out.push(Output::Trace(trace));
     }
 
     /// A long beam search's metrics leave before it is over, so that what is held stays small.
     fn emit_tallies(&mut self, out: &mut Vec<Output>) {
-        let mut leads: Vec<u64> = self.searches.values().copied().collect();
-        leads.sort_unstable();
-        for lead in leads {
-            let beams = self.generations.get_mut(&lead).and_then(|generation| generation.beams.as_deref_mut());
-            let Some(beams) = beams.filter(|beams| beams.tallies.len() >= MAX_TALLIES) else { continue };
-            let tallies = std::mem::take(&mut beams.tallies);
-            let Some(generation) = self.generations.get(&lead) else { continue };
+        for (lead, tallies) in self.generations.take_tallies() {
+            let Some(generation) = self.generations.get(lead) else { continue };
             let by_engine = generation.finish().is_some();
-            let exchange = generation.exchange.and_then(|key| self.exchanges.get(&key));
+            let exchange = generation.exchange.and_then(|key| self.exchanges.get(key));
             let generations = vec![generation];
-            let place =
-                tree::place(&Finished { exchange, generations, tokenizer_probed: false, cut_off: false }, self.run);
+            let place = tree::place(
+                &Finished { exchange, generations, tokenizer_probed: false, cut_off: false },
+                self.about.run,
+            );
             for tally in tallies {
                 self.generation_metrics(tally, by_engine, place, out);
             }
@@ -316,7 +251,7 @@ impl Core {
     /// vLLM's histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first token it
     /// takes when that comes, whatever happens then.
     fn generation_metrics(&self, tally: Tally, by_engine: bool, place: Place, out: &mut Vec<Output>) {
-        let labels = self.labels(tally.engine);
+        let labels = self.about.labels(tally.engine);
         if let Some(ttft_engine) = tally.ttft {
             let (trace_id, span_id) = (place.trace_id, place.root_id);
             out.push(Output::Metric(Metric::FirstToken { labels: labels.clone(), ttft_engine, trace_id, span_id }));
@@ -340,10 +275,10 @@ impl Core {
         let failed = !matches!(outcome, Outcome::Stop | Outcome::Length);
         let error_type = failed.then(|| finished.error_type());
         Metric::Request {
-            labels: self.labels(finished.generations.first().map_or(0, |g| g.engine)),
+            labels: self.about.labels(finished.generations.first().map_or(0, |g| g.engine)),
             outcome,
             operation: exchange.operation.name,
-            provider: Arc::from(self.server.engine.as_str()),
+            provider: Arc::from(self.about.server.engine.as_str()),
             error_type,
             trace_id: place.trace_id,
             span_id: place.root_id,

@@ -7,7 +7,7 @@
 use super::Core;
 use super::connection::{Parsed, Slot};
 use super::http_side::Place;
-use crate::input::{Direction, End, LossStage, Lost};
+use crate::input::{Direction, LossStage, Lost};
 use crate::output::Output;
 
 impl Core {
@@ -46,12 +46,9 @@ impl Core {
             self.edges_lost_at = Some(lost.at);
         }
         self.uptake.lost();
-        let mut ends: Vec<End> =
-            self.connections.iter().filter(|(_, connection)| !connection.counts()).map(|(&end, _)| end).collect();
-        ends.sort_unstable();
         let mut messages_lost = false;
-        for end in ends {
-            let Some(connection) = self.connections.get_mut(&end) else { continue };
+        for end in self.connections.uncounted() {
+            let Some(connection) = self.connections.get_mut(end) else { continue };
             let mut parsed = Parsed::default();
             for direction in [Direction::In, Direction::Out] {
                 connection.lost(direction, None, &mut parsed);
@@ -59,7 +56,7 @@ impl Core {
             messages_lost |= connection.carries_messages();
             for slot in connection.slots.values() {
                 if let Slot::Exchange(key) = slot
-                    && let Some(exchange) = self.exchanges.get_mut(key)
+                    && let Some(exchange) = self.exchanges.get_mut(*key)
                 {
                     exchange.lost = true;
                 }
@@ -71,18 +68,6 @@ impl Core {
             for generation in self.generations.values_mut() {
                 generation.lost = true;
             }
-        }
-    }
-
-    /// Too much is held for messages that are not whole: the connection that holds most lets go.
-    pub(super) fn drop_largest(&mut self, out: &mut Vec<Output>) {
-        let largest = self.connections.iter().max_by_key(|(end, connection)| (connection.held_bytes(), **end));
-        let Some(end) = largest.map(|(&end, _)| end) else { return };
-        if let Some(connection) = self.connections.get_mut(&end) {
-            let held = connection.held_bytes();
-            connection.drop_held();
-            self.held = (self.held + connection.held_bytes()).saturating_sub(held);
-            self.count_loss(LossStage::Evicted, 1, out);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::input::{End, EventNanos, Fact, Input, LossStage, Lost, What};
 use crate::order::Order;
@@ -127,6 +128,11 @@ impl Pipeline {
             }
         }
         false
+    }
+
+    /// What is open now at each server.
+    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.servers.iter().map(|(_, core)| core.view())
     }
 
     /// Spans over the hard caps of their traces, so far.

@@ -1,0 +1,210 @@
+//! The HTTP requests that are open, and which of them something happened to.
+//!
+//! Enters: exchanges, and word of their ends. Leaves: keys of those to look at. Invariant: what is in `ended` or `left` is open.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::generations::Generations;
+use crate::input::EventNanos;
+use crate::model::exchange::{Ending, Exchange};
+use crate::model::generation::Generation;
+use crate::model::record::last_sign;
+
+/// How long a response may be quiet after its engine requests are over, before its end counts as missed, ns.
+const OVERDUE: EventNanos = 60_000_000_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    open: BTreeMap<u64, Exchange>,
+    /// Those that ended and are not finished.
+    ended: BTreeSet<u64>,
+    /// Those whose client left before their response showed an id.
+    left: BTreeSet<u64>,
+    /// Those that something happened to since they were last looked at.
+    touched: Vec<u64>,
+}
+
+impl Exchanges {
+    pub fn insert(&mut self, key: u64, exchange: Exchange) {
+        self.open.insert(key, exchange);
+    }
+
+    pub fn get(&self, key: u64) -> Option<&Exchange> {
+        self.open.get(&key)
+    }
+
+    pub fn get_mut(&mut self, key: u64) -> Option<&mut Exchange> {
+        self.open.get_mut(&key)
+    }
+
+    pub fn remove(&mut self, key: u64) -> Option<Exchange> {
+        self.ended.remove(&key);
+        self.left.remove(&key);
+        self.open.remove(&key)
+    }
+
+    /// In the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Exchange)> {
+        self.open.iter().map(|(&key, exchange)| (key, exchange))
+    }
+
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Something happened to it: it is looked at soon.
+    pub fn touch(&mut self, key: u64) {
+        self.touched.push(key);
+    }
+
+    pub fn next_touched(&mut self) -> Option<u64> {
+        self.touched.pop()
+    }
+
+    /// It ended: it is looked at soon, and until it is finished.
+    pub fn touch_ended(&mut self, key: u64) {
+        self.ended.insert(key);
+        self.touched.push(key);
+    }
+
+    pub fn ended(&self) -> Vec<u64> {
+        self.ended.iter().copied().collect()
+    }
+
+    /// Its client left: a cancelled engine request that belongs to nobody may be its.
+    pub fn client_left(&mut self, key: u64) {
+        let Some(exchange) = self.open.get(&key) else { return };
+        if exchange.response_id.is_none() && exchange.chosen_id().is_none() {
+            self.left.insert(key);
+        }
+    }
+
+    /// It has what it was waiting for.
+    pub fn not_left(&mut self, key: u64) {
+        self.left.remove(&key);
+    }
+
+    /// Those whose client left, with nothing that names their engine requests.
+    pub fn left(&self) -> impl Iterator<Item = (u64, &Exchange)> {
+        self.left.iter().filter_map(|&key| Some((key, self.open.get(&key)?)))
+    }
+
+    /// Its end was not seen, and later bytes show that it is over.
+    pub fn unseen(&mut self, key: u64, at: EventNanos) {
+        if let Some(exchange) = self.open.get_mut(&key) {
+            exchange.noticed = at;
+            exchange.ending.get_or_insert((exchange.last_write.unwrap_or(at), Ending::Unseen));
+            self.touch_ended(key);
+        }
+    }
+
+    /// Where closes are not seen: all engine requests cancelled, then quiet, means that the client left.
+    pub fn mark_cancelled(&mut self, generations: &Generations, now: EventNanos, quiet: EventNanos) {
+        for (&key, exchange) in &mut self.open {
+            if exchange.ending.is_some() || exchange.generations.is_empty() {
+                continue;
+            }
+            let aborts = exchange.generations.iter().map(|&g| generations.get(g).and_then(Generation::aborted));
+            let Some(aborted) = aborts.collect::<Option<Vec<_>>>().and_then(|at| at.into_iter().max()) else {
+                continue;
+            };
+            let last = exchange.last_write.map_or(aborted, |at| at.max(aborted));
+            if now.saturating_sub(last) >= quiet {
+                exchange.ending = Some((exchange.disconnected.unwrap_or(aborted), Ending::Cancelled));
+                self.ended.insert(key);
+            }
+        }
+    }
+
+    /// Responses whose end was missed on a connection that then stays idle: nothing was written for long, though the engine is
+    /// done with all of it. Gives how many.
+    pub fn mark_overdue(&mut self, generations: &Generations, now: EventNanos) -> u64 {
+        let mut overdue = 0;
+        for (&key, exchange) in &mut self.open {
+            let Some(written) = exchange.last_write.filter(|_| exchange.ending.is_none()) else { continue };
+            if now.saturating_sub(written) < OVERDUE || exchange.generations.is_empty() {
+                continue;
+            }
+            let over = |&g: &u64| generations.get(g).is_none_or(|g| g.settled() && last_sign(g) + OVERDUE <= now);
+            if exchange.generations.iter().all(over) {
+                exchange.ending = Some((written, Ending::Unseen));
+                exchange.noticed = now;
+                self.ended.insert(key);
+                overdue += 1;
+            }
+        }
+        overdue
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::decode::http::RequestHead;
+    use crate::input::End;
+    use crate::model::operation::operation_of;
+
+    const SECOND: EventNanos = 1_000_000_000;
+
+    /// A completion that was read whole at `at`.
+    pub(in crate::core) fn completion(at: EventNanos) -> Exchange {
+        let head = RequestHead { method: "POST".into(), path: "/v1/completions".into(), ..RequestHead::default() };
+        let operation = operation_of(&head.method, &head.path).expect("it generates");
+        let mut exchange = Exchange::new(End(1), 7, at, head, operation);
+        exchange.complete = Some(at);
+        exchange
+    }
+
+    /// An engine request that was cancelled at `at`.
+    fn cancelled(at: EventNanos) -> Generation {
+        let mut generation = Generation::new(Arc::from("cmpl-a-0-0123abcd"), "cmpl-a-0".into(), 1);
+        generation.abort(at);
+        generation
+    }
+
+    #[test]
+    fn a_client_counts_as_left_once_its_requests_are_cancelled_and_it_is_quiet() {
+        // cancelled at 10 s ─ 4 s ─ nothing yet ─ 1 s ─ it left
+        let (mut exchanges, mut generations) = (Exchanges::default(), Generations::default());
+        let mut exchange = completion(1);
+        exchange.generations.push(5);
+        exchanges.insert(1, exchange);
+        generations.insert(5, cancelled(10 * SECOND), &mut super::super::join::Index::default());
+        exchanges.mark_cancelled(&generations, 14 * SECOND, 5 * SECOND);
+        assert!(exchanges.ended().is_empty());
+        exchanges.mark_cancelled(&generations, 15 * SECOND, 5 * SECOND);
+        assert_eq!(exchanges.ended(), [1]);
+        assert_eq!(exchanges.get(1).and_then(|e| e.ending), Some((10 * SECOND, Ending::Cancelled)));
+    }
+
+    #[test]
+    fn a_response_whose_end_was_missed_is_over_a_minute_after_its_last_write() {
+        // cancelled at 10 s, written at 20 s ─ 59 s ─ nothing yet ─ 1 s ─ over, as of 20 s
+        let (mut exchanges, mut generations) = (Exchanges::default(), Generations::default());
+        let mut exchange = completion(1);
+        exchange.generations.push(5);
+        exchange.last_write = Some(20 * SECOND);
+        exchanges.insert(1, exchange);
+        generations.insert(5, cancelled(10 * SECOND), &mut super::super::join::Index::default());
+        assert_eq!(exchanges.mark_overdue(&generations, 79 * SECOND), 0);
+        assert_eq!(exchanges.mark_overdue(&generations, 80 * SECOND), 1);
+        assert_eq!(exchanges.mark_overdue(&generations, 90 * SECOND), 0, "once");
+        assert_eq!(exchanges.get(1).and_then(|e| e.ending), Some((20 * SECOND, Ending::Unseen)));
+    }
+
+    #[test]
+    fn a_client_that_left_is_of_interest_while_nothing_names_its_engine_requests() {
+        let mut exchanges = Exchanges::default();
+        exchanges.insert(1, completion(1));
+        let mut named = completion(2);
+        named.response_id = Some("cmpl-b".into());
+        exchanges.insert(2, named);
+        exchanges.client_left(1);
+        exchanges.client_left(2);
+        assert_eq!(exchanges.left().map(|(key, _)| key).collect::<Vec<_>>(), [1]);
+        exchanges.remove(1);
+        assert_eq!(exchanges.left().count(), 0);
+    }
+}
