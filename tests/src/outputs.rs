@@ -104,7 +104,7 @@ pub fn request(n: u8) -> Trace {
     let prefill = span(id, n, 3, Some(0), "prefill", 20, 60);
     let decode = span(id, n, 4, Some(0), "decode", 60, 190);
     let mut step = span(id, n, 5, Some(4), "decode_step", 60, 125);
-    step.attributes.push(("step", Value::Int(1)));
+    step.attributes.push(("inferspan.step", Value::Int(1)));
     step.links.push(SpanLink {
         trace_id: step_trace_id(n),
         span_id: span_id(n, 100),

@@ -59,7 +59,7 @@ fn assert_stored(request: &StoredTrace, step: &StoredTrace, n: u8) {
     let decode_step = request.named("decode_step").next().unwrap();
     let step_span = (outputs::step_trace_id(n).to_string(), outputs::span_id(n, 100).to_string());
     assert_eq!(decode_step.links, std::slice::from_ref(&step_span));
-    assert_eq!(decode_step.tag("step"), Some(&json!(1)));
+    assert_eq!(decode_step.tag("inferspan.step"), Some(&json!(1)));
 
     let [span] = &step.spans[..] else { panic!("one span, not {:?}", step.spans) };
     assert_eq!((&step.trace_id, &span.span_id), (&step_span.0, &step_span.1));

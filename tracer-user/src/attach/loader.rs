@@ -27,6 +27,11 @@ use super::table::Table;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tracer-ebpf/object/inferspan.bpf.o"));
 
+/// Names the built-in object: the first 8 hexadecimal digits of its XXH3 hash.
+pub fn object_id() -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(OBJECT))[..8].to_owned()
+}
+
 /// Most bytes of one call that are captured: its first `head`, at most [`HEAD_MAX`], and its last `tail`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cap {

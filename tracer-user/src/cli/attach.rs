@@ -18,10 +18,13 @@ use crate::discover::{self, ServerProcesses, role_name};
 use crate::exit::{Code, Failure};
 use crate::export::flags::OutputArgs;
 use crate::export::{Pressure, Sinks};
-use crate::input::{LossStage, Probe, Role};
+use crate::input::{LossStage, Probe, Role, Server};
 use crate::run::live::{End, LAG_NS, Live, targets_of};
 use crate::run::{Finished, Run};
 use crate::telemetry::Telemetry;
+
+/// Digits of a container id that are enough to name it.
+const SHORT_ID: usize = 12;
 
 const LIST: &str = "`inferspan ls` lists the inference servers on this host";
 
@@ -36,7 +39,7 @@ pub struct Args {
     /// Trace the server that this process belongs to
     #[arg(short, long, value_name = "PID", value_parser = parse_pid, allow_negative_numbers = true)]
     pub pid: Option<u32>,
-    /// Trace the one server with this engine, service or model name
+    /// Trace the one server that `inferspan ls` shows under this engine, model, container, service or server name
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Trace every server on this host
@@ -60,12 +63,8 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Level {
-    /// Sockets and tokenizer
+    /// Sockets and libraries of the front end
     Requests,
-    /// Plus CUDA totals a step (not in this version)
-    Steps,
-    /// Plus every kernel launch, named (not in this version)
-    Kernels,
 }
 
 /// `90s`, `10m`, `2h`, `500ms`, `90`.
@@ -87,14 +86,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
     let stop = stop_on_signals()?;
-    if args.level != Level::Requests {
-        return Err(Failure::new(
-            Code::Unsupported,
-            "this version observes requests only; the levels `steps` and `kernels` come with CUDA tracing",
-            "leave out --level, or use --level requests",
-        )
-        .into());
-    }
     let servers = find(args)?;
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
@@ -153,14 +144,13 @@ fn find(args: &Args) -> Result<Vec<ServerProcesses>, Failure> {
         ));
     }
     let Some(name) = &args.name else { return Ok(all) };
-    let mut matching: Vec<ServerProcesses> = all
-        .into_iter()
-        .filter(|found| [&found.server.engine, &found.server.service, &found.server.model].contains(&name))
-        .collect();
+    let mut matching: Vec<ServerProcesses> = all.into_iter().filter(|found| is_called(&found.server, name)).collect();
     match matching.len() {
-        0 => {
-            Err(Failure::new(Code::NoTarget, format!("no server has the engine, service or model name {name:?}"), LIST))
-        }
+        0 => Err(Failure::new(
+            Code::NoTarget,
+            format!("no server has the engine, model, container, service or server name {name:?}"),
+            LIST,
+        )),
         1 => Ok(vec![matching.remove(0)]),
         count => {
             let pids: Vec<String> = matching.iter().map(|found| found.server.pid.to_string()).collect();
@@ -171,6 +161,14 @@ fn find(args: &Args) -> Result<Vec<ServerProcesses>, Failure> {
             ))
         }
     }
+}
+
+/// Whether a server has this name: any that `inferspan ls` shows or its JSON holds. A container's id may be cut, as docker cuts it.
+fn is_called(server: &Server, name: &str) -> bool {
+    let version = server.engine_version.as_deref().unwrap_or_default();
+    [&server.engine, &server.service, &server.model, &server.instance()].into_iter().any(|own| own == name)
+        || name.strip_prefix(&server.engine).and_then(|rest| rest.strip_prefix(' ')) == Some(version)
+        || (name.len() >= SHORT_ID && server.container_id.as_deref().is_some_and(|id| id.starts_with(name)))
 }
 
 fn failure_of(error: &LoadError) -> Failure {
@@ -313,11 +311,29 @@ mod tests {
     }
 
     #[test]
-    fn levels_that_are_not_here_yet_are_refused_as_unsupported() {
-        for level in ["steps", "kernels"] {
-            let args = parse(&["-p", "1", "--level", level]).unwrap();
-            let error = run(&args).unwrap_err();
-            assert_eq!(error.downcast_ref::<Failure>().unwrap().code, Code::Unsupported);
+    fn a_server_is_found_by_every_name_that_ls_shows() {
+        let server = Server {
+            service: "chat".into(),
+            model: "llama".into(),
+            engine: "vllm".into(),
+            engine_version: Some("0.32.0".into()),
+            container_id: Some("0123456789abcdef0123456789abcdef".into()),
+            pid: 42,
+            ..Server::default()
+        };
+        for name in ["vllm", "vllm 0.32.0", "chat", "llama", "chat-0123456789ab", "0123456789ab", "0123456789abcdef"] {
+            assert!(is_called(&server, name), "{name}");
         }
+        for name in ["", "vllm 0.31.0", "vllm ", "0123", "lla"] {
+            assert!(!is_called(&server, name), "{name}");
+        }
+        let alone = Server { container_id: None, engine_version: None, ..server };
+        assert!(is_called(&alone, "chat-42"));
+    }
+
+    #[test]
+    fn only_levels_that_exist_are_offered() {
+        assert_eq!(parse(&["--all"]).unwrap().level, Level::Requests);
+        assert_eq!(parse(&["--all", "--level", "kernels"]).unwrap_err().exit_code(), 2);
     }
 }

@@ -64,6 +64,7 @@ fn describe(found: &ServerProcesses, privileges: Privileges) -> Value {
         "pid": server.pid,
         "start_ticks": server.start_ticks,
         "service": server.service,
+        "server": server.instance(),
         "engine": server.engine,
         "engine_version": server.engine_version,
         "model": known(&server.model),
@@ -125,7 +126,7 @@ fn row(found: &ServerProcesses, privileges: Privileges) -> [String; 7] {
     let container = server.container_id.as_deref().map(|id| id.get(..SHORT_ID).unwrap_or(id));
     let traceable = match traceable(found, privileges) {
         Traceable::Yes => "yes".to_owned(),
-        Traceable::Partly(reasons) => format!("yes ({})", reasons.join("; ")),
+        Traceable::Partly(reasons) => format!("partly: {}", reasons.join("; ")),
         Traceable::No(reasons) => format!("no: {}", reasons.join("; ")),
     };
     [
@@ -207,7 +208,7 @@ mod tests {
         let text = table(&[found()], Privileges(u64::MAX));
         let expected = "\
 PID  ENGINE  MODEL  PROCESSES         GPUS             CONTAINER     TRACEABLE
-100  vllm ?  tiny   1 api, 2 engines  nvidia0,nvidia1  4c01db0b339c  yes (no HTTP side: TLS; no tokenizer times: no known tokenizer library)
+100  vllm ?  tiny   1 api, 2 engines  nvidia0,nvidia1  4c01db0b339c  partly: no HTTP side: TLS; no tokenizer times: no known tokenizer library
 ";
         assert_eq!(text, expected);
     }

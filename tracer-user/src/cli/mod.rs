@@ -1,7 +1,10 @@
 //! The command line, one file a verb. Data goes to stdout, chatter to stderr.
 
+use std::sync::LazyLock;
+
 use clap::{Parser, Subcommand};
 
+use crate::attach::loader;
 use crate::exit::Code;
 
 pub mod attach;
@@ -9,9 +12,15 @@ pub mod doctor;
 pub mod ls;
 pub mod replay;
 
+/// `0.1.0 (commit 07818f7, BPF object 5d41402a)`: what was built, and from what.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("INFERSPAN_COMMIT").unwrap_or("unknown");
+    format!("{} (commit {commit}, BPF object {})", env!("CARGO_PKG_VERSION"), loader::object_id())
+});
+
 /// Attach to a running LLM server by PID and see where every request's time went.
 #[derive(Debug, Parser)]
-#[command(name = "inferspan", version, arg_required_else_help = true)]
+#[command(name = "inferspan", version = VERSION.as_str(), arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub verb: Verb,
