@@ -155,7 +155,7 @@ impl Story {
 
     /// The API server sends an engine request.
     pub fn add(&mut self, engine_id: &str, prompt: u32, max_tokens: u32) {
-        let external_id = inferspan::engine::ids::external_of(engine_id).to_owned();
+        let external_id = inferspan::engine::vllm::ids::external_of(engine_id).to_owned();
         let add = Add {
             request_id: engine_id.to_owned(),
             external_id,

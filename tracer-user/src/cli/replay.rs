@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::engine::ENGINES;
 use crate::exit::{Code, Failure};
 use crate::export::flags::OutputArgs;
 use crate::export::{Pressure, Sinks};
@@ -29,7 +30,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let service = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;
-    let replayed = opened.run(service.as_deref().unwrap_or("vllm"), args.output.max_spans, sinks, telemetry);
+    let replayed = opened.run(service.as_deref().unwrap_or(ENGINES[0].name()), args.output.max_spans, sinks, telemetry);
     let code = say(&replayed);
     if let Some(server) = replayed.finished.metrics_server {
         eprintln!("inferspan: metrics stay at http://{}/metrics; Ctrl-C ends", server.address());

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::decode::http::{Conversation, HttpEvent, Piece, may_start_request, starts_request, starts_response};
 use crate::decode::zmtp::{self, Message};
+use crate::engine::Engine;
 use crate::input::{Direction, EventNanos};
 use crate::output::Speaks;
 
@@ -105,7 +106,14 @@ impl Connection {
     }
 
     /// Takes a piece; `offset` is its place in the stream, where that is known.
-    pub fn push(&mut self, direction: Direction, offset: Option<u64>, piece: Piece<'_>, parsed: &mut Parsed) {
+    pub fn push(
+        &mut self,
+        direction: Direction,
+        offset: Option<u64>,
+        piece: Piece<'_>,
+        engine: &dyn Engine,
+        parsed: &mut Parsed,
+    ) {
         if let Some(offset) = offset {
             // A start that was missed: what it says first is not how it started.
             self.from_start &= offset == 0 || self.is_recognised();
@@ -121,7 +129,7 @@ impl Connection {
             *bytes = bytes.saturating_add(piece.len);
             let (calls, bytes) = (*calls, *bytes);
             if piece.starts {
-                self.recognise(direction, &piece, calls, bytes, parsed);
+                self.recognise(direction, &piece, (calls, bytes), engine, parsed);
             }
         }
         match (&mut self.protocol, direction) {
@@ -143,7 +151,15 @@ impl Connection {
         }
     }
 
-    fn recognise(&mut self, direction: Direction, piece: &Piece<'_>, calls: u32, bytes: u64, parsed: &mut Parsed) {
+    /// By the start of a call, after so many calls and bytes.
+    fn recognise(
+        &mut self,
+        direction: Direction,
+        piece: &Piece<'_>,
+        (calls, bytes): (u32, u64),
+        engine: &dyn Engine,
+        parsed: &mut Parsed,
+    ) {
         // Stray line ends before a request are allowed (RFC 9112 section 2.2).
         let stray = piece.bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let start = &piece.bytes[stray..];
@@ -155,7 +171,7 @@ impl Connection {
             (Protocol::Http(Box::default()), Speaks::Http)
         } else if client {
             (Protocol::Foreign, Speaks::Foreign)
-        } else if zmtp::starts_greeting(start) || zmtp::starts_frame(piece.len, start) {
+        } else if engine.starts_message(piece.len, start) {
             (Protocol::Zmtp(Box::default()), Speaks::Engine)
         } else if (self.from_start && calls == 1 && start.len() >= TELLING_BYTES)
             || (calls > FOREIGN_CALLS && bytes > FOREIGN_BYTES)

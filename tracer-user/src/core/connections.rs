@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::connection::{Connection, Parsed};
 use crate::decode::http::Piece;
+use crate::engine::Engine;
 use crate::input::{Direction, End};
 
 /// Connections that are followed; over that new ones are not (a descriptor table has 1,048,576 at most).
@@ -40,11 +41,18 @@ impl Connections {
     }
 
     /// Takes a piece of a call.
-    pub fn push(&mut self, end: End, direction: Direction, offset: Option<u64>, piece: Piece<'_>) -> Option<Parsed> {
+    pub fn push(
+        &mut self,
+        end: End,
+        direction: Direction,
+        offset: Option<u64>,
+        piece: Piece<'_>,
+        engine: &dyn Engine,
+    ) -> Option<Parsed> {
         let connection = self.open.get_mut(&end)?;
         let mut parsed = Parsed::default();
         let held = connection.held_bytes();
-        connection.push(direction, offset, piece, &mut parsed);
+        connection.push(direction, offset, piece, engine, &mut parsed);
         self.held = (self.held + connection.held_bytes()).saturating_sub(held);
         Some(parsed)
     }
@@ -106,7 +114,7 @@ mod tests {
         let greeting = [&[0xff][..], &[0; 8], &[0x7f, 3, 1], b"NULL", &[0; 48]].concat();
         for bytes in [greeting, frame] {
             let piece = Piece { len: bytes.len() as u64, bytes: &bytes, starts: true };
-            connections.push(end, Direction::In, None, piece);
+            connections.push(end, Direction::In, None, piece, crate::engine::ENGINES[0]);
         }
     }
 

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::engine::ids;
 use crate::input::EventNanos;
 use crate::model::generation::Generation;
 
@@ -45,7 +44,7 @@ impl Encodes {
         // Before 0.17 the arrival is stamped after tokenising: nothing bounds the call from below.
         let from = generation.arrival.filter(|_| generation.arrival_before_tokenizing);
         let from = from.map_or(0, |at| at.saturating_sub(STAMP_ERROR));
-        let child = ids::split_child(&generation.id).0.is_some_and(|index| index > 0);
+        let child = generation.ids.sample.is_some_and(|sample| sample > 0);
         let calls = self.calls.get_mut(&process)?;
         let fits = |call: &Call| call.entered >= from && call.returned <= sent;
         let fresh = if child { None } else { calls.iter_mut().find(|call| !call.used && fits(call)) };
@@ -77,7 +76,7 @@ mod tests {
     use super::*;
 
     fn sent(id: &str, arrival: EventNanos, added: EventNanos) -> Generation {
-        let mut generation = Generation::new(Arc::from(id), id.to_owned(), added);
+        let mut generation = Generation::new(Arc::from(id), crate::engine::ENGINES[0].identify(id, None), added);
         generation.added = Some(added);
         generation.arrival = Some(arrival);
         generation.arrival_before_tokenizing = true;

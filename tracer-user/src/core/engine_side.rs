@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Core;
-use crate::engine::{Add, EngineMessage, LifeEventKind, Outputs, RequestOutput, ids};
+use crate::engine::{Add, EngineMessage, LifeEventKind, Outputs, RequestOutput};
 use crate::input::{Direction, End, EventNanos, LossStage, Role};
 use crate::model::generation::{Generation, StepRef};
 use crate::model::step::Share;
@@ -60,7 +60,8 @@ impl Core {
             generation.added = Some(generation.added.map_or(at, |added| added.min(at)));
             key
         } else {
-            self.insert_generation(Generation::from_add(add, at, &self.about.clock))
+            let ids = self.engine.identify(&add.id, add.external_id.as_deref());
+            self.insert_generation(Generation::from_add(add, ids, at, &self.about.clock))
         };
         match direction {
             Direction::In => {
@@ -245,8 +246,8 @@ impl Core {
             None if self.generations.was_recent(&output.id) => return None,
             // Its ADD was before the attach (or lost).
             None => {
-                let external = ids::external_of(&output.id).to_owned();
-                let mut generation = Generation::new(Arc::from(output.id.as_str()), external, place.received);
+                let ids = self.engine.identify(&output.id, None);
+                let mut generation = Generation::new(Arc::from(output.id.as_str()), ids, place.received);
                 generation.process = place.front_end;
                 let key = self.insert_generation(generation);
                 self.join().by_id(key);

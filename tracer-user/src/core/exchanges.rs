@@ -143,15 +143,15 @@ pub(super) mod tests {
 
     use super::*;
     use crate::decode::http::RequestHead;
+    use crate::engine::ENGINES;
     use crate::input::End;
-    use crate::model::operation::operation_of;
 
     const SECOND: EventNanos = 1_000_000_000;
 
     /// A completion that was read whole at `at`.
     pub(in crate::core) fn completion(at: EventNanos) -> Exchange {
         let head = RequestHead { method: "POST".into(), path: "/v1/completions".into(), ..RequestHead::default() };
-        let operation = operation_of(&head.method, &head.path).expect("it generates");
+        let operation = ENGINES[0].operation(&head.method, &head.path).expect("it generates");
         let mut exchange = Exchange::new(End(1), 7, at, head, operation);
         exchange.complete = Some(at);
         exchange
@@ -159,7 +159,8 @@ pub(super) mod tests {
 
     /// An engine request that was cancelled at `at`.
     fn cancelled(at: EventNanos) -> Generation {
-        let mut generation = Generation::new(Arc::from("cmpl-a-0-0123abcd"), "cmpl-a-0".into(), 1);
+        let mut generation =
+            Generation::new(Arc::from("cmpl-a-0-0123abcd"), ENGINES[0].identify("cmpl-a-0-0123abcd", None), 1);
         generation.abort(at);
         generation
     }

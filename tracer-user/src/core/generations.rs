@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::join::Index;
-use crate::engine::ids;
+use crate::engine::Identity;
 use crate::input::EventNanos;
 use crate::model::beams::Tally;
 use crate::model::generation::{Generation, Phase};
@@ -72,13 +72,13 @@ impl Generations {
     pub fn insert(&mut self, key: u64, mut generation: Generation, index: &mut Index) {
         self.recent.remove(&generation.id);
         self.by_id.insert(Arc::clone(&generation.id), key);
-        match ids::beam_search(&generation.external_id) {
+        match generation.ids.search.clone() {
             Some(search) => {
                 // The search tokenises once, before it makes its engine requests and their stamps.
                 generation.arrival_before_tokenizing = false;
-                let lead = *self.searches.entry(search.to_owned()).or_insert(key);
+                let lead = *self.searches.entry(search).or_insert(key);
                 if lead == key {
-                    index.add_generation(&generation.external_id, key);
+                    index.add_generation(&generation.ids, key);
                 } else {
                     self.lead_of.insert(key, lead);
                     if let Some(lead) = self.open.get_mut(&lead) {
@@ -86,7 +86,7 @@ impl Generations {
                     }
                 }
             }
-            None => index.add_generation(&generation.external_id, key),
+            None => index.add_generation(&generation.ids, key),
         }
         self.open.insert(key, generation);
     }
@@ -95,8 +95,8 @@ impl Generations {
         let generation = self.open.remove(&key)?;
         self.unclaimed.remove(&key);
         self.lead_of.remove(&key);
-        index.remove_generation(&generation.external_id, key);
-        self.forget_search(&generation.external_id, key, index);
+        index.remove_generation(&generation.ids, key);
+        self.forget_search(&generation.ids, key, index);
         // A client that reuses an id may already have the next one under it.
         if self.by_id.get(&generation.id) == Some(&key) {
             self.by_id.remove(&generation.id);
@@ -106,8 +106,8 @@ impl Generations {
     }
 
     /// The search is finished: later engine requests with its id are another one's.
-    fn forget_search(&mut self, external: &str, key: u64, index: &mut Index) {
-        if let Some(search) = ids::beam_search(external)
+    fn forget_search(&mut self, ids: &Identity, key: u64, index: &mut Index) {
+        if let Some(search) = &ids.search
             && self.searches.get(search) == Some(&key)
         {
             self.searches.remove(search);
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn generation(id: &str) -> Generation {
-        Generation::new(Arc::from(id), ids::external_of(id).to_owned(), 1)
+        Generation::new(Arc::from(id), crate::engine::ENGINES[0].identify(id, None), 1)
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::decode::http::{HttpEvent, RequestHead, What};
 use crate::decode::json::{RequestFields, ResponseFields};
 use crate::input::{Direction, End, EventNanos, LossStage};
 use crate::model::exchange::{Ending, Exchange};
-use crate::model::operation::operation_of;
 use crate::output::Output;
 
 /// Where an HTTP event was seen.
@@ -91,7 +90,7 @@ impl Core {
         let Some(connection) = self.connections.get_mut(place.end) else { return };
         let Some(slot) = connection.slots.get_mut(&request) else { return };
         let Slot::Started { at: started, place: nth } = *slot else { return };
-        let Some(operation) = operation_of(&head.method, &head.path) else {
+        let Some(operation) = self.engine.operation(&head.method, &head.path) else {
             *slot = Slot::Ignored;
             return;
         };

@@ -4,14 +4,14 @@
 //! is exact. Before that, an id that the client chose (`X-Request-Id`) joins as exactly. A request that was cancelled before its
 //! response said anything is joined by elimination: same process, same kind, cancelled after it left, in order of arrival.
 //!
-//! An engine request stands under every response id that it may belong to ([`ids::responses`]), an exchange under the id that its
+//! An engine request stands under every response id that it may belong to ([`Identity::responses`]), an exchange under the id that its
 //! client chose and the one its response shows; keys come in the order in which they were made.
 
 use std::collections::HashMap;
 
 use super::exchanges::Exchanges;
 use super::generations::Generations;
-use crate::engine::ids;
+use crate::engine::Identity;
 use crate::model::exchange::Exchange;
 use crate::model::generation::Generation;
 
@@ -34,22 +34,22 @@ impl Index {
         remove(&mut self.exchanges, id, key);
     }
 
-    pub fn add_generation(&mut self, external: &str, key: u64) {
-        for id in ids::responses(external) {
-            self.generations.entry(id.to_owned()).or_default().push(key);
+    pub fn add_generation(&mut self, ids: &Identity, key: u64) {
+        for (id, _) in &ids.responses {
+            self.generations.entry(id.clone()).or_default().push(key);
         }
     }
 
-    pub fn remove_generation(&mut self, external: &str, key: u64) {
-        for id in ids::responses(external) {
+    pub fn remove_generation(&mut self, ids: &Identity, key: u64) {
+        for (id, _) in &ids.responses {
             remove(&mut self.generations, id, key);
         }
     }
 
-    /// Exchanges that the engine request with this external id may be of.
-    pub fn exchanges_of(&self, external: &str) -> Vec<u64> {
-        let mut keys: Vec<u64> =
-            ids::responses(external).filter_map(|id| self.exchanges.get(id)).flatten().copied().collect();
+    /// Exchanges that the engine request with these ids may be of.
+    pub fn exchanges_of(&self, ids: &Identity) -> Vec<u64> {
+        let of = |(id, _): &(String, _)| self.exchanges.get(id);
+        let mut keys: Vec<u64> = ids.responses.iter().filter_map(of).flatten().copied().collect();
         keys.sort_unstable();
         keys.dedup();
         keys
@@ -102,7 +102,7 @@ impl Join<'_> {
         // The same chosen id twice at once: the request that has none yet and came first.
         let found = self
             .index
-            .exchanges_of(&generation.external_id)
+            .exchanges_of(&generation.ids)
             .into_iter()
             .filter_map(|key| Some((key, self.exchanges.get(key)?)))
             .filter(|(_, e)| e.ending.is_none() && same(e.process, generation.process))
@@ -127,7 +127,7 @@ impl Join<'_> {
                 && (e.disconnected.is_some()
                     || e.ending.is_some_and(|(_, ending)| ending.is_clients())
                     || (unanswered && e.status.is_none()))
-                && e.kind_fits(&generation.external_id)
+                && e.kind_fits(&generation.ids.external)
                 && e.complete.is_some_and(|at| at <= arrival)
                 && e.fields.max_tokens.is_none_or(|n| generation.max_tokens.is_none_or(|m| n == m))
         };
@@ -152,10 +152,7 @@ impl Join<'_> {
             // Prompts in order, the samples of each in order; sent order breaks ties.
             let response = exchange.response_id.clone().or_else(|| exchange.chosen_id()).unwrap_or_default();
             exchange.generations.sort_by_key(|&key| {
-                let place = self
-                    .generations
-                    .get(key)
-                    .map(|g| (ids::index_of(&g.external_id, &response), ids::split_child(&g.id).0));
+                let place = self.generations.get(key).map(|g| (g.ids.prompt_of(&response), g.ids.sample));
                 (place, key)
             });
         }
@@ -165,15 +162,13 @@ impl Join<'_> {
 
     /// Whether the exchange already has an engine request that is not a sibling (another sample or prompt) of this one.
     fn has_other_request(&self, exchange: &Exchange, generation: &Generation) -> bool {
-        self.of(exchange).any(|g| {
-            g.external_id == generation.external_id && ids::split_child(&g.id).0 == ids::split_child(&generation.id).0
-        })
+        let ids = &generation.ids;
+        self.of(exchange).any(|g| g.ids.external == ids.external && g.ids.sample == ids.sample)
     }
 
     /// Another sample or prompt of a request that the exchange already has.
     fn is_sibling(&self, exchange: &Exchange, generation: &Generation) -> bool {
-        let base = ids::client_id(&generation.external_id);
-        self.of(exchange).any(|g| ids::client_id(&g.external_id) == base)
+        self.of(exchange).any(|g| g.ids.client == generation.ids.client)
     }
 
     fn of(&self, exchange: &Exchange) -> impl Iterator<Item = &Generation> {
@@ -186,7 +181,7 @@ impl Join<'_> {
         self.exchanges.iter().any(|(_, e)| {
             e.response_id.is_none()
                 && same(e.process, generation.process)
-                && e.kind_fits(&generation.external_id)
+                && e.kind_fits(&generation.ids.external)
                 && e.complete.is_some_and(|at| at <= added)
         })
     }
@@ -203,17 +198,18 @@ mod tests {
 
     use super::*;
     use crate::core::exchanges::tests::completion;
+    use crate::engine::ENGINES;
 
     #[test]
     fn an_engine_request_is_found_by_every_id_its_response_may_show() {
         let mut index = Index::default();
-        index.add_generation("cmpl-a-0", 1);
-        index.add_generation("cmpl-a-1", 2);
-        index.add_generation("chatcmpl-job-7", 3);
+        index.add_generation(&ids("cmpl-a-0"), 1);
+        index.add_generation(&ids("cmpl-a-1"), 2);
+        index.add_generation(&ids("chatcmpl-job-7"), 3);
         assert_eq!(index.generations_of("cmpl-a"), [1, 2]);
         assert_eq!(index.generations_of("chatcmpl-job-7"), [3]);
         assert_eq!(index.generations_of("chatcmpl-job"), [] as [u64; 0]);
-        index.remove_generation("cmpl-a-0", 1);
+        index.remove_generation(&ids("cmpl-a-0"), 1);
         assert_eq!(index.generations_of("cmpl-a"), [2]);
     }
 
@@ -223,10 +219,14 @@ mod tests {
         index.add_exchange("cmpl-x", 9);
         index.add_exchange("cmpl-x", 4);
         index.add_exchange("cmpl-x-0", 4);
-        assert_eq!(index.exchanges_of("cmpl-x-0"), [4, 9]);
+        assert_eq!(index.exchanges_of(&ids("cmpl-x-0")), [4, 9]);
         index.remove_exchange("cmpl-x", 9);
         index.remove_exchange("cmpl-x", 4);
-        assert_eq!(index.exchanges_of("cmpl-x-0"), [4]);
+        assert_eq!(index.exchanges_of(&ids("cmpl-x-0")), [4]);
+    }
+
+    fn ids(id: &str) -> Identity {
+        ENGINES[0].identify(id, None)
     }
 
     #[derive(Default)]
@@ -243,7 +243,7 @@ mod tests {
 
         /// Sent at `added`, in the process of [`completion`].
         fn sent(&mut self, key: u64, id: &str, added: u64) {
-            let mut generation = Generation::new(Arc::from(id), ids::external_of(id).to_owned(), added);
+            let mut generation = Generation::new(Arc::from(id), ids(id), added);
             generation.process = 7;
             generation.added = Some(added);
             self.generations.insert(key, generation, &mut self.index);

@@ -31,9 +31,8 @@ use self::in_flight::InFlight;
 use self::join::{Index, Join};
 use self::uptake::Uptake;
 use crate::decode::http::Piece;
-use crate::engine::vllm::Vllm;
-use crate::engine::{Engine, Outputs};
-use crate::input::{End, Event, EventNanos, Function, Input, LossStage, What};
+use crate::engine::{self, ENGINES, Engine, Outputs};
+use crate::input::{End, Event, EventNanos, Fact, Function, Input, LossStage, What};
 use crate::model::exchange::Ending;
 use crate::model::step::{Step, Steps};
 use crate::output::{Metric, Output, Verdict};
@@ -63,7 +62,8 @@ const SWEEP_EVERY: EventNanos = 50_000_000;
 #[derive(Debug)]
 pub struct Core {
     config: Config,
-    engine: Vllm,
+    /// Whose messages and ids these are.
+    engine: &'static dyn Engine,
     about: About,
     connections: Connections,
     exchanges: Exchanges,
@@ -90,7 +90,7 @@ impl Core {
     pub fn new(config: Config) -> Self {
         Self {
             config,
-            engine: Vllm,
+            engine: ENGINES[0],
             about: About::default(),
             connections: Connections::default(),
             exchanges: Exchanges::default(),
@@ -123,7 +123,12 @@ impl Core {
                 self.now = self.now.max(event.at);
                 self.event(event, out);
             }
-            Input::Fact(fact) => self.about.fact(fact),
+            Input::Fact(fact) => {
+                if let Fact::Server(server) = &fact {
+                    self.engine = engine::by_name(&server.engine);
+                }
+                self.about.fact(fact);
+            }
             Input::Tick(at) => self.now = self.now.max(at),
             Input::Lost(lost) => self.lost(lost, out),
             // Counted at the entrance.
@@ -211,7 +216,7 @@ impl Core {
         if self.connections.get(end).is_none() {
             self.connect(end, process, false, out);
         }
-        let Some(mut parsed) = self.connections.push(end, direction, offset, piece) else { return };
+        let Some(mut parsed) = self.connections.push(end, direction, offset, piece, self.engine) else { return };
         if let Some(speaks) = parsed.speaks {
             out.push(Output::Verdict(Verdict { end, speaks }));
         }

@@ -1,62 +1,23 @@
 //! Command lines of servers.
 //!
-//! Pure. Enters: the words of a command line. Leaves: what kind of program it is and, for a server, the few options that
-//! discovery shows or connects to ([`Launch`]); every other word is dropped here, because a command line may hold keys.
-//! Options that a `--config` file holds are not known; the model is then learned from the traffic.
+//! Pure. Enters: the words of a command line. Leaves: what kind of program it is; what an engine's own command lines say, its folder
+//! knows. Every word that no engine asks for is dropped here, because a command line may hold keys.
 
-/// What a process is, as far as its command line tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Program {
-    /// Starts a server: `vllm serve …`, `python -m vllm.entrypoints.openai.api_server …`.
-    Launcher(Launch),
-    /// vLLM's HTTP front end in Rust: `vllm-rs frontend …`.
-    RustFrontend,
-    /// A Python process that `multiprocessing` spawned or forked from its server.
-    Spawned,
-    /// `multiprocessing`'s own processes, which carry nothing.
-    Plumbing,
-    /// Some other Python process.
-    Python,
-    Other,
-}
-
-/// What a server's command line says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Launch {
-    pub model: Option<String>,
-    pub served_names: Vec<String>,
-    pub host: Option<String>,
-    pub port: Option<u16>,
-    /// Only engines, no HTTP (`--headless`).
-    pub headless: bool,
-    /// Speaks TLS (`--ssl-certfile`).
-    pub tls: bool,
-}
-
-impl Launch {
-    /// The name that clients use and that vLLM labels its metrics with: the first served name, else the model as given.
-    pub fn served_model(&self) -> Option<&str> {
-        self.served_names.first().or(self.model.as_ref()).map(String::as_str)
-    }
-}
-
-/// Options of `vllm serve` that take several words, so that a word after them is no model.
-const SEVERAL: [&str; 5] = ["served-model-name", "api-key", "lora-modules", "middleware", "cudagraph-capture-sizes"];
+use crate::engine::ENGINES;
+use crate::engine::process::{Invocation, Launch, Program, basename};
 
 /// What the command line `words` is.
 pub fn program(words: &[String]) -> Program {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let Some((&first, rest)) = words.split_first() else { return Program::Other };
     match basename(first) {
-        "vllm" => vllm(rest).unwrap_or(Program::Other),
-        "vllm-rs" if rest.first() == Some(&"frontend") => Program::RustFrontend,
         name if is_python(name) => python(rest),
-        _ => Program::Other,
+        name => of(&Invocation::Binary(name, rest)).unwrap_or(Program::Other),
     }
 }
 
-fn basename(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+fn of(invocation: &Invocation<'_>) -> Option<Program> {
+    ENGINES.into_iter().find_map(|engine| engine.program(invocation))
 }
 
 /// `python`, `python3`, `python3.12`, `python3.13t`, `pypy3`.
@@ -77,31 +38,14 @@ fn python(words: &[&str]) -> Program {
             "-W" | "-X" | "--check-hash-based-pycs" => rest = rest.get(1..).unwrap_or_default(),
             _ if word.starts_with("-m") => return of_module(&word[2..], rest),
             _ if word.starts_with('-') => {}
-            script => return of_script(script, rest),
+            script => return of(&Invocation::Script(script, rest)).unwrap_or(Program::Python),
         }
     }
     Program::Python
 }
 
 fn of_module(module: &str, rest: &[&str]) -> Program {
-    match module {
-        "vllm.entrypoints.openai.api_server" | "vllm.entrypoints.api_server" | "vllm.entrypoints.grpc_server" => {
-            Program::Launcher(launch(rest))
-        }
-        "vllm.entrypoints.cli.main" | "vllm.scripts" | "vllm" => vllm(rest).unwrap_or(Program::Python),
-        _ => Program::Python,
-    }
-}
-
-fn of_script(script: &str, rest: &[&str]) -> Program {
-    if basename(script) == "vllm" {
-        return vllm(rest).unwrap_or(Program::Python);
-    }
-    let module = script.strip_suffix(".py").unwrap_or(script);
-    if module.ends_with("vllm/entrypoints/openai/api_server") || module.ends_with("vllm/entrypoints/api_server") {
-        return Program::Launcher(launch(rest));
-    }
-    Program::Python
+    of(&Invocation::Module(module, rest)).unwrap_or(Program::Python)
 }
 
 /// What CPython's `multiprocessing` puts behind `-c`.
@@ -118,79 +62,10 @@ fn of_code(code: &str) -> Program {
     }
 }
 
-fn vllm(words: &[&str]) -> Option<Program> {
-    match words.split_first()? {
-        (&"serve", rest) => {
-            let mut launch = launch(rest);
-            // The model is a word of its own here: the first one, or the last when options come first.
-            launch.model = positional(rest).map(str::to_owned).or(launch.model);
-            Some(Program::Launcher(launch))
-        }
-        _ => None,
-    }
-}
-
-fn positional<'a>(words: &[&'a str]) -> Option<&'a str> {
-    let first = words.first()?;
-    if !first.starts_with('-') {
-        return Some(first);
-    }
-    // `--port 8000 MODEL`: a word that no option can have taken, because the option before it took its own.
-    let mut taker: Option<&str> = None;
-    let mut words_taken = 0;
-    for word in words {
-        if let Some(option) = word.strip_prefix("--") {
-            taker = (!option.contains('=')).then_some(option);
-            words_taken = 0;
-        } else if word.starts_with('-') {
-            taker = None;
-        } else {
-            match taker {
-                Some(option) if words_taken == 0 || SEVERAL.contains(&dashed(option).as_str()) => words_taken += 1,
-                _ => return Some(word),
-            }
-        }
-    }
-    None
-}
-
-/// vLLM reads `--served_model_name` as `--served-model-name`.
-fn dashed(option: &str) -> String {
-    option.replace('_', "-")
-}
-
-/// The options of a server that is no program of vLLM's but takes options of the same names, as its own wrappers do.
+/// The options of a server that is no program of an engine's but takes options of the same names, as its own wrappers do.
 pub fn options(words: &[String]) -> Launch {
-    launch(&words.iter().skip(1).map(String::as_str).collect::<Vec<_>>())
-}
-
-/// The options that matter, in both forms, the last one counting, as argparse has it.
-fn launch(words: &[&str]) -> Launch {
-    let mut launch = Launch::default();
-    let mut rest = words;
-    while let Some((&word, after)) = rest.split_first() {
-        rest = after;
-        let Some(option) = word.strip_prefix("--") else { continue };
-        let (name, joined) = match option.split_once('=') {
-            Some((name, value)) => (dashed(name), Some(value)),
-            None => (dashed(option), None),
-        };
-        let values: Vec<&str> = match joined {
-            Some(value) => vec![value],
-            None => rest.iter().copied().take_while(|word| !word.starts_with('-')).collect(),
-        };
-        let value = values.first().copied();
-        match name.as_str() {
-            "model" => launch.model = value.map(str::to_owned).or(launch.model),
-            "served-model-name" => launch.served_names = values.iter().map(|&name| name.to_owned()).collect(),
-            "host" => launch.host = value.map(str::to_owned).or(launch.host),
-            "port" => launch.port = value.and_then(|port| port.parse().ok()).or(launch.port),
-            "headless" => launch.headless = true,
-            "ssl-certfile" => launch.tls = true,
-            _ => {}
-        }
-    }
-    launch
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    ENGINES[0].options(&words)
 }
 
 #[cfg(test)]
@@ -271,7 +146,7 @@ mod tests {
     fn servers_of_ones_own_are_read_by_vllms_option_names() {
         let words = ["my-server", "--served-model-name", "demo", "--port=0"].map(str::to_owned);
         assert_eq!(options(&words).served_model(), Some("demo"));
-        assert_eq!(options(&[]), Launch::default());
+        assert_eq!(options(&[]), Launch { engine: "vllm", ..Launch::default() });
     }
 
     #[test]
@@ -289,7 +164,7 @@ mod tests {
         assert_eq!(code("from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5)"), Program::Spawned);
         assert_eq!(code("print(1)"), Program::Python);
         assert_eq!(of("python3 train.py"), Program::Python);
-        assert_eq!(of("/x/vllm-rs frontend --listen-fd 3"), Program::RustFrontend);
+        assert_eq!(of("/x/vllm-rs frontend --listen-fd 3"), Program::FrontEnd);
         assert_eq!(of("/x/vllm-rs bench"), Program::Other);
     }
 }

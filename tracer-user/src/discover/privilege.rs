@@ -4,10 +4,8 @@
 //! traced, wholly or in part, and in words why not.
 
 use super::{Host, ServerProcesses};
+use crate::engine;
 use crate::input::Role;
-
-/// Oldest vLLM whose engine speaks the messages that are decoded (docs/support-matrix.md).
-const OLDEST_VLLM: (u32, u32) = (0, 8);
 
 /// A capability that matters here, by its number in include/uapi/linux/capability.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,12 +64,13 @@ pub enum Traceable {
 
 /// Whether `server` can be traced with `privileges`.
 pub fn traceable(server: &ServerProcesses, privileges: Privileges) -> Traceable {
+    let engine = engine::by_name(&server.server.engine);
     let of = |role: Role| server.processes.iter().filter(move |process| process.role == role);
     let mut obstacles = Vec::new();
     let mut missing = privileges.missing_for_bpf();
     if of(Role::Api).chain(of(Role::Engine)).any(|process| !process.readable) {
         missing.push(Capability::SysPtrace);
-    } else if of(Role::Engine).next().is_none() {
+    } else if engine.has_messages() && of(Role::Engine).next().is_none() {
         obstacles.push("it has no engine process (still starting, or it runs inside the API process)".to_owned());
     }
     if !missing.is_empty() {
@@ -79,9 +78,10 @@ pub fn traceable(server: &ServerProcesses, privileges: Privileges) -> Traceable 
         obstacles.push(format!("run as root, or with {}", missing.join(", ")));
     }
     if let Some(version) = &server.server.engine_version
-        && !is_supported(version)
+        && let Some(oldest) = engine.oldest()
+        && !is_supported(version, oldest)
     {
-        obstacles.push(format!("vLLM {version} is older than {}.{}", OLDEST_VLLM.0, OLDEST_VLLM.1));
+        obstacles.push(format!("{} {version} is older than {}.{}", engine.name(), oldest.0, oldest.1));
     }
     if !obstacles.is_empty() {
         return Traceable::No(obstacles);
@@ -101,13 +101,13 @@ pub fn traceable(server: &ServerProcesses, privileges: Privileges) -> Traceable 
     if limits.is_empty() { Traceable::Yes } else { Traceable::Partly(limits) }
 }
 
-/// Whether this version of vLLM is one that is decoded; a version that does not read as one is taken to be new.
-pub fn is_supported(version: &str) -> bool {
+/// Whether a version is not older than this one; a version that does not read as one is taken to be new.
+pub fn is_supported(version: &str, oldest: (u32, u32)) -> bool {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
         // A source checkout without tags calls itself 0.1.dev….
         _ if version.contains("dev") => true,
-        (Some(major), Some(minor)) => (major, minor) >= OLDEST_VLLM,
+        (Some(major), Some(minor)) => (major, minor) >= oldest,
         _ => true,
     }
 }
@@ -216,7 +216,7 @@ mod tests {
             ("main", true),
             ("0", true),
         ] {
-            assert_eq!(is_supported(version), expected, "{version}");
+            assert_eq!(is_supported(version, (0, 8)), expected, "{version}");
         }
     }
 }

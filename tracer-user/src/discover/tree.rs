@@ -2,15 +2,14 @@
 //!
 //! Pure. Enters: every process of the host with what its title and command line say ([`Seen`]), and answers to two
 //! questions that need a closer look ([`Look`]). Leaves: first processes and their descendants. Invariant: every process
-//! of a server has the same first process. A server is recognised by evidence, not by the name of a binary: vLLM's titles,
-//! vLLM's command line, or vLLM's library together with ZeroMQ's threads. A wrapper (`timeout`, a shell, `tini`) is not
+//! of a server has the same first process. A server is recognised by evidence, not by the name of a binary: an engine's titles,
+//! its command lines, or its library together with ZeroMQ's threads. A wrapper (`timeout`, a shell, `tini`) is not
 //! part of the server below it. Refused: a worker whose engine is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::argv::{Launch, Program};
 use super::text::Stat;
-use super::title::Title;
+use crate::engine::process::{Launch, Program, Title};
 use crate::input::Role;
 
 /// Processes of one server that are looked at; a server has tens, so more is a fork bomb below it.
@@ -28,7 +27,7 @@ pub struct Seen {
 pub trait Look {
     /// It listens on TCP, or has ZeroMQ's threads.
     fn talks(&self, pid: u32) -> bool;
-    /// It has vLLM's extension module mapped and ZeroMQ's threads: a server in a Python program of the user's own.
+    /// It has a library of an engine's mapped and ZeroMQ's threads: a server in a Python program of the user's own.
     fn runs_engine(&self, pid: u32) -> bool;
 }
 
@@ -107,7 +106,7 @@ impl Forest {
 
     fn is_servers(&self, pid: u32, look: &dyn Look) -> bool {
         let Some(seen) = self.seen.get(&pid) else { return false };
-        if seen.title.is_some() || matches!(seen.program, Program::Launcher(_) | Program::RustFrontend) {
+        if seen.title.is_some() || matches!(seen.program, Program::Launcher(_) | Program::FrontEnd) {
             return true;
         }
         let has_titled_child = self.children.get(&pid).into_iter().flatten().any(|child| self.is_titled_server(*child));
@@ -161,13 +160,13 @@ impl Part {
 
 /// The roles in one server, in the order of `members` (parents first, the server's first process at the front).
 ///
-/// Titles say it outright. Without any (vLLM 0.8 and 0.9), the first process speaks HTTP unless spawned children share its
+/// Titles say it outright. Without any, the first process speaks HTTP unless spawned children share its
 /// listening socket, which then do; the topmost processes below that have ZeroMQ's threads are engines, and Python below
 /// an engine is a worker.
 pub fn roles(members: &[Member<'_>]) -> Vec<Part> {
     let titled = |role| members.iter().any(|member| member.seen.title.as_ref().is_some_and(|title| title.role == role));
     let (titled_api, titled_engine) = (titled(Role::Api), titled(Role::Engine));
-    let rust = members.iter().any(|member| member.seen.program == Program::RustFrontend && member.seen.title.is_none());
+    let rust = members.iter().any(|member| member.seen.program == Program::FrontEnd && member.seen.title.is_none());
     let front = members.first().map(|root| root.listening).unwrap_or_default();
     let shares = |member: &Member<'_>| {
         member.seen.program == Program::Spawned && member.listening.iter().any(|inode| front.contains(inode))
@@ -182,7 +181,7 @@ pub fn roles(members: &[Member<'_>]) -> Vec<Part> {
         let above = aboves.get(&stat.parent).cloned().flatten();
         let part = if let Some(title) = title {
             Part { role: title.role, index: title.index, rank: title.rank.clone() }
-        } else if *program == Program::RustFrontend {
+        } else if *program == Program::FrontEnd {
             Part { role: Role::Api, ..Part::other() }
         } else if is_plumbing(member) {
             Part::other()
@@ -210,7 +209,7 @@ fn is_plumbing(member: &Member<'_>) -> bool {
 }
 
 fn untitled(member: &Member<'_>, above: Option<&Part>) -> Part {
-    let python = !matches!(member.seen.program, Program::Other | Program::RustFrontend);
+    let python = !matches!(member.seen.program, Program::Other | Program::FrontEnd);
     let role = match above.map(|above| above.role) {
         Some(Role::Engine) if python => Role::Worker,
         Some(Role::Worker) => Role::Other,

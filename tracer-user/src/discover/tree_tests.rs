@@ -1,5 +1,5 @@
 use super::*;
-use crate::discover::{argv, title};
+use crate::discover::argv;
 
 /// A process table line: pid, parent, title or command line. The start time is the PID.
 fn seen(pid: u32, parent: u32, line: &str) -> Seen {
@@ -9,7 +9,7 @@ fn seen(pid: u32, parent: u32, line: &str) -> Seen {
     };
     Seen {
         stat: Stat { pid, comm: String::new(), state: 'S', parent, kernel_thread: false, start_ticks: u64::from(pid) },
-        title: title::title(&words[0], ""),
+        title: crate::engine::title(&words[0], ""),
         program: argv::program(&words),
     }
 }

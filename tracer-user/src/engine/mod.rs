@@ -1,17 +1,110 @@
-//! Wire messages to engine-neutral ones.
+//! What is known of each engine: its processes, its routes, its messages and its ids.
 //!
-//! Enters: whole ZMTP messages. Leaves: [`EngineMessage`]s. One file an engine; nothing outside this room knows an engine's
-//! layouts. Refused: a message whose shape is not known is [`EngineMessage::Other`], never a guess.
+//! Enters: command lines, paths, whole messages, ids. Leaves: what they are, in words that every engine shares ([`process`],
+//! [`EngineMessage`], [`Identity`]). A folder an engine and a line in [`ENGINES`]; nothing outside this room knows an engine's
+//! layouts. Refused: a message whose shape is not known is [`EngineMessage::Other`], never a guess. Pure.
 
-pub mod ids;
+pub mod process;
 pub mod vllm;
 
+use std::path::Path;
+
+use self::process::{Invocation, Launch, Program, Title};
 use crate::decode::zmtp::Message;
 use crate::output::FinishReason;
 
-/// Knows one engine's messages.
-pub trait Engine: std::fmt::Debug {
-    fn decode(&self, message: &Message) -> EngineMessage;
+/// Every engine. The first one that recognises a process has it; the first of all is meant where nothing says which.
+pub static ENGINES: [&dyn Engine; 1] = [&vllm::Vllm];
+
+/// The engine with this name; the first one where there is none.
+pub fn by_name(name: &str) -> &'static dyn Engine {
+    ENGINES.into_iter().find(|engine| engine.name() == name).unwrap_or(ENGINES[0])
+}
+
+/// What a process is by its title, whichever engine gave it.
+pub fn title(first_argument: &str, comm: &str) -> Option<Title> {
+    ENGINES.into_iter().find_map(|engine| engine.title(first_argument, comm))
+}
+
+/// Knows one engine.
+pub trait Engine: std::fmt::Debug + Send + Sync {
+    /// `gen_ai.provider.name`, and the service's name where it has none of its own.
+    fn name(&self) -> &'static str;
+
+    /// What a process is by its command line; `None` when that is not this engine's.
+    fn program(&self, invocation: &Invocation<'_>) -> Option<Program>;
+
+    /// The options of a program of somebody's own that takes this engine's.
+    fn options(&self, words: &[&str]) -> Launch;
+
+    /// What a process is by its title: its first argument, and its name in the kernel, which is cut.
+    fn title(&self, _first_argument: &str, _comm: &str) -> Option<Title> {
+        None
+    }
+
+    /// Whether a mapped file is a library of the engine's own, which with ZeroMQ's threads makes a server of any Python program.
+    fn is_library(&self, _path: &Path) -> bool {
+        false
+    }
+
+    /// The name of its Python package, and the distributions that hold it, in order of preference.
+    fn package(&self) -> (&'static str, &'static [&'static str]);
+
+    /// The oldest version that is read, when there is one (major, minor).
+    fn oldest(&self) -> Option<(u32, u32)> {
+        None
+    }
+
+    /// Front ends and engines are processes that send each other messages that are read here.
+    fn has_messages(&self) -> bool;
+
+    /// The operation that `method path` asks for; `None` for everything that does not generate.
+    fn operation(&self, method: &str, path: &str) -> Option<&'static Operation>;
+
+    /// Whether a piece of a call, `len` bytes of the stream that begin with `bytes`, starts what carries its messages.
+    fn starts_message(&self, _len: u64, _bytes: &[u8]) -> bool {
+        false
+    }
+
+    fn decode(&self, _message: &Message) -> EngineMessage {
+        EngineMessage::Other
+    }
+
+    /// What the ids of an engine request say: the engine's own, and the one that it was sent with, where that is known.
+    fn identify(&self, id: &str, external: Option<&str>) -> Identity;
+}
+
+/// An endpoint that makes the model work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// `gen_ai.operation.name`: the semantic convention's word where it has one.
+    pub name: &'static str,
+    /// `http.route`.
+    pub route: &'static str,
+    /// What its response ids start with, if anything fixed.
+    pub id_prefix: Option<&'static str>,
+}
+
+/// How an engine request belongs to a response, as its ids say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The id that it was sent with; the samples of one prompt share it.
+    pub external: String,
+    /// Which of several samples of its prompt.
+    pub sample: Option<u32>,
+    /// The response ids that it may belong to, and which of the response's prompts it then is.
+    pub responses: Vec<(String, Option<u32>)>,
+    /// The id that a client sees, when no response showed it.
+    pub client: String,
+    /// What the engine requests of one beam search share.
+    pub search: Option<String>,
+}
+
+impl Identity {
+    /// Which prompt of the response `response` it is, when that has several.
+    pub fn prompt_of(&self, response: &str) -> Option<u32> {
+        self.responses.iter().find(|(id, _)| id == response).and_then(|(_, prompt)| *prompt)
+    }
 }
 
 /// What an engine and its front ends tell each other.

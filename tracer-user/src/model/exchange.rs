@@ -1,9 +1,9 @@
 //! One HTTP request and its response: what the connection showed of it.
 
 use super::generation::seconds;
-use super::operation::Operation;
 use crate::decode::http::RequestHead;
 use crate::decode::json::{RequestFields, ResponseFields};
+use crate::engine::Operation;
 use crate::input::{End, EventNanos};
 
 /// How an exchange ended.

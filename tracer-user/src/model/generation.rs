@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::beams::Beams;
 use super::timeline::{Tick, Timeline};
 use crate::clock::Clock;
-use crate::engine::{Add, LifeEventKind, RequestOutput};
+use crate::engine::{Add, Identity, LifeEventKind, RequestOutput};
 use crate::input::EventNanos;
 use crate::output::FinishReason;
 
@@ -58,7 +58,8 @@ pub struct Wait {
 #[derive(Debug, Clone)]
 pub struct Generation {
     pub id: Arc<str>,
-    pub external_id: String,
+    /// What its ids say of the response that it belongs to.
+    pub ids: Identity,
     /// The front end's process; 0 when not known.
     pub process: u32,
     pub engine: u32,
@@ -117,10 +118,10 @@ pub struct Took {
 }
 
 impl Generation {
-    pub fn new(id: Arc<str>, external_id: String, seen: EventNanos) -> Self {
+    pub fn new(id: Arc<str>, ids: Identity, seen: EventNanos) -> Self {
         Self {
             id,
-            external_id,
+            ids,
             process: 0,
             engine: 0,
             phase: Phase::Added,
@@ -156,9 +157,8 @@ impl Generation {
     }
 
     /// A generation from its ADD, sent at `at`.
-    pub fn from_add(add: Add, at: EventNanos, clock: &Clock) -> Self {
-        let external = add.external_id.unwrap_or_else(|| add.id.clone());
-        let mut generation = Self::new(Arc::from(add.id), external, at);
+    pub fn from_add(add: Add, ids: Identity, at: EventNanos, clock: &Clock) -> Self {
+        let mut generation = Self::new(Arc::from(add.id), ids, at);
         generation.added = Some(at);
         generation.arrival = add.arrival.map(|unix| clock.event_of_unix((unix * 1e9) as u64));
         generation.arrival_before_tokenizing = add.arrival_before_tokenizing;
@@ -329,7 +329,7 @@ mod tests {
     }
 
     fn generation() -> Generation {
-        Generation::new(Arc::from("r"), "r".into(), 0)
+        Generation::new(Arc::from("r"), Identity::default(), 0)
     }
 
     #[test]

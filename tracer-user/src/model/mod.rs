@@ -9,7 +9,6 @@ pub mod fold;
 pub mod generation;
 pub mod ids;
 pub mod keys;
-pub mod operation;
 pub mod record;
 pub mod step;
 pub mod timeline;

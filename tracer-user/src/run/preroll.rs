@@ -9,8 +9,7 @@ use std::sync::Arc;
 use crate::clock::OffsetBounds;
 use crate::decode::http::{Conversation, HttpEvent, Piece, What as Http, may_start_request, starts_request};
 use crate::decode::zmtp;
-use crate::engine::vllm::Vllm;
-use crate::engine::{Engine as _, EngineMessage, LifeEventKind};
+use crate::engine::{ENGINES, EngineMessage, LifeEventKind};
 use crate::input::{Direction, End, Event, EventNanos, Fact, Server, What};
 
 /// Events that are looked at ahead; at 15,000 syscalls a second of a busy server, the first seconds.
@@ -56,7 +55,7 @@ impl Preroll {
         let mut messages = Vec::new();
         self.streams.entry((*end, *direction)).or_default().push(*len, bytes, *starts, &mut |m| messages.push(m));
         for message in messages {
-            match Vllm.decode(&message) {
+            match ENGINES[0].decode(&message) {
                 EngineMessage::Add(add) => {
                     // The later sighting (the engine's) is the tighter bound.
                     self.added.insert(add.id, event.at);
@@ -82,7 +81,7 @@ impl Preroll {
         let server = Server {
             service: service.to_owned(),
             model: self.model.unwrap_or_default(),
-            engine: "vllm".to_owned(),
+            engine: ENGINES[0].name().to_owned(),
             ..Server::default()
         };
         let mut facts = vec![Fact::Server(Arc::new(server))];

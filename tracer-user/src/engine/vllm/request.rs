@@ -1,9 +1,9 @@
 //! `EngineCoreRequest` (ADD) and ABORT.
 
-use super::tail;
+use super::{ids, tail};
 use crate::decode::msgpack::{Cursor, Stop, Token};
 use crate::decode::zmtp::Part;
-use crate::engine::{Add, ids};
+use crate::engine::Add;
 
 /// Longest id that is kept, bytes: a client's `X-Request-Id` is part of it.
 const MAX_ID: usize = 512;

@@ -160,8 +160,8 @@ mod tests {
             span(2, Some(1), "queue_wait", 0, 10),
             span(4, Some(1), "decode", 50, 100),
             span(3, Some(1), "prefill", 10, 50),
-            with(span(5, Some(4), "decode_step", 50, 51), &[("step", 1)]),
-            with(span(6, Some(4), "decode_steps", 51, 100), &[("steps.first", 2), ("steps.last", 40)]),
+            with(span(5, Some(4), "decode_step", 50, 51), &[(attribute::STEP, 1)]),
+            with(span(6, Some(4), "decode_steps", 51, 100), &[(attribute::FIRST_STEP, 2), (attribute::LAST_STEP, 40)]),
         ]);
         let expected = "  trace 07070707070707070707070707070707\n\
             \x20 inference_request                 100ms ██████████\n\

@@ -1,16 +1,8 @@
 //! Which HTTP endpoints generate, and what they are called.
 
-/// An endpoint that makes the model work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Operation {
-    /// `gen_ai.operation.name`: the semantic convention's word where it has one.
-    pub name: &'static str,
-    /// `http.route`.
-    pub route: &'static str,
-    /// What its response ids start with (vLLM's `request_id` prefix with its separator), if anything fixed.
-    pub id_prefix: Option<&'static str>,
-}
+use crate::engine::Operation;
 
+/// `id_prefix`: vLLM's `request_id` prefix with its separator.
 const fn operation(route: &'static str, name: &'static str, id_prefix: Option<&'static str>) -> Operation {
     Operation { name, route, id_prefix }
 }
@@ -39,7 +31,7 @@ const OPERATIONS: [Operation; 18] = [
 
 /// The operation that `method path` asks for; `None` for everything that does not generate. A prefix before the route
 /// (`--root-path`, a proxy) is allowed.
-pub fn operation_of(method: &str, path: &str) -> Option<&'static Operation> {
+pub(super) fn operation_of(method: &str, path: &str) -> Option<&'static Operation> {
     if matches!(method, "HEAD" | "OPTIONS") {
         return None;
     }

@@ -4,23 +4,14 @@
 //! operator's choice (`VLLM_PROCESS_NAME_PREFIX`); what follows `::` is not. Refused: other people's titles
 //! (`ray::…`, C++ names), so a name counts only when it is one of vLLM's to the letter.
 
+use crate::engine::process::Title;
 use crate::input::Role;
 
 /// Bytes of a name that the kernel keeps (`TASK_COMM_LEN` less the terminator).
 const COMM_MAX: usize = 15;
 
-/// What a title says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Title {
-    pub role: Role,
-    /// API server number, or data-parallel rank.
-    pub index: Option<u32>,
-    /// A worker's place among the workers of its engine (`PP0_TP1`); empty elsewhere.
-    pub rank: String,
-}
-
 /// The title of a process, by its first argument or, where that was not overwritten, by its name.
-pub fn title(first_argument: &str, comm: &str) -> Option<Title> {
+pub(super) fn title(first_argument: &str, comm: &str) -> Option<Title> {
     of_argument(first_argument).or_else(|| of_comm(comm))
 }
 

@@ -10,8 +10,10 @@
 //!
 //! Before vLLM 0.14 the engine id is the external one.
 
+use crate::engine::Identity;
+
 /// The engine id without the child index of a parallel sample, and that index.
-pub fn split_child(id: &str) -> (Option<u32>, &str) {
+pub(super) fn split_child(id: &str) -> (Option<u32>, &str) {
     match id.split_once('_') {
         Some((index, rest)) if !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit()) => {
             (index.parse().ok(), rest)
@@ -34,7 +36,7 @@ pub fn external_of(id: &str) -> &str {
 }
 
 /// The part of an external id that a response shows: the prompt or turn index cut off.
-pub fn without_index(external: &str) -> Option<&str> {
+fn without_index(external: &str) -> Option<&str> {
     let cut = |separator| {
         let (head, tail) = external.rsplit_once(separator)?;
         (!tail.is_empty() && tail.bytes().all(|b| b.is_ascii_digit())).then_some(head)
@@ -45,7 +47,7 @@ pub fn without_index(external: &str) -> Option<&str> {
 
 /// The id that the engine requests of one beam search share (vllm/entrypoints/generate/beam_search/online.py: a new random part
 /// for every token, a number for every beam).
-pub fn beam_search(external: &str) -> Option<&str> {
+fn beam_search(external: &str) -> Option<&str> {
     let (batch, beam) = external.rsplit_once("-beam-")?;
     let (request, random) = batch.rsplit_once('-')?;
     let is_random = matches!(random.len(), 16 | 32) && random.bytes().all(|b| b.is_ascii_hexdigit());
@@ -54,23 +56,31 @@ pub fn beam_search(external: &str) -> Option<&str> {
 }
 
 /// The response ids that the engine request with this external id may belong to.
-pub fn responses(external: &str) -> impl Iterator<Item = &str> {
+fn responses(external: &str) -> impl Iterator<Item = &str> {
     let own = beam_search(external).unwrap_or(external);
     std::iter::once(own).chain(without_index(own))
 }
 
-/// Whether the response id `response` belongs to the engine request with this external id.
-pub fn belongs(external: &str, response: &str) -> bool {
-    responses(external).any(|id| id == response)
-}
-
 /// The prompt (or turn) index at the end of an external id that is not the response's.
-pub fn index_of(external: &str, response: &str) -> Option<u32> {
+fn index_of(external: &str, response: &str) -> Option<u32> {
     external.strip_prefix(response)?.strip_prefix(['-', '_'])?.parse().ok()
 }
 
+/// What both ids of an engine request say.
+pub(super) fn identity(id: &str, external: Option<&str>) -> Identity {
+    let external = external.unwrap_or_else(|| external_of(id));
+    let responses = responses(external).map(|response| (response.to_owned(), index_of(external, response))).collect();
+    Identity {
+        external: external.to_owned(),
+        sample: split_child(id).0,
+        responses,
+        client: client_id(external).to_owned(),
+        search: beam_search(external).map(str::to_owned),
+    }
+}
+
 /// The id that a client sees, when no response showed it.
-pub fn client_id(external: &str) -> &str {
+fn client_id(external: &str) -> &str {
     match beam_search(external) {
         Some(request) => request,
         None => without_index(external).unwrap_or(external),
@@ -92,13 +102,14 @@ mod tests {
             ("cmpl-bs-00112233445566aa-beam-3-762fdbd6", "cmpl-bs-00112233445566aa-beam-3", "cmpl-bs"),
         ] {
             assert_eq!(external_of(engine), external);
-            assert!(belongs(external, response), "{external} {response}");
+            let identity = identity(engine, None);
+            assert!(identity.responses.iter().any(|(id, _)| id == response), "{external} {response}");
         }
     }
 
     #[test]
     fn a_number_that_ends_a_chat_id_is_the_clients() {
-        assert!(!belongs("chatcmpl-job-7", "chatcmpl-job"));
+        assert_eq!(identity("chatcmpl-job-7", None).responses, [("chatcmpl-job-7".to_owned(), None)]);
     }
 
     #[test]
@@ -108,5 +119,13 @@ mod tests {
             "chatcmpl-0123456789abcdef0123456789abcdef"
         );
         assert_eq!(external_of("chatcmpl-my-rid-7"), "chatcmpl-my-rid-7");
+    }
+
+    #[test]
+    fn the_prompts_and_samples_of_a_response_are_numbered() {
+        let identity = identity("1_cmpl-nn-2-88e35977", None);
+        assert_eq!((identity.sample, identity.prompt_of("cmpl-nn")), (Some(1), Some(2)));
+        assert_eq!((identity.client.as_str(), identity.search.as_deref()), ("cmpl-nn", None));
+        assert_eq!(identity.prompt_of("cmpl-other"), None);
     }
 }
