@@ -45,6 +45,7 @@ impl Core {
             self.now.saturating_sub(if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended });
         let settled = exchange.generations.iter().all(|&g| self.generations.is_settled(g));
         let claimed = !exchange.generations.is_empty()
+            || !self.engine.has_messages()
             || exchange.status.is_some_and(|s| s >= 400)
             || (ending.is_clients() && exchange.complete.is_none());
         if (settled && (claimed || waited > CLAIM)) || waited > SETTLE {
@@ -206,6 +207,7 @@ impl Core {
             generations: generations.iter().collect(),
             tokenizer_probed: self.about.is_tokenizer_probed(process),
             cut_off,
+            http_only: !self.engine.has_messages(),
         };
         let place = tree::place(&finished, self.about.run);
         for generation in generations {
@@ -214,6 +216,9 @@ impl Core {
             for tally in std::iter::once(own).chain(beams) {
                 self.generation_metrics(tally, generation.finish().is_some(), place, out);
             }
+        }
+        if finished.http_only {
+            self.http_metrics(&finished, place, out);
         }
         if let Some(record) = finished.access(place.trace_id, place.root_id, &self.about.clock, &self.about.server) {
             if let Some(exchange) = exchange {
@@ -231,6 +236,21 @@ impl Core {
         out.push(Output::Trace(trace));
     }
 
+    /// What the response says stands for an engine's own counts.
+    fn http_metrics(&self, finished: &Finished<'_>, place: Place, out: &mut Vec<Output>) {
+        let labels = self.about.labels(0);
+        if let Some(tokens) = finished.prompt_tokens() {
+            let cached = finished.cached_tokens().unwrap_or(0);
+            out.push(Output::Metric(Metric::Prompt { labels: labels.clone(), tokens, cached }));
+        }
+        if let Some(tokens) = finished.output_tokens() {
+            out.push(Output::Metric(Metric::Tokens { labels, tokens, inter_token: None }));
+        }
+        for reason in finished.finish_reasons() {
+            self.generation_metrics(Tally { reason: Some(reason), ..Tally::default() }, true, place, out);
+        }
+    }
+
     /// A long beam search's metrics leave before it is over, so that what is held stays small.
     fn emit_tallies(&mut self, out: &mut Vec<Output>) {
         for (lead, tallies) in self.generations.take_tallies() {
@@ -239,7 +259,7 @@ impl Core {
             let exchange = generation.exchange.and_then(|key| self.exchanges.get(key));
             let generations = vec![generation];
             let place = tree::place(
-                &Finished { exchange, generations, tokenizer_probed: false, cut_off: false },
+                &Finished { exchange, generations, tokenizer_probed: false, cut_off: false, http_only: false },
                 self.about.run,
             );
             for tally in tallies {

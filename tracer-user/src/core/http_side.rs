@@ -8,7 +8,7 @@ use crate::decode::http::{HttpEvent, RequestHead, What};
 use crate::decode::json::{RequestFields, ResponseFields};
 use crate::input::{Direction, End, EventNanos, LossStage};
 use crate::model::exchange::{Ending, Exchange};
-use crate::output::Output;
+use crate::output::{Metric, Output};
 
 /// Where an HTTP event was seen.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +118,13 @@ impl Core {
         let Some(key) = self.key_at(end, request) else { return };
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let writes = exchange.content_writes;
+        let (text, has_text) = (exchange.last_text, fields.texts > 0);
         let learned_id = exchange.chunk(at, fields);
+        if let Some(before) = text.filter(|_| has_text && !self.engine.has_messages()) {
+            // The pieces of a stream are all that is seen of its tokens; how many they are, the response says at its end.
+            let inter_token = Some((at - before) as f64 / 1e9);
+            out.push(Output::Metric(Metric::Tokens { labels: self.about.labels(0), tokens: 0, inter_token }));
+        }
         self.wrote(key, at, writes, learned_id);
     }
 

@@ -91,7 +91,9 @@ pub fn traceable(server: &ServerProcesses, privileges: Privileges) -> Traceable 
     if server.tls {
         limits.push("no HTTP side: TLS".to_owned());
     }
-    if of(Role::Api).next().is_none() {
+    if !engine.has_messages() {
+        limits.push("its HTTP side alone".to_owned());
+    } else if of(Role::Api).next().is_none() {
         limits.push("no HTTP side: no API server in this process tree".to_owned());
     } else if of(Role::Api).all(|process| process.tokenizers.is_empty()) {
         limits.push("no tokenizer times: no known tokenizer library".to_owned());

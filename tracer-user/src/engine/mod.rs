@@ -4,6 +4,7 @@
 //! [`EngineMessage`], [`Identity`]). A folder an engine and a line in [`ENGINES`]; nothing outside this room knows an engine's
 //! layouts. Refused: a message whose shape is not known is [`EngineMessage::Other`], never a guess. Pure.
 
+pub mod openai;
 pub mod process;
 pub mod vllm;
 
@@ -14,7 +15,7 @@ use crate::decode::zmtp::Message;
 use crate::output::FinishReason;
 
 /// Every engine. The first one that recognises a process has it; the first of all is meant where nothing says which.
-pub static ENGINES: [&dyn Engine; 1] = [&vllm::Vllm];
+pub static ENGINES: [&dyn Engine; 2] = [&vllm::Vllm, &openai::OpenAi];
 
 /// The engine with this name; the first one where there is none.
 pub fn by_name(name: &str) -> &'static dyn Engine {

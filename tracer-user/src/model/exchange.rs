@@ -39,6 +39,7 @@ impl Ending {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub prompt_tokens: Option<u64>,
+    pub cached_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
 }
 
@@ -70,6 +71,9 @@ pub struct Exchange {
     /// First and last write that carried output.
     pub first_content: Option<EventNanos>,
     pub last_content: Option<EventNanos>,
+    /// First and last write that carried the model's words.
+    pub first_text: Option<EventNanos>,
+    pub last_text: Option<EventNanos>,
     /// Sum over the content writes of the time since the newest output was received, ns; and how many there were.
     pub detokenize_total: u64,
     pub content_writes: u64,
@@ -108,6 +112,8 @@ impl Exchange {
             error: false,
             first_content: None,
             last_content: None,
+            first_text: None,
+            last_text: None,
             detokenize_total: 0,
             content_writes: 0,
             counted_until: None,
@@ -139,6 +145,10 @@ impl Exchange {
         if fields.content {
             self.content(at);
         }
+        if fields.texts > 0 {
+            self.first_text.get_or_insert(at);
+            self.last_text = Some(at);
+        }
         self.fields_seen(fields)
     }
 
@@ -161,6 +171,7 @@ impl Exchange {
         self.error |= fields.error;
         self.usage.completion_tokens = fields.completion_tokens.or(self.usage.completion_tokens);
         self.usage.prompt_tokens = fields.prompt_tokens.or(self.usage.prompt_tokens);
+        self.usage.cached_tokens = fields.cached_tokens.or(self.usage.cached_tokens);
         self.by_length |= fields.finish_reasons.iter().any(|reason| reason == "length");
         if self.response_model.is_none() {
             self.response_model = fields.model;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::exchange::{Ending, Exchange};
+use super::exchange::{Ending, Exchange, Usage};
 use super::generation::{Generation, seconds};
 use crate::clock::Clock;
 use crate::input::{EventNanos, Server};
@@ -19,6 +19,8 @@ pub struct Finished<'a> {
     pub tokenizer_probed: bool,
     /// The stream ended before the request did.
     pub cut_off: bool,
+    /// The engine shows its HTTP side alone: what that says stands for the rest, and is inferred.
+    pub http_only: bool,
 }
 
 /// How a generation ended, with its HTTP side known.
@@ -133,16 +135,22 @@ impl Finished<'_> {
         sum
     }
 
+    /// What the response says of its tokens, where nothing else does.
+    fn usage(&self) -> Usage {
+        self.exchange.filter(|_| self.http_only).map(|exchange| exchange.usage).unwrap_or_default()
+    }
+
     pub fn prompt_tokens(&self) -> Option<u64> {
-        self.sum_prompts(|g| g.prompt_tokens)
+        self.sum_prompts(|g| g.prompt_tokens).or(self.usage().prompt_tokens)
     }
 
     pub fn cached_tokens(&self) -> Option<u64> {
-        self.sum_prompts(|g| g.cached_tokens)
+        self.sum_prompts(|g| g.cached_tokens).or(self.usage().cached_tokens)
     }
 
     pub fn output_tokens(&self) -> Option<u64> {
-        self.sum(|g| Some(g.output_tokens + g.beams.as_ref().map_or(0, |beams| beams.output_tokens)))
+        let counted = self.sum(|g| Some(g.output_tokens + g.beams.as_ref().map_or(0, |beams| beams.output_tokens)));
+        counted.or(self.usage().completion_tokens)
     }
 
     pub fn preemptions(&self) -> Option<u64> {
@@ -210,8 +218,12 @@ impl Finished<'_> {
         (received <= written).then_some((received, written))
     }
 
-    /// First request byte read → first token's arrival in the front end, seconds.
+    /// First request byte read → first token's arrival in the front end, seconds; by its HTTP side alone → first words of a stream
+    /// written.
     pub fn ttft(&self) -> Option<f64> {
+        if self.http_only {
+            return seconds(self.exchange?.started, self.exchange?.first_text?);
+        }
         let first = self.generations.iter().filter_map(|g| g.first).map(|t| t.received).min()?;
         seconds(self.exchange?.started, first)
     }
@@ -246,7 +258,8 @@ impl Finished<'_> {
         if !matches!(self.outcome(), Some(Outcome::Stop | Outcome::Length)) {
             return None;
         }
-        let tokens = self.generations.iter().map(|g| g.output_tokens).max().filter(|&n| n > 1)?;
+        let counted = self.generations.iter().map(|g| g.output_tokens).max();
+        let tokens = counted.or(self.usage().completion_tokens).filter(|&n| n > 1)?;
         let seconds = self.seconds();
         Some((seconds.e2e? - seconds.ttft?) / (tokens - 1) as f64)
     }
@@ -263,7 +276,8 @@ impl Finished<'_> {
         if self.generations.iter().any(|g| g.added.is_none()) {
             why.push("attached_late");
         }
-        if self.generations.is_empty() && !rejected && !left_early && outcome != Some(Outcome::Error) {
+        let has_engine_side = !self.generations.is_empty() || self.http_only;
+        if !has_engine_side && !rejected && !left_early && outcome != Some(Outcome::Error) {
             why.push("engine_side_unseen");
         }
         if self.generations.iter().any(|g| g.first.is_none() && g.settled()) {
@@ -364,6 +378,9 @@ impl Finished<'_> {
         let reason = |g: &&Generation| {
             resolve(g, self.exchange).map(|reason| of_search.filter(|_| g.beams.is_some()).unwrap_or(reason))
         };
+        if self.http_only {
+            return of_search.into_iter().collect();
+        }
         self.generations.iter().filter_map(reason).collect()
     }
 }

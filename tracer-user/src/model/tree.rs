@@ -27,6 +27,15 @@ enum Provenance {
     Inferred,
 }
 
+impl Provenance {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Observed => "observed",
+            Self::Inferred => "inferred",
+        }
+    }
+}
+
 /// Where the tree goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
@@ -80,6 +89,7 @@ pub fn build(
         tree.beams(generation);
     }
     tree.detokenize(finished);
+    tree.written(finished);
     let merit = merit(finished, &tree.spans[0]);
     let dropped = tree.dropped;
     if dropped > 0 {
@@ -135,11 +145,7 @@ impl Tree<'_> {
             self.dropped += 1;
             return None;
         }
-        let word = match provenance {
-            Provenance::Observed => "observed",
-            Provenance::Inferred => "inferred",
-        };
-        attributes.insert(0, (attribute::PROVENANCE, Value::Str(word.into())));
+        attributes.insert(0, (attribute::PROVENANCE, text(provenance.name())));
         let (start_ns, end_ns) = (self.time(from), self.time(to));
         self.spans.push(Span {
             trace_id: self.place.trace_id,
@@ -209,6 +215,8 @@ impl Tree<'_> {
         };
         if let Some(first) = finished.generations.iter().filter_map(|g| g.first).min_by_key(|t| t.received) {
             add(event::FIRST_TOKEN, first.received, Vec::new());
+        } else if let Some(at) = finished.exchange.filter(|_| finished.http_only).and_then(|e| e.first_text) {
+            add(event::FIRST_TOKEN, at, Vec::new());
         }
         for generation in &finished.generations {
             for (n, &at) in generation.preempted.iter().enumerate() {
@@ -349,6 +357,16 @@ impl Tree<'_> {
         self.push(span::GENERATIONS, 0, root, (from, beams.to), Provenance::Observed, attributes);
     }
 
+    /// Where only the HTTP side is seen: from the first words written to the last.
+    fn written(&mut self, finished: &Finished<'_>) {
+        let Some(exchange) = finished.exchange.filter(|_| finished.http_only) else { return };
+        let Some(times) = exchange.first_text.zip(exchange.last_text).filter(|(first, last)| first < last) else {
+            return;
+        };
+        let attributes = exchange.usage.completion_tokens.map(|n| (attribute::TOKENS, int(n))).into_iter().collect();
+        self.push(span::DECODE, 0, self.place.root_id, times, Provenance::Inferred, attributes);
+    }
+
     fn detokenize(&mut self, finished: &Finished<'_>) {
         let Some(times) = finished.detokenizing() else { return };
         let mut attributes = Attributes::new();
@@ -379,7 +397,8 @@ fn text(s: &str) -> Value {
 }
 
 fn root_attributes(finished: &Finished<'_>, server: &Server) -> Attributes {
-    let mut out: Attributes = vec![(attribute::PROVENANCE, text("observed"))];
+    let provenance = if finished.http_only { Provenance::Inferred } else { Provenance::Observed };
+    let mut out: Attributes = vec![(attribute::PROVENANCE, text(provenance.name()))];
     let mut add = |key, value: Option<Value>| {
         if let Some(value) = value {
             out.push((key, value));

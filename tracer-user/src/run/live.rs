@@ -13,6 +13,7 @@ use crossbeam_channel::RecvTimeoutError;
 use super::{Finished, Run};
 use crate::attach::{Session, Target};
 use crate::discover::{self, ServerProcesses};
+use crate::engine;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
 use crate::source::ring;
 
@@ -92,6 +93,9 @@ impl Live {
     pub fn probe_libraries(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
         for (index, found) in self.servers.iter().enumerate() {
+            if !engine::by_name(&found.server.engine).has_messages() {
+                continue;
+            }
             let front_ends: Vec<u32> =
                 found.processes.iter().filter(|process| process.role == Role::Api).map(|process| process.pid).collect();
             for process in &front_ends {

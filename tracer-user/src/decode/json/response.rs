@@ -15,6 +15,10 @@ const MAX_REASONS: usize = 64;
 const BOOKKEEPING: [&[u8]; 5] =
     [b"ping", b"message_start", b"response.created", b"response.in_progress", b"response.queued"];
 
+/// Keys of strings that are the model's words: chat and completions, the Responses API's and Anthropic's deltas, and tools' arguments.
+const TEXTS: [&str; 8] =
+    ["content", "text", "delta", "reasoning", "reasoning_content", "thinking", "arguments", "partial_json"];
+
 /// What one response body, or one chunk of a stream, says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseFields {
@@ -29,6 +33,8 @@ pub struct ResponseFields {
     pub error: bool,
     /// It carries output (or its end), not only usage or bookkeeping.
     pub content: bool,
+    /// Strings of it that are the model's words and not empty: where it is 0, an output has only begun, or ended.
+    pub texts: u32,
 }
 
 impl ResponseFields {
@@ -103,6 +109,8 @@ impl ResponseFields {
         let of_result =
             place.depth == 1 || (place.depth == 2 && matches!(place.inside(0), Some("response" | "message")));
         match (place.key, token) {
+            (key, Token::Begins(b'"')) if TEXTS.contains(&key) => self.texts = self.texts.saturating_add(1),
+            (key, Token::Text(b"")) if TEXTS.contains(&key) => self.texts = self.texts.saturating_sub(1),
             ("error", Token::Begins(byte)) => self.error |= place.depth == 1 && byte != b'n',
             (_, Token::Begins(_)) => {}
             ("", Token::Empty) => self.content &= place.depth != 2 || place.inside(0) != Some("choices"),
