@@ -41,8 +41,9 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     let now = emit::now();
     if flags & CAPTURE != 0 {
         let mut refused = 0;
+        let mut entry = table::fresh(now);
         for fd in 0..INHERITED_MAX {
-            refused += table::inherit((pid_tgid >> 32) as u32, tgid, fd, now);
+            refused += table::inherit((pid_tgid >> 32) as u32, tgid, fd, &mut entry);
         }
         emit::count_drops(DROPS_DESCRIPTORS, refused);
     }

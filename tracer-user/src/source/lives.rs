@@ -40,7 +40,9 @@ impl Lives {
     /// A record of `end`, made at `at`.
     pub fn meet(&mut self, end: End, lifetime: u64, at: EventNanos) -> Meeting {
         let life = Life { lifetime, from: at, is_foreign: false };
+        let is_closed = self.is_closed(end, lifetime);
         match self.lives.get_mut(&end) {
+            None if is_closed => Meeting::Old,
             None => {
                 self.lives.insert(end, life);
                 Meeting::Same
@@ -62,11 +64,19 @@ impl Lives {
         self.lives.get_mut(&end)
     }
 
-    /// The close of a lifetime; false when it was told before: two threads may tell of one, the one that closed the number and the
-    /// one that has it again.
+    /// The close of a lifetime; false when it, or that of a later one, was told before: two threads may tell of one, the one that
+    /// closed the number and the one that has it again.
     pub fn close(&mut self, end: End, lifetime: u64) -> bool {
-        self.lives.remove(&end);
-        self.closed.insert(end, lifetime) != Some(lifetime)
+        let is_news = !self.is_closed(end, lifetime);
+        if is_news {
+            self.lives.remove(&end);
+            self.closed.insert(end, lifetime);
+        }
+        is_news
+    }
+
+    fn is_closed(&self, end: End, lifetime: u64) -> bool {
+        self.closed.get(&end).is_some_and(|closed| *closed >= lifetime)
     }
 
     /// The process is gone.
@@ -110,6 +120,10 @@ mod tests {
         assert!(lives.close(end, 20));
         assert!(!lives.close(end, 20), "told twice");
         assert_eq!(lives.meet(end, 30, 104), Meeting::Same, "an announced end leaves nothing behind");
+        assert!(lives.close(end, 30));
+        assert!(!lives.close(end, 25), "a late word of an earlier one");
+        assert_eq!(lives.meet(end, 30, 105), Meeting::Old, "it is over");
+        assert_eq!(lives.meet(end, 40, 106), Meeting::Same);
     }
 
     #[test]
