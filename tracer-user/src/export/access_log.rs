@@ -4,12 +4,57 @@
 //! escaped as `\uXXXX` too, which a JSON reader turns back into the same text.
 
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
+use super::Pressure;
+use super::lines::{Fate, Lines};
 use super::sanitise::is_unsafe;
+use super::sink::{Context, Sink, open_file};
 use crate::output::AccessRecord;
 
 /// Records that wait for the file at most; about 1 kB each.
-pub const QUEUE_RECORDS: u64 = 8192;
+const QUEUE_RECORDS: u64 = 8192;
+
+#[derive(Debug)]
+struct AccessLog(Lines<AccessRecord>);
+
+impl Sink for AccessLog {
+    fn access(&mut self, record: &Arc<AccessRecord>) {
+        self.0.push(record, 1);
+    }
+
+    fn finish(self: Box<Self>) -> Option<String> {
+        self.0.finish()
+    }
+}
+
+/// Whether it goes to stdout.
+pub fn takes_stdout(path: Option<&Path>) -> bool {
+    path == Some(Path::new("-"))
+}
+
+pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
+    let Some(path) = context.flags.access_log.as_deref() else { return Ok(None) };
+    let out: Box<dyn io::Write + Send> = if takes_stdout(Some(path)) {
+        Box::new(io::stdout())
+    } else {
+        // A live log goes on where the run before ended; a replay's is that replay's.
+        Box::new(open_file(path, "the access log", context.pressure == Pressure::Drop)?)
+    };
+    let telemetry = Arc::clone(context.telemetry);
+    let count = move |fate, records| {
+        let counter = match fate {
+            Fate::Written => return,
+            Fate::QueueFull => &telemetry.access_dropped_queue,
+            Fate::WriteFailed => &telemetry.access_dropped_write,
+        };
+        counter.fetch_add(records, Relaxed);
+    };
+    let about = format!("access log {}", path.display());
+    Ok(Some(Box::new(AccessLog(Lines::start(about, out, QUEUE_RECORDS, context.pressure, count, write)?))))
+}
 
 /// Appends `record` to `line` as JSON.
 pub fn write(record: &AccessRecord, line: &mut Vec<u8>) -> io::Result<()> {

@@ -20,7 +20,9 @@ use self::spans::Origin;
 use self::transport::{TransportError, build};
 use super::Pressure;
 use super::complaint::Complaint;
+use super::flags::OutputArgs;
 use super::queue::{self, Popped, Reader, Writer};
+use super::sink::{Context, Sink};
 use crate::exit::{Code, Failure};
 use crate::input::Server;
 use crate::output::{Service, Trace};
@@ -66,6 +68,36 @@ pub struct Otlp {
     complaint: Arc<Complaint>,
     telemetry: Arc<Telemetry>,
     pressure: Pressure,
+}
+
+impl Sink for Otlp {
+    fn trace(&mut self, trace: &Arc<Trace>) {
+        self.push(trace);
+    }
+
+    fn takes_traces(&self) -> bool {
+        true
+    }
+
+    fn finish(self: Box<Self>) -> Option<String> {
+        Self::finish(*self)
+    }
+}
+
+/// Whether a flag or the environment names a back end.
+pub fn is_asked_for(flags: &OutputArgs) -> anyhow::Result<bool> {
+    Ok(resolve(flags)?.is_some())
+}
+
+fn resolve(flags: &OutputArgs) -> anyhow::Result<Option<Endpoint>> {
+    Ok(endpoint::resolve(flags.otlp.as_deref(), |name| std::env::var(name).ok())?)
+}
+
+pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
+    let Some(endpoint) = resolve(context.flags)? else { return Ok(None) };
+    let options = options::resolve(&endpoint, |name| std::env::var(name).ok())?;
+    let telemetry = Arc::clone(context.telemetry);
+    Ok(Some(Box::new(Otlp::start(endpoint, options, context.origin.clone(), telemetry, context.pressure)?)))
 }
 
 impl Otlp {

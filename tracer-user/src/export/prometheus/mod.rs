@@ -2,7 +2,8 @@
 //! or at the end of the run.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
@@ -10,7 +11,10 @@ use prometheus_client::registry::Registry;
 
 use self::families::Families;
 use self::own::Own;
+use self::server::MetricsServer;
+use super::sink::{Context, Sink};
 use crate::exit::{Code, Failure};
+use crate::output::Metric;
 use crate::telemetry::Telemetry;
 
 pub mod buckets;
@@ -33,6 +37,47 @@ impl Exposition {
         encode(&mut text, &self.0)?;
         Ok(text)
     }
+}
+
+/// The metrics of a run.
+#[derive(Debug)]
+struct Metrics {
+    families: Families,
+    exposition: Exposition,
+    server: Option<MetricsServer>,
+    file: Option<PathBuf>,
+}
+
+impl Sink for Metrics {
+    fn metric(&mut self, metric: &Metric) {
+        self.families.apply(metric);
+    }
+
+    fn serves(&self) -> Option<SocketAddr> {
+        Some(self.server.as_ref()?.address())
+    }
+
+    fn keep_serving(&mut self) -> Option<MetricsServer> {
+        self.server.take()
+    }
+
+    fn finish(self: Box<Self>) -> Option<String> {
+        let path = self.file.as_deref()?;
+        let text = self.exposition.openmetrics().map_err(std::io::Error::other);
+        let written = text.and_then(|text| write_atomically(path, &text));
+        written.err().map(|error| format!("metrics file {}: {error}", path.display()))
+    }
+}
+
+pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
+    let (address, file) = (context.flags.metrics.as_deref(), context.flags.metrics_out.as_deref());
+    if address.is_none() && file.is_none() {
+        return Ok(None);
+    }
+    let (families, exposition) = metrics(Arc::clone(context.telemetry));
+    file.map(check_writable).transpose()?;
+    let server = address.map(|address| MetricsServer::start(address, exposition.clone())).transpose()?;
+    Ok(Some(Box::new(Metrics { families, exposition, server, file: file.map(Path::to_owned) })))
 }
 
 /// A fresh set of metrics: the families to move, and the exposition to read.

@@ -5,14 +5,60 @@
 
 use std::io::{self, IsTerminal, Write as _};
 
+use std::sync::Arc;
+
+use super::lines::Lines;
 use super::sanitise::sanitise;
+use super::sink::{Context, Sink};
+use super::{access_log, otlp};
 use crate::output::{AccessRecord, Outcome};
 
 pub mod summary;
 pub mod waterfall;
 
 /// Lines that wait for the terminal at most.
-pub const QUEUE_LINES: u64 = 4096;
+const QUEUE_LINES: u64 = 4096;
+
+#[derive(Debug)]
+struct Terminal(Lines<AccessRecord>);
+
+impl Sink for Terminal {
+    fn access(&mut self, record: &Arc<AccessRecord>) {
+        self.0.push(record, 1);
+    }
+
+    fn is_terminal(&self) -> bool {
+        true
+    }
+
+    fn finish(self: Box<Self>) -> Option<String> {
+        self.0.finish()
+    }
+}
+
+/// Where a person watches stdout, or where nothing else was asked for.
+pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
+    let flags = context.flags;
+    let has_destination = otlp::is_asked_for(flags)?
+        || flags.traces_out.is_some()
+        || flags.metrics.is_some()
+        || flags.metrics_out.is_some()
+        || flags.access_log.is_some();
+    let is_wanted = io::stdout().is_terminal() || !has_destination;
+    if !is_wanted || access_log::takes_stdout(flags.access_log.as_deref()) {
+        return Ok(None);
+    }
+    let style = Style::of(&io::stdout());
+    let mut servers = Servers::default();
+    let render = move |record: &AccessRecord, line: &mut Vec<u8>| {
+        let shows_server = servers.are_several(&record.server);
+        write_line(record, shows_server, style, line)
+    };
+    // A line that the terminal had no time for is no loss worth a counter: the summary and the log have the request.
+    let out = Box::new(Stdout::default());
+    let lines = Lines::start("terminal".into(), out, QUEUE_LINES, context.pressure, |_, _| (), render)?;
+    Ok(Some(Box::new(Terminal(lines))))
+}
 
 /// How text may be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,78 @@
+//! What a destination of outputs is, and the list of them.
+//!
+//! Enters: outputs, one by one, on the core's thread. Leaves: nothing that could make it wait: a sink has a bounded queue and a thread of
+//! its own, or does what takes no time. To add one: a file that has an `open`, and its line in [`SINKS`].
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::flags::OutputArgs;
+use super::otlp::spans::Origin;
+use super::prometheus::server::MetricsServer;
+use super::{Pressure, access_log, otlp, otlp_file, prometheus, terminal};
+use crate::exit::{Code, Failure};
+use crate::output::{AccessRecord, Metric, Trace};
+use crate::telemetry::Telemetry;
+
+/// A destination that is open. It takes what it is made for; the rest passes it.
+pub trait Sink: Debug {
+    /// A trace that is to be exported.
+    fn trace(&mut self, _trace: &Arc<Trace>) {}
+
+    fn access(&mut self, _record: &Arc<AccessRecord>) {}
+
+    fn metric(&mut self, _metric: &Metric) {}
+
+    /// Traces end here, so there is something to sample.
+    fn takes_traces(&self) -> bool {
+        false
+    }
+
+    /// Request lines go to a person.
+    fn is_terminal(&self) -> bool {
+        false
+    }
+
+    /// Where metrics are served; tells the port when 0 was asked for.
+    fn serves(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The endpoint, to outlive the run.
+    fn keep_serving(&mut self) -> Option<MetricsServer> {
+        None
+    }
+
+    /// Flushes, within a bounded time; what failed, as a user should read it.
+    fn finish(self: Box<Self>) -> Option<String>;
+}
+
+/// What a sink is opened with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub flags: &'a OutputArgs,
+    pub telemetry: &'a Arc<Telemetry>,
+    pub pressure: Pressure,
+    pub origin: Origin,
+}
+
+/// Opens a sink, if the flags (or the environment) ask for it.
+pub type Open = fn(&Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>>;
+
+/// Every kind of sink, in the order in which they are flushed.
+pub const SINKS: [Open; 5] = [access_log::open, terminal::open, otlp_file::open, otlp::open, prometheus::open];
+
+/// Refuses at once what cannot be written, when the user can still do something.
+pub fn open_file(path: &Path, what: &str, append: bool) -> Result<File, Failure> {
+    File::options().create(true).write(true).append(append).truncate(!append).open(path).map_err(|error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Code::Permission,
+            _ => Code::Usage,
+        };
+        let said = format!("cannot write {what} to {}: {error}", path.display());
+        Failure::new(code, said, "name a file in a folder that exists and can be written")
+    })
+}
