@@ -13,9 +13,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::demo_engine::sys;
 use crate::judge::Target;
 use crate::traffic::Client;
+use inferspan_demo_engine::sys;
 
 /// A first start reads 6 GB of Python and shared objects: 116 s on an idle machine of two cores, more of two engines, and
 /// several times that when the machine has other work.

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use inferspan_tests::demo_engine::fixture::DemoEngine;
-use inferspan_tests::demo_engine::sys;
+use inferspan_demo_engine::sys;
+use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
 use inferspan_tests::traffic::{Kind, Load, Until};
 
-const ENGINE: &str = env!("CARGO_BIN_EXE_demo-engine");
+const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
 
 fn folder(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("inferspan-test-attach-{}-{name}", std::process::id()))

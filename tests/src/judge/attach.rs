@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::Page;
 use super::Traces;
-use crate::demo_engine::sys;
 use crate::traffic::Client;
+use inferspan_demo_engine::sys;
 
 /// The binary under test: `INFERSPAN_BIN`, else the newest build beside the test.
 pub fn binary() -> PathBuf {

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Attach, Expect, Table, Target, check_access, check_traces, compare, compare_ttft};
-use crate::demo_engine::sys;
 use crate::traffic::{Kind, Load, Until};
+use inferspan_demo_engine::sys;
 
 /// What a check found.
 #[derive(Debug, Default)]

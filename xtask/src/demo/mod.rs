@@ -59,9 +59,8 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     }
     let started = Instant::now();
     let inferspan = build::inferspan()?;
-    let [engine, traffic]: [PathBuf; 2] = build::programs(build::TESTS_CRATE, &["demo-engine", "demo-traffic"])?
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("cargo built another number of programs"))?;
+    let engine = build::programs(build::ENGINE_CRATE, &["demo-engine"])?.remove(0);
+    let traffic = build::programs(build::TESTS_CRATE, &["demo-traffic"])?.remove(0);
     let interrupt = Interrupt::catch()?;
     let folder = fresh_folder()?;
 

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::sys;
 use crate::judge::Target;
+use inferspan_demo_engine::sys;
 
 /// A running demo engine.
 #[derive(Debug)]

@@ -18,11 +18,11 @@ use anyhow::Context as _;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-use super::engine::Client;
-use super::metrics::{Metrics, shared_len};
-use super::scheduler::Limits;
-use super::sys::{self, Shared};
-use super::{api, engine, worker};
+use crate::engine::Client;
+use crate::metrics::{Metrics, shared_len};
+use crate::scheduler::Limits;
+use crate::sys::{self, Shared};
+use crate::{api, engine, worker};
 
 const ROLE: &str = "DEMO_ENGINE_ROLE";
 
