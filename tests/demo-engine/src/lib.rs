@@ -20,7 +20,7 @@ pub mod metrics;
 pub mod openai;
 pub mod scheduler;
 pub mod server;
-pub mod sys;
+mod sys;
 pub mod tokenizer;
 pub mod wire;
 pub mod worker;
