@@ -64,6 +64,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn scratch_folders_of_a_name_differ_and_go_with_a_test_that_fails() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let failed = thread::spawn(move || {
+            let folders = [Folder::scratch("of-a-test").unwrap(), Folder::scratch("of-a-test").unwrap()];
+            sender.send(folders.each_ref().map(|folder| folder.path().to_owned())).unwrap();
+            panic!("as a failing test does");
+        });
+        assert!(failed.join().is_err());
+        let [one, other] = receiver.recv().unwrap();
+        assert!(one != other && !one.exists() && !other.exists());
+    }
+
+    #[test]
     fn it_goes_with_a_test_that_passes_and_stays_with_one_that_fails() {
         let name = "folder-of-a-test";
         // Where the tests' own environment keeps folders there is nothing to see.

@@ -1,7 +1,8 @@
 //! Processes, each in a group of its own, and gone with all that it started when its owner is.
 //!
 //! Enters: a command and a folder for what it prints. Leaves: a handle that watches and stops it. One that ends early, ends
-//! badly or does not end is an error with the end of what it printed.
+//! badly or does not end is an error with the end of what it printed. An owner that is itself killed takes the process with
+//! it, though not what that started; the kernel counts the thread that started it as the owner.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process, kill_process_group};
+use rustix::process::{Pid, kill_process, kill_process_group, set_parent_process_death_signal};
 
 use crate::wait::{Interrupt, POLL};
 
 /// How long a process may take to stop before it is killed. vLLM takes a few seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
 /// A process and everything it starts. Dropping it stops them all.
 #[derive(Debug)]
 pub struct Process {
@@ -42,9 +44,7 @@ impl Process {
         let errors = folder.join(format!("{name}.err"));
         let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
         command.stdin(Stdio::null()).stdout(create(&output)?).stderr(create(&errors)?);
-        // A group of its own: Ctrl-C at the terminal reaches only us, and we stop things in order.
-        command.process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start `{}`", display(command)))?;
+        let child = spawn(command)?;
         let group = Pid::from_child(&child);
         Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, terminal: None, output, errors })
     }
@@ -56,8 +56,8 @@ impl Process {
         let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
         let (ours, theirs) = open_terminal().context("cannot open a pseudo-terminal")?;
         let copy = create(&output)?;
-        command.stdin(Stdio::null()).stdout(theirs).stderr(create(&errors)?).process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start `{}`", display(command)))?;
+        command.stdin(Stdio::null()).stdout(theirs).stderr(create(&errors)?);
+        let child = spawn(command)?;
         // The command still holds the other end, and the reader would never see the end.
         command.stdout(Stdio::null());
         let group = Pid::from_child(&child);
@@ -174,6 +174,14 @@ impl Drop for Process {
         let _ = self.wait(self.patience);
         let _ = kill_process_group(self.group, Signal::KILL);
     }
+}
+
+/// Starts `command` in a group of its own: Ctrl-C at the terminal reaches only us, and we stop things in order.
+fn spawn(command: &mut Command) -> Result<Child> {
+    let end_with_us = || Ok(set_parent_process_death_signal(Some(Signal::TERM))?);
+    // SAFETY: between fork and exec only that one system call is made; it touches no memory.
+    unsafe { command.pre_exec(end_with_us) };
+    command.process_group(0).spawn().with_context(|| format!("cannot start `{}`", display(command)))
 }
 
 /// Both ends of a pseudo-terminal: ours and the program's.
