@@ -1,16 +1,11 @@
 //! Fixtures for the live, real-server and back-end tests, and for the demo.
 
-pub mod backend;
 pub mod demo_engine;
-pub mod folder;
-pub mod jaeger;
 pub mod judge;
 pub mod live;
 pub mod madeup;
 pub mod outputs;
 pub mod pipeline;
-pub mod prometheus;
 pub mod signals;
 pub mod story;
 pub mod traffic;
-pub mod vllm;

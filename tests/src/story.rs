@@ -8,8 +8,10 @@ use inferspan::core::{Config, Core};
 use inferspan::input::{Direction, End, Event, Fact, Function, Input, Role, Server, What};
 use inferspan::output::Output;
 
-use crate::demo_engine::wire::{Add, Output as Produced, Outputs, Prefill, QUEUED, SCHEDULED, Sampling, encode_abort};
 use crate::pipeline::Made;
+use inferspan_demo_engine::wire::{
+    Add, Output as Produced, Outputs, Prefill, QUEUED, SCHEDULED, Sampling, encode_abort,
+};
 
 /// The API server's process, the engine's, and the engine's connection at the API server.
 pub const API: u32 = 100;
@@ -192,7 +194,7 @@ impl Story {
                 ..Produced::default()
             })
             .collect();
-        Outputs { outputs, stats: Some(crate::demo_engine::wire::Stats::default()), timestamp: now, utility: None }
+        Outputs { outputs, stats: Some(inferspan_demo_engine::wire::Stats::default()), timestamp: now, utility: None }
             .encode()
     }
 

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use inferspan_tests::demo_engine::fixture::DemoEngine;
+use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::{Expect, Plan, Target, at_rest, under_load};
 use inferspan_tests::traffic::{Kind, Load, Until};
 
-const ENGINE: &str = env!("CARGO_BIN_EXE_demo-engine");
+const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
 
 fn folder(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("inferspan-test-demo-{}-{name}", std::process::id()))

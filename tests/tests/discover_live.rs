@@ -349,7 +349,7 @@ fn an_engine_of_another_name_is_found_like_vllm_and_its_endpoint_answers() {
     let directory = directory("demo");
     std::fs::create_dir_all(&directory).unwrap();
     let announce = directory.join("ready.json");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_demo-engine"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_test-engine"));
     command.args(["--served-model-name", "live-demo", "--api-servers", "2", "--announce"]).arg(&announce);
     let engine = Group(command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let start = Instant::now();

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks};
-use inferspan_tests::backend::{Folder, post};
-use inferspan_tests::jaeger::{Jaeger, StoredTrace, stored};
+use inferspan_harness::folder::Folder;
+use inferspan_harness::http;
+use inferspan_harness::jaeger::{Jaeger, StoredTrace, stored};
 use inferspan_tests::outputs;
 use serde_json::{Value, json};
 
@@ -88,13 +89,13 @@ fn trees_arrive_in_jaeger_by_grpc_http_and_file() {
     let (request, step) = read_back(&jaeger, 2);
     assert_stored(&request, &step, 2);
 
-    let folder = Folder::new("traces").unwrap();
+    let folder = Folder::scratch("traces").unwrap();
     let file = folder.path().join("traces.jsonl");
     export(OutputArgs { traces_out: Some(file.clone()), ..OutputArgs::default() }, 3);
     let text = std::fs::read_to_string(&file).unwrap();
     assert_eq!(text.lines().count(), 2, "a line a trace");
     for line in text.lines() {
-        let (status, body) = post(&jaeger.otlp_http, "application/json", line.as_bytes()).unwrap();
+        let (status, body) = http::post(&jaeger.otlp_http, "application/json", line.as_bytes()).unwrap();
         assert_eq!((status, &*body), (200, r#"{"partialSuccess":{}}"#));
     }
     let (request, step) = read_back(&jaeger, 3);
@@ -105,7 +106,7 @@ fn trees_arrive_in_jaeger_by_grpc_http_and_file() {
     let joined: Vec<Value> = lines.flat_map(|line| line["resourceSpans"].as_array().unwrap().clone()).collect();
     let body = json!({ "resourceSpans": joined }).to_string();
     let (status, answer) =
-        post(&format!("{}/api/transform", jaeger.query), "application/json", body.as_bytes()).unwrap();
+        http::post(&format!("{}/api/transform", jaeger.query), "application/json", body.as_bytes()).unwrap();
     assert_eq!(status, 200, "{answer}");
     let traces = stored(&serde_json::from_str(&answer).unwrap());
     let find = |id: &str| traces.iter().find(|trace| trace.trace_id == id).unwrap();
@@ -118,7 +119,7 @@ fn trees_arrive_in_jaeger_by_grpc_http_and_file() {
 
 #[test]
 fn the_same_traces_give_the_same_file() {
-    let folder = Folder::new("traces").unwrap();
+    let folder = Folder::scratch("traces").unwrap();
     let files = [folder.path().join("a"), folder.path().join("b")];
     for file in &files {
         export(OutputArgs { traces_out: Some(file.clone()), ..OutputArgs::default() }, 1);

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use inferspan_tests::demo_engine::fixture::DemoEngine;
-use inferspan_tests::demo_engine::sys;
+use inferspan_harness::process::{Signal, send};
+use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
 use inferspan_tests::traffic::{Kind, Load, Until};
 
-const ENGINE: &str = env!("CARGO_BIN_EXE_demo-engine");
+const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
 
 fn folder(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("inferspan-test-attach-{}-{name}", std::process::id()))
@@ -77,11 +77,11 @@ fn both_signals_end_a_trace_that_is_flushed_with_success() {
         return;
     }
     let engine = engine("signals");
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        let log = folder("signals").join(format!("access-{signal}.jsonl"));
+    for signal in [Signal::INT, Signal::TERM] {
+        let log = folder("signals").join(format!("access-{signal:?}.jsonl"));
         let attached = Attached::to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
         requests(&engine, 4);
-        sys::kill(attached.child.id(), signal).expect("kill");
+        send(attached.child.id(), signal).expect("kill");
         let (code, said) = attached.end();
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(said.lines().filter(|line| line.starts_with("inferspan: attached")).count(), 1, "{said}");

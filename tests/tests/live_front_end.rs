@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use inferspan::attach::loader::Options;
 use inferspan::attach::{FrontEnd, Session, Target};
 use inferspan::input::{Event, Function, Input, What};
+use inferspan_harness::installed::Vllm;
 use inferspan_tests::live::{Fixture, may_trace};
-use inferspan_tests::vllm::Installed;
 
 /// Reads the clock 20 times on the main thread and 5 on another, and other clocks that do not count.
 const CLOCKS: &str = "
@@ -101,7 +101,7 @@ fn every_reading_of_the_clock_is_seen_and_no_other_process_s() {
 #[test]
 fn the_decoder_of_messages_is_seen_in_order_with_the_clock() {
     let test = "the_decoder_of_messages_is_seen_in_order_with_the_clock";
-    let Some(installed) = may_trace(test).then(Installed::from_env).flatten() else { return };
+    let Some(installed) = may_trace(test).then(Vllm::from_env).flatten() else { return };
     let python = installed.venv.join("bin/python");
     let (found, _, calls) = calls(python.to_str().expect("UTF-8"), MESSAGES);
     assert_eq!(found, FrontEnd { decoder: true, clock: true });

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::process::{Command, Stdio};
 
-use inferspan_tests::folder::Folder;
+use inferspan_harness::folder::Folder;
 use inferspan_tests::judge::{Page, binary};
 use inferspan_tests::madeup::{Account, Plan, write};
 use serde_json::Value;

@@ -14,9 +14,10 @@ use inferspan::export::{Pressure, Sinks};
 use inferspan::input::{Delivered, LossStage, Probe};
 use inferspan::output::{Labels, Metric, Outcome, Output};
 use inferspan::telemetry::Telemetry;
-use inferspan_tests::backend::{Folder, get};
+use inferspan_harness::folder::Folder;
+use inferspan_harness::http;
+use inferspan_harness::prometheus::{Prometheus, check_metrics};
 use inferspan_tests::outputs;
-use inferspan_tests::prometheus::{Prometheus, check_metrics};
 
 fn open() -> (Sinks, Arc<Telemetry>, SocketAddr) {
     let telemetry = Arc::new(Telemetry::default());
@@ -142,7 +143,7 @@ fn openmetrics_carries_exemplars_and_its_end() {
 #[test]
 fn other_paths_are_answered_and_the_health_check_is_ok() {
     let (_sinks, _, address) = open();
-    assert_eq!(get(&format!("http://{address}/healthz")).unwrap(), "ok\n");
+    assert_eq!(http::text(&format!("http://{address}/healthz")).unwrap(), "ok\n");
     assert!(fetch(address, "/", "*/*").0.starts_with("http/1.1 404"));
 }
 
@@ -218,7 +219,7 @@ fn the_series_of_the_unknown_model_go_over_to_its_name_and_servers_do_not_mix() 
 
 #[test]
 fn the_metrics_file_is_whole_openmetrics_and_the_same_every_time() {
-    let folder = Folder::new("metrics").unwrap();
+    let folder = Folder::scratch("metrics").unwrap();
     let texts = [0, 1].map(|n| {
         let file = folder.path().join(format!("metrics-{n}"));
         let args = OutputArgs {

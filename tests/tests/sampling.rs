@@ -11,7 +11,7 @@ use inferspan::output::{Merit, Outcome, Output};
 use inferspan::sample::LeftOut;
 use inferspan::sample::policy::EngineSteps;
 use inferspan::telemetry::Telemetry;
-use inferspan_tests::backend::Folder;
+use inferspan_harness::folder::Folder;
 use inferspan_tests::outputs;
 use serde_json::Value;
 
@@ -39,7 +39,7 @@ impl Run {
 }
 
 fn run(args: OutputArgs, mut outputs: Vec<Output>) -> Run {
-    let folder = Folder::new("sampling").unwrap();
+    let folder = Folder::scratch("sampling").unwrap();
     let path = |name: &str| folder.path().join(name);
     let args = OutputArgs {
         traces_out: Some(path("traces")),

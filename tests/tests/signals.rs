@@ -13,9 +13,9 @@ use inferspan::export::otlp::spans::{Origin, resource};
 use inferspan::export::{Pressure, Sinks};
 use inferspan::model::keys;
 use inferspan::output::{Metric, Outcome, Output, Service};
-use inferspan_tests::backend::get;
+use inferspan_harness::http;
+use inferspan_harness::prometheus::Prometheus;
 use inferspan_tests::outputs;
-use inferspan_tests::prometheus::Prometheus;
 use inferspan_tests::signals::{document, families, names, repository, section, with_section};
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ fn scraped() -> (Sinks, String) {
             })]);
         }
     }
-    let text = get(&format!("http://{}/metrics", sinks.metrics_address().unwrap())).unwrap();
+    let text = http::text(&format!("http://{}/metrics", sinks.metrics_address().unwrap())).unwrap();
     (sinks, text)
 }
 

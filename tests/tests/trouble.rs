@@ -4,7 +4,7 @@
 
 use inferspan::input::{Direction, Function, LossStage, What};
 use inferspan::output::{AccessRecord, FinishReason, Metric, Outcome};
-use inferspan_tests::demo_engine::wire::LENGTH;
+use inferspan_demo_engine::wire::LENGTH;
 use inferspan_tests::pipeline::Made;
 use inferspan_tests::story::{API, END, ENGINE, STREAM, Story, chunk, connection, json, post, zmtp};
 

@@ -6,7 +6,7 @@ use inferspan::core::Config;
 use inferspan::input::{Event, Fact, Input, LossStage, Lost, What};
 use inferspan::output::{AccessRecord, Output};
 use inferspan::run::pipeline::Pipeline;
-use inferspan_tests::demo_engine::wire::LENGTH;
+use inferspan_demo_engine::wire::LENGTH;
 use inferspan_tests::pipeline::Made;
 use inferspan_tests::story::{API, ENGINE, Story, connection, json, post};
 

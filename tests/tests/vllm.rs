@@ -4,18 +4,21 @@
 
 use std::time::Duration;
 
-use inferspan_tests::folder::Folder;
-use inferspan_tests::judge::{Expect, Plan, at_rest, under_load};
+use inferspan_harness::folder::Folder;
+use inferspan_harness::installed::Vllm;
+use inferspan_harness::server::Server;
+use inferspan_harness::wait::Interrupt;
+use inferspan_tests::judge::{Expect, Plan, Target, at_rest, under_load};
 use inferspan_tests::traffic::{Kind, Load, Until};
-use inferspan_tests::vllm::{Installed, Vllm};
 
 #[test]
 fn every_number_and_every_tree_of_a_real_server_is_right() {
-    let Some(installed) = Installed::from_env() else { return };
+    let Some(installed) = Vllm::from_env() else { return };
     // 24 blocks of 32 tokens hold one and a half of the longest sequences, so that there are preemptions.
     let arguments = ["--enable-prompt-tokens-details", "--num-gpu-blocks-override", "24", "--block-size", "32"];
-    let server = Vllm::start(&installed, &arguments).unwrap();
-    let target = server.target();
+    let folder = Folder::new("vllm").unwrap();
+    let server = Server::start_vllm(&installed, folder.path(), &Interrupt::never(), &arguments, &[]).unwrap();
+    let target = Target::from(&server);
     let kinds = Kind::generating();
 
     // The first sampled and the first n=2 request are compiled for, up to 40 s; that is not what is measured.
@@ -30,7 +33,6 @@ fn every_number_and_every_tree_of_a_real_server_is_right() {
     let warmed = warm.run().unwrap();
     eprintln!("warm after {:.1} s", warmed.elapsed);
 
-    let folder = Folder::new("vllm").unwrap();
     let plan = Plan {
         kinds,
         until: Until::Elapsed(Duration::from_secs(25)),

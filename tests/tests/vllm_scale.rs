@@ -3,11 +3,11 @@
 //! Needs root, `INFERSPAN_VLLM_VENV` and `INFERSPAN_VLLM_MODEL`; says loudly when it is skipped. `INFERSPAN_SCALE_OPEN`
 //! (numbers, by comma) replaces how many requests are open at once. One server a test, since a start takes a minute or two.
 
-use std::io;
-
-use inferspan_tests::folder::Folder;
-use inferspan_tests::judge::{Crowd, crowded, verdict};
-use inferspan_tests::vllm::{Installed, Vllm};
+use inferspan_harness::folder::Folder;
+use inferspan_harness::installed::Vllm;
+use inferspan_harness::server::Server;
+use inferspan_harness::wait::Interrupt;
+use inferspan_tests::judge::{Crowd, Target, crowded, verdict};
 
 /// As many sequences as a GPU server is given, and room for prompts of 3,000 words.
 const ARGUMENTS: [&str; 6] = [
@@ -21,17 +21,19 @@ const ARGUMENTS: [&str; 6] = [
 ];
 
 /// (requests open at once, requests in all); each on the server that the one before leaves.
-fn try_at(name: &str, arguments: &[&str], crowds: &[(usize, usize)]) -> io::Result<Vec<String>> {
-    let Some(installed) = Installed::from_env() else { return Ok(Vec::new()) };
+fn try_at(name: &str, arguments: &[&str], crowds: &[(usize, usize)]) -> anyhow::Result<Vec<String>> {
+    let Some(installed) = Vllm::from_env() else { return Ok(Vec::new()) };
     let mut folder = Folder::new(&format!("vllm-scale-{name}"))?;
-    let server = Vllm::start_with(
+    let server = Server::start_vllm(
         &installed,
+        folder.path(),
+        &Interrupt::never(),
         &[&ARGUMENTS, arguments].concat(),
         // GiB an engine: at 512 bytes a token it holds two million. And no connection is closed while a client on a busy
         // machine is about to use it: that request would fail.
         &[("VLLM_CPU_KVCACHE_SPACE", "1"), ("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "600")],
     )?;
-    let target = server.target();
+    let target = Target::from(&server);
     let mut crowd = Crowd { python: installed.venv.join("bin/python"), open: 4, requests: 16, seed: 1 };
     // Kernels that are compiled at first use would be in the first measured times.
     crowd.warm(&target, &folder.path().join("warm-up.jsonl"))?;
@@ -45,7 +47,6 @@ fn try_at(name: &str, arguments: &[&str], crowds: &[(usize, usize)]) -> io::Resu
         }
         faults.extend(report.faults.iter().map(|fault| format!("{name}, {open} open: {fault}")));
     }
-    std::fs::write(folder.path().join("server.log"), server.log()?)?;
     if !faults.is_empty() {
         folder.keep();
     }

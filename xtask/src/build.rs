@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 
-/// The crate that holds the demo's engine and its traffic.
+/// The crate that holds the demo's engine.
+pub const ENGINE_CRATE: &str = "inferspan-demo-engine";
+/// The crate that holds the demo's traffic.
 pub const TESTS_CRATE: &str = "inferspan-tests";
 
 /// The release build of the `inferspan` binary.

@@ -16,6 +16,7 @@ mod test;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use inferspan_harness::wait::Interrupted;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Inferspan's chores", disable_help_subcommand = true)]
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         // Not the error's own report: with RUST_BACKTRACE set that is a page of frames of no use to a user.
         eprintln!("xtask: error: {error:#}");
         // 128 + SIGINT, as a shell reports an interrupted program.
-        return if error.root_cause().is::<demo::Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE };
+        return if error.root_cause().is::<Interrupted>() { ExitCode::from(130) } else { ExitCode::FAILURE };
     }
     ExitCode::SUCCESS
 }

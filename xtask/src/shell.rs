@@ -1,12 +1,12 @@
 //! Running other programs: what is run is shown, what fails is named with its command line and status.
 
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+pub use inferspan_harness::process::display;
 
 /// The workspace's root folder.
 pub fn root() -> PathBuf {
@@ -89,18 +89,4 @@ pub fn without_cargo_environment(command: &mut Command) -> &mut Command {
         }
     }
     command
-}
-
-/// `command` as one would type it.
-pub fn display(command: &Command) -> String {
-    let mut line = command.get_program().to_string_lossy().into_owned();
-    for argument in command.get_args() {
-        let argument = argument.to_string_lossy();
-        if argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:@,+%".contains(c)) {
-            let _ = write!(line, " {argument}");
-        } else {
-            let _ = write!(line, " '{argument}'");
-        }
-    }
-    line
 }

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::Page;
 use super::Traces;
-use crate::demo_engine::sys;
 use crate::traffic::Client;
+use inferspan_harness::process::{Signal, send};
 
 /// The binary under test: `INFERSPAN_BIN`, else the newest build beside the test.
 pub fn binary() -> PathBuf {
@@ -140,7 +140,7 @@ impl Attach {
 
     /// Ctrl-C, and what was written.
     pub fn finish(mut self) -> io::Result<Finished> {
-        sys::kill(self.child.id(), libc::SIGINT)?;
+        send(self.child.id(), Signal::INT)?;
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait()? {

@@ -22,6 +22,8 @@ pub use scale::{Crowd, crowded};
 pub use spans::{Traces, check as check_traces};
 pub use table::{Table, compare, compare_ttft};
 
+use inferspan_harness::server::Server;
+
 use crate::traffic::Client;
 
 /// A server to attach to.
@@ -32,6 +34,12 @@ pub struct Target {
     pub model: String,
     /// As the tracer's pid namespace counts.
     pub pid: u32,
+}
+
+impl From<&Server> for Target {
+    fn from(server: &Server) -> Self {
+        Self { url: server.url.clone(), model: server.model.clone(), pid: server.pid }
+    }
 }
 
 impl Target {

@@ -5,8 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Attach, Expect, Table, Target, check_access, check_traces, compare, compare_ttft};
-use crate::demo_engine::sys;
-use crate::traffic::{Kind, Load, Until};
+use crate::traffic::{self, Kind, Load, Until};
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -88,7 +87,7 @@ pub fn under_load(target: &Target, plan: &Plan, folder: &Path) -> std::io::Resul
     let sender = thread::spawn(move || running.run());
     thread::sleep(Duration::from_secs(2));
     let attach = Attach::start(target.pid, folder, &[])?;
-    let attached = sys::wall();
+    let attached = traffic::wall();
     let sent = sender.join().map_err(|_| std::io::Error::other("the load panicked"))??.requests;
     target.quiet()?;
     attach.metrics()?;

@@ -1,7 +1,7 @@
 //! Made-up syscall logs of an API server and its engine, of any size: what a recording of thousands of open requests would be.
 //!
 //! Enters: a [`Plan`]. Leaves: a syscall log (`inferspan replay` reads it) and the [`Account`] of what must be counted. The
-//! bytes are those of vLLM 0.32 (`demo_engine::wire` is checked against frames of the real one), cut where libzmq cuts them;
+//! bytes are those of vLLM 0.32 (`inferspan_demo_engine::wire` is checked against frames of the real one), cut where libzmq cuts them;
 //! what is made up is when. Nothing is random: the same plan makes the same log. No request names itself, so that one that
 //! does not stream is known only by its response.
 
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use self::log::{Log, WALL};
 use self::request::Request;
-use crate::demo_engine::wire::{LENGTH, Output, Outputs, Prefill, PrefixStats, QUEUED, SCHEDULED, Stats};
+use inferspan_demo_engine::wire::{LENGTH, Output, Outputs, Prefill, PrefixStats, QUEUED, SCHEDULED, Stats};
 
 /// Between a step's last call and the next step.
 const STEP_MICROS: u64 = 5_000;

@@ -1,9 +1,9 @@
 //! One made-up request: its ids, its HTTP bytes and its ADD.
 
-use crate::demo_engine::http;
-use crate::demo_engine::openai::{Choice, Identity, Kind, Usage};
-use crate::demo_engine::wire::{Add, Sampling};
-use crate::demo_engine::zmtp::Message;
+use inferspan_demo_engine::http;
+use inferspan_demo_engine::openai::{Choice, Identity, Kind, Usage};
+use inferspan_demo_engine::wire::{Add, Sampling};
+use inferspan_demo_engine::zmtp::Message;
 
 use super::log::WALL;
 

@@ -413,7 +413,7 @@ impl Draft {
             finish_reasons: seen.finish_reasons,
             generations: self.generations,
             events: seen.events,
-            started: crate::demo_engine::sys::wall() - start.elapsed().as_secs_f64(),
+            started: super::wall() - start.elapsed().as_secs_f64(),
             ttft: response.and_then(|response| response.first_byte).map(|first| first.as_secs_f64()),
             e2e: start.elapsed().as_secs_f64(),
             aborted,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks};
-use inferspan_tests::backend::Folder;
+use inferspan_harness::folder::Folder;
 use inferspan_tests::outputs;
 
 use super::receiver::{Mood, Post, assert_everything_arrived, grpc, grpc_with, http, http_with, string, value};
@@ -76,7 +76,7 @@ fn tls_trusts_the_certificate_that_the_variable_names_and_no_other() {
     let server = tonic::transport::Server::builder().tls_config(tls).unwrap();
     let (_runtime, url, receiver) = grpc_with(Mood::Takes, server);
     let url = url.replace("http://127.0.0.1", "https://localhost");
-    let folder = Folder::new("tls").unwrap();
+    let folder = Folder::scratch("tls").unwrap();
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, pem).unwrap();
 
@@ -179,7 +179,7 @@ fn the_timeout_is_the_variables() {
 fn the_clients_certificate_is_shown_over_both_protocols() {
     let server = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let client = rcgen::generate_simple_self_signed(["inferspan".to_owned()]).unwrap();
-    let folder = Folder::new("mtls").unwrap();
+    let folder = Folder::scratch("mtls").unwrap();
     let file = |name: &str, text: String| {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();

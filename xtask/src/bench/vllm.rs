@@ -12,13 +12,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Signal;
+use inferspan_harness::http;
+use inferspan_harness::process::{Process, Signal};
+use inferspan_harness::server::Server;
+use inferspan_harness::wait::{Interrupt, wait_for};
 use serde_json::{Value, json};
 
 use super::overhead;
-use crate::demo::http;
-use crate::demo::process::{Interrupt, Process, wait_for};
-use crate::demo::server::Server;
+use crate::demo::server;
 use crate::{build, shell};
 
 /// Ways to attach, and what each is called: flags beside the metrics and the access log.
@@ -71,11 +72,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let folder = build::target_folder().join("bench/vllm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let interrupt = Interrupt::catch()?;
+    let interrupt = Interrupt::catch("xtask: ")?;
     let seats = arguments.clients.to_string();
     // The same prompts come again in every run; cached, they would cost less the second time.
     let server = shell::step("starting vLLM", || {
-        Server::start_vllm(&folder, &interrupt, &["--max-num-seqs", &seats, "--no-enable-prefix-caching"])
+        server::start_vllm(&folder, &interrupt, &["--max-num-seqs", &seats, "--no-enable-prefix-caching"])
     })?;
     let mut bench = Bench { arguments, inferspan, load, costs, folder, interrupt, server };
     // What is compiled at first use is no steady state.

@@ -5,8 +5,6 @@
 //! is stopped at the end, on failure and on Ctrl-C. Fails when traces or metrics are missing.
 
 mod backends;
-pub mod http;
-pub mod process;
 mod report;
 pub mod server;
 
@@ -17,12 +15,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Signal;
+use inferspan_harness::http;
+use inferspan_harness::process::{Process, Signal};
+use inferspan_harness::prometheus::Prometheus;
+use inferspan_harness::server::Server;
+use inferspan_harness::wait::{Interrupt, wait_for};
 
-use self::backends::{Jaeger, Prometheus};
-pub use self::process::Interrupted;
-use self::process::{Interrupt, Process, wait_for};
-use self::server::Server;
+use self::backends::{Jaeger, start_prometheus};
 use crate::{build, shell};
 
 /// From the start of `attach` to an answer of its metrics page.
@@ -59,17 +58,16 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     }
     let started = Instant::now();
     let inferspan = build::inferspan()?;
-    let [engine, traffic]: [PathBuf; 2] = build::programs(build::TESTS_CRATE, &["demo-engine", "demo-traffic"])?
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("cargo built another number of programs"))?;
-    let interrupt = Interrupt::catch()?;
+    let engine = build::programs(build::ENGINE_CRATE, &["demo-engine"])?.remove(0);
+    let traffic = build::programs(build::TESTS_CRATE, &["demo-traffic"])?.remove(0);
+    let interrupt = Interrupt::catch("xtask: ")?;
     let folder = fresh_folder()?;
 
     let mut server = shell::step(if arguments.vllm { "starting vLLM" } else { "starting the demo server" }, || {
         if arguments.vllm {
-            Server::start_vllm(&folder, &interrupt, &[])
+            server::start_vllm(&folder, &interrupt, &[])
         } else {
-            Server::start_demo(&engine, &folder, &interrupt)
+            server::start_demo(&engine, &folder, &interrupt)
         }
     })?;
     // The server has a past when a user attaches; vLLM also compiles now what would else be in the first traces.
@@ -82,7 +80,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         (None, None)
     } else {
         let jaeger = shell::step("starting Jaeger", || Jaeger::start(&folder, &interrupt))?;
-        let prometheus = shell::step("starting Prometheus", || Prometheus::start(&metrics, &folder, &interrupt))?;
+        let prometheus = shell::step("starting Prometheus", || start_prometheus(&metrics, &folder, &interrupt))?;
         (Some(jaeger), Some(prometheus))
     };
 
@@ -91,7 +89,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     let mut command = Command::new(&inferspan);
     command.args(["attach", "-p", &server.pid.to_string(), "--metrics", &metrics]);
     if let Some(jaeger) = &jaeger {
-        command.args(["--otlp", &jaeger.otlp]);
+        command.args(["--otlp", &jaeger.server.otlp_grpc]);
     }
     command.arg("--access-log").arg(&access_log).arg("--traces-out").arg(&traces_out);
     eprintln!("xtask: {}", shell::display(&command));
@@ -138,7 +136,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
             attach.check_running()?;
             server.process.check_running()?;
             if let (Some(jaeger), Some(prometheus)) = (&mut jaeger, &mut prometheus) {
-                jaeger.process.check_running()?;
+                jaeger.server.process.check_running()?;
                 prometheus.process.check_running()?;
             }
             interrupt.sleep(Duration::from_secs(1));
@@ -246,7 +244,7 @@ fn place(jaeger: Option<&Jaeger>, prometheus: Option<&Prometheus>, folder: &Path
     let state = if running { "" } else { " (stopped now; --keep leaves it running)" };
     if let Some(jaeger) = jaeger {
         let ui = if jaeger.has_ui { "" } else { ", query API only: this Jaeger was built without its UI" };
-        println!("Jaeger:       {}{ui}{state}", jaeger.url);
+        println!("Jaeger:       {}{ui}{state}", jaeger.server.query);
     }
     if let Some(prometheus) = prometheus {
         println!("Prometheus:   {}{state}", prometheus.url);

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use inferspan_harness::prometheus::{Prometheus, Sample};
 use serde_json::Value;
 
-use super::backends::{Jaeger, Prometheus};
+use super::backends::Jaeger;
 
 /// What the terminal is shown of what `attach` printed, lines.
 const TERMINAL_LINES: usize = 100;
@@ -43,25 +44,24 @@ const QUESTIONS: [(&str, &str); 12] = [
 
 /// The request total as Prometheus has it; 0 as long as it has none.
 pub fn requests_total(prometheus: &Prometheus) -> Result<f64> {
-    Ok(prometheus.query("sum(inferspan_requests_total)")?.first().map_or(0.0, |(_, value)| *value))
+    Ok(prometheus.query("sum(inferspan_requests_total)")?.first().map_or(0.0, |sample| sample.value))
 }
 
 /// The metrics excerpt.
 pub fn metrics(prometheus: &Prometheus) -> Result<String> {
     let mut text = String::new();
     for (what, expression) in QUESTIONS {
-        let values = prometheus.query(expression)?;
-        let values: Vec<String> = values
-            .iter()
-            .map(
-                |(labels, value)| {
-                    if labels.is_empty() { number(*value) } else { format!("{labels}: {}", number(*value)) }
-                },
-            )
-            .collect();
+        // A quantile of nothing is NaN.
+        let values = prometheus.query(expression)?.into_iter().filter(|sample| !sample.value.is_nan());
+        let values: Vec<String> = values.map(|sample| shown(&sample)).collect();
         let _ = writeln!(text, "  {what:<29} {}", if values.is_empty() { "-".to_owned() } else { values.join(" · ") });
     }
     Ok(text)
+}
+
+fn shown(Sample { labels, value }: &Sample) -> String {
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if labels.is_empty() { number(*value) } else { format!("{}: {}", labels.join(", "), number(*value)) }
 }
 
 /// A count without decimals; times are seconds, and a queue can be microseconds.

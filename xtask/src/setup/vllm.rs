@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use inferspan_harness::installed::Vllm;
 
 use super::apt;
 use crate::{cache, shell};
@@ -22,11 +23,6 @@ const REQUIREMENTS: &str = include_str!("../../../tests/fixtures/vllm/requiremen
 const OVERRIDES: &str = include_str!("../../../tests/fixtures/vllm/overrides.txt");
 const CONSTRAINTS: &str = include_str!("../../../tests/fixtures/vllm/constraints.txt");
 const MAKE_MODEL: &str = include_str!("../../../tests/fixtures/vllm/make_model.py");
-
-pub struct Vllm {
-    pub venv: PathBuf,
-    pub model: PathBuf,
-}
 
 /// The environment and the model, made if they are missing.
 pub fn ensure() -> Result<Vllm> {

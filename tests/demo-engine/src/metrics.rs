@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::sys::Shared;
-use super::wire::Stats;
+use crate::sys::Shared;
+use crate::wire::Stats;
 
 macro_rules! families {
     ($(#[$meta:meta])* $kind:ident, $table:ident: [$($name:ident = $value:expr),* $(,)?]) => {

@@ -20,16 +20,16 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::engine::Client;
-use super::generation::Generation;
-use super::http::{self, Parsed, Request};
-use super::metrics::Metrics;
-use super::openai::{self, Choice, Identity, Kind, Plan, Prompt, Usage};
-use super::scheduler::Limits;
-use super::sys::{self, Poller, Wake};
-use super::tokenizer::Tokenizer;
-use super::wire;
-use super::zmtp::{Delivery, Endpoint, Io, Socket};
+use crate::engine::Client;
+use crate::generation::Generation;
+use crate::http::{self, Parsed, Request};
+use crate::metrics::Metrics;
+use crate::openai::{self, Choice, Identity, Kind, Plan, Prompt, Usage};
+use crate::scheduler::Limits;
+use crate::sys::{self, Poller, Wake};
+use crate::tokenizer::Tokenizer;
+use crate::wire;
+use crate::zmtp::{Delivery, Endpoint, Io, Socket};
 
 /// What an API server is told at start.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,21 +5,23 @@
 //! shapes of the real one. The model itself is a hash: tokens are made up, time is slept. Its `/metrics` follows vLLM's
 //! formulas, so it is an oracle of its own.
 //!
+//! Enters: HTTP requests, arguments, and the role of a child in the environment. Leaves: responses, `/metrics`, and an
+//! announcement of where it serves. A request that vLLM refuses is refused as vLLM does it; a message between the processes
+//! that does not decode is said on stderr and dropped.
+//!
 //! Tests trust the real server; this one exists for the demo, and for load and cases that the real one is too slow for.
 
 pub mod api;
 pub mod blocks;
 pub mod engine;
-pub mod fixture;
 pub mod generation;
 pub mod http;
 pub mod metrics;
 pub mod openai;
 pub mod scheduler;
 pub mod server;
-pub mod sys;
+mod sys;
 pub mod tokenizer;
-pub mod value;
 pub mod wire;
 pub mod worker;
 pub mod zmtp;

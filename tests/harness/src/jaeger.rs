@@ -1,55 +1,78 @@
-//! A real Jaeger (`INFERSPAN_JAEGER` names the binary) on free ports, with its memory store, and its query API.
+//! A real Jaeger on free ports, with its memory store, and its query API.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 
-use crate::backend::{Backend, Folder, free_ports, get_json, program, wait_for};
+use crate::folder::Folder;
+use crate::http;
+use crate::installed::program;
+use crate::process::Process;
+use crate::wait::{Interrupt, retry, wait_for};
 
-/// A running Jaeger; killed when dropped.
+/// It starts within a second or two; an image takes longer on a busy machine.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// A running Jaeger; stopped when dropped.
 #[derive(Debug)]
 pub struct Jaeger {
+    pub process: Process,
     /// For `--otlp`: gRPC.
     pub otlp_grpc: String,
     /// For `--otlp`: HTTP, with its path.
     pub otlp_http: String,
-    /// The query API and UI.
+    /// The query API, and the UI where there is one.
     pub query: String,
-    _process: Backend,
-    _folder: Folder,
+    _folder: Option<Folder>,
 }
 
 impl Jaeger {
-    /// Starts one; `None` (loudly) when there is no binary.
+    /// Starts that of `INFERSPAN_JAEGER`; `None` (loudly) when there is no binary.
     pub fn start() -> Option<Self> {
         let program = program("INFERSPAN_JAEGER", None)?;
-        Some(Self::start_program(&program).expect("Jaeger starts"))
+        let folder = Folder::scratch("jaeger").expect("a folder for Jaeger");
+        let command = |config: &Path| {
+            let mut command = Command::new(program);
+            command.arg("--config").arg(config);
+            command
+        };
+        // What it keeps is gone with its memory, and it waits half a minute for idle connections.
+        let jaeger = Self::start_with(folder.path(), Duration::ZERO, &Interrupt::never(), command);
+        Some(Self { _folder: Some(folder), ..jaeger.expect("Jaeger starts") })
     }
 
-    fn start_program(program: &std::path::Path) -> anyhow::Result<Self> {
-        let folder = Folder::new("jaeger")?;
-        let ports = free_ports(4)?;
-        let [grpc, http, query, query_grpc] = ports[..] else { bail!("four ports") };
-        let config = folder.path().join("config.yaml");
-        std::fs::write(&config, configuration(grpc, http, query, query_grpc))?;
-        let query = format!("http://127.0.0.1:{query}");
-        let mut command = Command::new(program);
-        command.arg("--config").arg(&config);
-        let process = Backend::start(&mut command, &folder, &format!("{query}/api/services"))?;
-        Ok(Self {
+    /// Starts what `command` makes of the path of its configuration. It may take `patience` to stop.
+    pub fn start_with(
+        folder: &Path,
+        patience: Duration,
+        interrupt: &Interrupt,
+        command: impl FnOnce(&Path) -> Command,
+    ) -> Result<Self> {
+        let ports = http::free_ports()?;
+        let [grpc, otlp_http, query, _] = ports;
+        let config = folder.join("jaeger.json");
+        std::fs::write(&config, configuration(ports).to_string())
+            .with_context(|| format!("cannot write {}", config.display()))?;
+        let process = Process::start("jaeger", &mut command(&config), folder)?.with_patience(patience);
+        let mut jaeger = Self {
+            process,
             otlp_grpc: format!("http://127.0.0.1:{grpc}"),
-            otlp_http: format!("http://127.0.0.1:{http}/v1/traces"),
-            query,
-            _process: process,
-            _folder: folder,
-        })
+            otlp_http: format!("http://127.0.0.1:{otlp_http}/v1/traces"),
+            query: format!("http://127.0.0.1:{query}"),
+            _folder: None,
+        };
+        let services = format!("{}/api/services", jaeger.query);
+        let answers = || Ok(http::answers(&services).then_some(()));
+        wait_for("Jaeger", START_LIMIT, interrupt, &mut [&mut jaeger.process], answers)?;
+        Ok(jaeger)
     }
 
     /// Names of the services that sent spans, sorted.
-    pub fn services(&self) -> anyhow::Result<Vec<String>> {
-        let answer = get_json(&format!("{}/api/services", self.query), &[])?;
+    pub fn services(&self) -> Result<Vec<String>> {
+        let answer = http::json(&format!("{}/api/services", self.query), &[])?;
         let names = answer["data"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut names: Vec<String> = names.map(str::to_owned).collect();
         names.sort();
@@ -57,7 +80,7 @@ impl Jaeger {
     }
 
     /// Every trace that has a span of `service`, newest first, at most 1,500 (Jaeger's own limit of a search).
-    pub fn traces(&self, service: &str) -> anyhow::Result<Vec<StoredTrace>> {
+    pub fn traces(&self, service: &str) -> Result<Vec<StoredTrace>> {
         let query = [
             ("service", service),
             ("limit", "1500"),
@@ -65,14 +88,14 @@ impl Jaeger {
             ("start", "1"),
             ("end", "4102444800000000"),
         ];
-        let answer = get_json(&format!("{}/api/traces", self.query), &query)?;
+        let answer = http::json(&format!("{}/api/traces", self.query), &query)?;
         Ok(stored(&answer))
     }
 
     /// The trace with this id (32 hex digits), waited for until it has at least `spans` spans.
-    pub fn trace(&self, id: &str, spans: usize) -> anyhow::Result<StoredTrace> {
-        wait_for(Duration::from_secs(20), || {
-            let answer = get_json(&format!("{}/api/traces/{id}", self.query), &[])?;
+    pub fn trace(&self, id: &str, spans: usize) -> Result<StoredTrace> {
+        retry(Duration::from_secs(20), || {
+            let answer = http::json(&format!("{}/api/traces/{id}", self.query), &[])?;
             let trace = stored(&answer).into_iter().next().with_context(|| format!("no trace {id}"))?;
             if trace.spans.len() < spans {
                 bail!("trace {id} has {} of {spans} spans", trace.spans.len());
@@ -82,33 +105,22 @@ impl Jaeger {
     }
 }
 
-/// All in one, as Jaeger's own `all-in-one.yaml`, but only what a test talks to, and without a batch to wait for.
-fn configuration(grpc: u16, http: u16, query: u16, query_grpc: u16) -> String {
-    format!(
-        "service:
-  extensions: [jaeger_storage, jaeger_query]
-  pipelines:
-    traces: {{receivers: [otlp], exporters: [jaeger_storage_exporter]}}
-  telemetry:
-    metrics: {{level: none}}
-    logs: {{level: warn}}
-extensions:
-  jaeger_query:
-    storage: {{traces: memory}}
-    http: {{endpoint: '127.0.0.1:{query}'}}
-    grpc: {{endpoint: '127.0.0.1:{query_grpc}'}}
-  jaeger_storage:
-    backends:
-      memory: {{memory: {{max_traces: 100000}}}}
-receivers:
-  otlp:
-    protocols:
-      grpc: {{endpoint: '127.0.0.1:{grpc}'}}
-      http: {{endpoint: '127.0.0.1:{http}'}}
-exporters:
-  jaeger_storage_exporter: {{trace_storage: memory}}
-"
-    )
+/// All in one, as Jaeger's own `all-in-one.yaml`, but only what is talked to, and without a batch to wait for. JSON is YAML.
+fn configuration([grpc, http, query, query_grpc]: [u16; 4]) -> Value {
+    let at = |port: u16| json!({"endpoint": format!("127.0.0.1:{port}")});
+    json!({
+        "service": {
+            "extensions": ["jaeger_storage", "jaeger_query"],
+            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["jaeger_storage_exporter"]}},
+            "telemetry": {"metrics": {"level": "none"}, "logs": {"level": "warn"}},
+        },
+        "extensions": {
+            "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 100_000}}}},
+            "jaeger_query": {"storage": {"traces": "memory"}, "http": at(query), "grpc": at(query_grpc)},
+        },
+        "receivers": {"otlp": {"protocols": {"grpc": at(grpc), "http": at(http)}}},
+        "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},
+    })
 }
 
 /// A trace as Jaeger's UI gets it.

@@ -38,12 +38,6 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
 }
 
-/// Sends `signal` to every process of the group `leader` leads.
-pub fn kill_group(leader: u32, signal: i32) -> io::Result<()> {
-    // SAFETY: kill takes numbers only.
-    check(unsafe { libc::kill(-leader.cast_signed(), signal) }).map(drop)
-}
-
 /// `sendto(fd, bytes, MSG_NOSIGNAL)`; bytes sent.
 pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length describe `bytes`, which outlives the call.

@@ -18,11 +18,11 @@ use anyhow::Context as _;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-use super::engine::Client;
-use super::metrics::{Metrics, shared_len};
-use super::scheduler::Limits;
-use super::sys::{self, Shared};
-use super::{api, engine, worker};
+use crate::engine::Client;
+use crate::metrics::{Metrics, shared_len};
+use crate::scheduler::Limits;
+use crate::sys::{self, Shared};
+use crate::{api, engine, worker};
 
 const ROLE: &str = "DEMO_ENGINE_ROLE";
 
@@ -66,6 +66,22 @@ pub struct Arguments {
     /// Say in every usage how many prompt tokens came from the prefix cache.
     #[arg(long)]
     enable_prompt_tokens_details: bool,
+}
+
+impl Arguments {
+    fn limits(&self) -> anyhow::Result<Limits> {
+        anyhow::ensure!(
+            self.blocks * self.block_size >= self.max_model_len,
+            "--blocks times --block-size must hold a sequence of --max-model-len tokens"
+        );
+        Ok(Limits {
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_model_len: self.max_model_len,
+            blocks: self.blocks,
+            block_size: self.block_size,
+        })
+    }
 }
 
 /// What a child is.
@@ -158,10 +174,7 @@ impl Belongings {
 
 fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(arguments.api_servers >= 1, "--api-servers must be at least 1");
-    anyhow::ensure!(
-        arguments.blocks * arguments.block_size >= arguments.max_model_len,
-        "--blocks times --block-size must hold a sequence of --max-model-len tokens"
-    );
+    let limits = arguments.limits()?;
     sys::set_comm("vllm");
     let stop = stop_flag()?;
     let address = (arguments.host.as_str(), arguments.port);
@@ -172,13 +185,6 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let clients: Vec<Client> = (0..arguments.api_servers)
         .map(|_| Client { input: belongings.endpoint(), output: belongings.endpoint() })
         .collect();
-    let limits = Limits {
-        max_num_seqs: arguments.max_num_seqs,
-        max_num_batched_tokens: arguments.max_num_batched_tokens,
-        max_model_len: arguments.max_model_len,
-        blocks: arguments.blocks,
-        block_size: arguments.block_size,
-    };
     let engine = Role::Engine(engine::Config {
         clients: clients.clone(),
         limits,

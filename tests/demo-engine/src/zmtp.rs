@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use super::sys::{self, Poller, Wake};
+use crate::sys::{self, Poller, Wake};
 
 /// libzmq's `in_batch_size` and `out_batch_size`.
 const BATCH: usize = 8192;

@@ -10,8 +10,8 @@ use std::sync::mpsc::channel;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::sys;
-use super::zmtp::{Delivery, Endpoint, Io, Socket};
+use crate::sys;
+use crate::zmtp::{Delivery, Endpoint, Io, Socket};
 
 /// What the engine tells its worker at start.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::scheduler::{Limits, Scheduler, Step};
-use super::server::Role;
-use super::wire::{self, Add, Outputs, Stats};
-use super::zmtp::{Delivery, Endpoint, Io, Message, Socket};
-use super::{sys, worker};
+use crate::scheduler::{Limits, Scheduler, Step};
+use crate::server::Role;
+use crate::wire::{self, Add, Outputs, Stats};
+use crate::zmtp::{Delivery, Endpoint, Io, Message, Socket};
+use crate::{sys, worker};
 
 /// The ipc endpoints of one API server, bound by it.
 #[derive(Debug, Clone, Serialize, Deserialize)]

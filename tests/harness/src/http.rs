@@ -1,4 +1,4 @@
-//! Small reads from loopback servers.
+//! Small reads from loopback servers, and ports for them.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -48,6 +48,13 @@ pub fn json(url: &str, parameters: &[(&str, &str)]) -> Result<Value> {
         bail!("{url} answered {status}: {value}");
     }
     Ok(value)
+}
+
+/// The status and body of a POST, whatever the status.
+pub fn post(url: &str, content_type: &str, body: &[u8]) -> Result<(u16, String)> {
+    let mut response =
+        agent().post(url).content_type(content_type).send(body).with_context(|| format!("POST {url}"))?;
+    Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
 }
 
 /// `N` TCP ports that are free on loopback at the moment.

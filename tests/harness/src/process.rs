@@ -1,73 +1,29 @@
-//! Processes that the demo starts: each in a group of its own, and gone when its owner is.
+//! Processes, each in a group of its own, and gone with all that it started when its owner is.
+//!
+//! Enters: a command and a folder for what it prints. Leaves: a handle that watches and stops it. One that ends early, ends
+//! badly or does not end is an error with the end of what it printed. An owner that is itself killed takes the process with
+//! it, though not what that started; the kernel counts the thread that started it as the owner.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process, kill_process_group, set_parent_process_death_signal};
 
-use crate::shell;
+use crate::wait::{Interrupt, POLL};
 
 /// How long a process may take to stop before it is killed. vLLM takes a few seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// How often something that is waited for is looked at.
-const POLL: Duration = Duration::from_millis(100);
-
-/// Set when the user pressed Ctrl-C, or something told us to go.
-#[derive(Clone)]
-pub struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// Catches SIGINT, SIGTERM and SIGHUP from now on.
-    pub fn catch() -> Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&flag)).context("cannot catch signals")?;
-        }
-        Ok(Self(flag))
-    }
-
-    pub fn came(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Fails when it came.
-    pub fn check(&self) -> Result<()> {
-        if self.came() {
-            return Err(Interrupted.into());
-        }
-        Ok(())
-    }
-
-    /// Sleeps for `time`, less if it comes.
-    pub fn sleep(&self, time: Duration) {
-        let end = Instant::now() + time;
-        while !self.came() && Instant::now() < end {
-            std::thread::sleep(POLL.min(end.saturating_duration_since(Instant::now())));
-        }
-    }
-}
-
-/// The user, or a signal, ended the demo early.
-#[derive(Debug)]
-pub struct Interrupted;
-
-impl std::fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
 
 /// A process and everything it starts. Dropping it stops them all.
+#[derive(Debug)]
 pub struct Process {
     name: &'static str,
     child: Child,
@@ -88,9 +44,7 @@ impl Process {
         let errors = folder.join(format!("{name}.err"));
         let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
         command.stdin(Stdio::null()).stdout(create(&output)?).stderr(create(&errors)?);
-        // A group of its own: Ctrl-C at the terminal reaches only us, and we stop things in order.
-        command.process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start `{}`", shell::display(command)))?;
+        let child = spawn(command)?;
         let group = Pid::from_child(&child);
         Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, terminal: None, output, errors })
     }
@@ -102,8 +56,8 @@ impl Process {
         let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
         let (ours, theirs) = open_terminal().context("cannot open a pseudo-terminal")?;
         let copy = create(&output)?;
-        command.stdin(Stdio::null()).stdout(theirs).stderr(create(&errors)?).process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start `{}`", shell::display(command)))?;
+        command.stdin(Stdio::null()).stdout(theirs).stderr(create(&errors)?);
+        let child = spawn(command)?;
         // The command still holds the other end, and the reader would never see the end.
         command.stdout(Stdio::null());
         let group = Pid::from_child(&child);
@@ -112,6 +66,7 @@ impl Process {
     }
 
     /// Kills it after `patience` when it does not stop at its drop.
+    #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -150,6 +105,14 @@ impl Process {
                 self.tail(15)
             )
         })
+    }
+
+    /// Waits until it ends by itself; kills it after `limit`.
+    pub fn end(&mut self, limit: Duration) -> Result<()> {
+        self.wait(limit)?;
+        self.stopped = true;
+        let _ = kill_process_group(self.group, Signal::KILL);
+        Ok(())
     }
 
     /// Waits until it ends by itself; `None` after `limit`.
@@ -213,6 +176,14 @@ impl Drop for Process {
     }
 }
 
+/// Starts `command` in a group of its own: Ctrl-C at the terminal reaches only us, and we stop things in order.
+fn spawn(command: &mut Command) -> Result<Child> {
+    let end_with_us = || Ok(set_parent_process_death_signal(Some(Signal::TERM))?);
+    // SAFETY: between fork and exec only that one system call is made; it touches no memory.
+    unsafe { command.pre_exec(end_with_us) };
+    command.process_group(0).spawn().with_context(|| format!("cannot start `{}`", display(command)))
+}
+
 /// Both ends of a pseudo-terminal: ours and the program's.
 fn open_terminal() -> rustix::io::Result<(File, File)> {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -248,44 +219,33 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Asks `probe` until it has an answer; fails after `limit`, when one of `processes` ends, or on Ctrl-C. Shows that it waits.
-pub fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    interrupt: &Interrupt,
-    processes: &mut [&mut Process],
-    mut probe: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let started = Instant::now();
-    let mut shown = 0;
-    loop {
-        interrupt.check()?;
-        if let Some(answer) = probe()? {
-            return Ok(answer);
+/// Sends `signal` to the process `pid`.
+pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(kill_process(process, signal)?)
+}
+
+/// `command` as one would type it.
+pub fn display(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        let argument = argument.to_string_lossy();
+        if argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:@,+%".contains(c)) {
+            let _ = write!(line, " {argument}");
+        } else {
+            let _ = write!(line, " '{argument}'");
         }
-        for process in processes.iter_mut() {
-            process.check_running()?;
-        }
-        let waited = started.elapsed();
-        if waited > limit {
-            let tails: Vec<String> = processes.iter().map(|process| process.tail(15)).collect();
-            bail!("{what}: not within {} s\n{}", limit.as_secs(), tails.join("\n"));
-        }
-        // A line every ten seconds.
-        if waited.as_secs() / 10 > shown {
-            shown = waited.as_secs() / 10;
-            eprintln!("xtask: waiting for {what}: {} s …", waited.as_secs());
-        }
-        std::thread::sleep(POLL);
     }
+    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::wait_for;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("xtask-process-{}-{name}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("inferspan-process-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         folder
     }
@@ -296,7 +256,7 @@ mod tests {
         let process =
             Process::start("sh", Command::new("sh").args(["-c", "sleep 600 & echo $!; wait"]), &folder).unwrap();
         let read = || Ok(fs::read_to_string(&process.output)?.trim().parse::<i32>().ok());
-        let interrupt = Interrupt(Arc::default());
+        let interrupt = Interrupt::never();
         let child = wait_for("the child", Duration::from_secs(10), &interrupt, &mut [], read).unwrap();
         drop(process);
         let gone = || Ok(!running(child)).map(|gone| gone.then_some(()));
@@ -316,7 +276,7 @@ mod tests {
         command.args(["-c", "test -t 1 && echo one && echo two; sleep 600"]);
         let mut process = Process::start_on_terminal("sh", &mut command, &folder).unwrap();
         let read = || Ok(fs::read_to_string(&process.output)?.ends_with("two\n").then_some(()));
-        wait_for("the lines", Duration::from_secs(10), &Interrupt(Arc::default()), &mut [], read).unwrap();
+        wait_for("the lines", Duration::from_secs(10), &Interrupt::never(), &mut [], read).unwrap();
         process.stop_with(Signal::TERM, Duration::from_secs(10)).unwrap();
         assert_eq!(fs::read_to_string(&process.output).unwrap(), "one\ntwo\n");
         fs::remove_dir_all(&folder).unwrap();
@@ -327,7 +287,7 @@ mod tests {
         let folder = folder("early");
         let mut process =
             Process::start("sh", Command::new("sh").args(["-c", "echo broken >&2; exit 3"]), &folder).unwrap();
-        let interrupt = Interrupt(Arc::default());
+        let interrupt = Interrupt::never();
         let never = || Ok(None::<()>);
         let error = wait_for("an answer", Duration::from_secs(10), &interrupt, &mut [&mut process], never).unwrap_err();
         let text = format!("{error:#}");

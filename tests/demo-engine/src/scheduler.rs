@@ -7,9 +7,9 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{BlockId, BlockPool};
-use super::tokenizer::{END, next_token};
-use super::wire::{Add, LENGTH, Output, PREEMPTED, Prefill, PrefixStats, QUEUED, SCHEDULED, STOP, Stats};
+use crate::blocks::{BlockId, BlockPool};
+use crate::tokenizer::{END, next_token};
+use crate::wire::{Add, LENGTH, Output, PREEMPTED, Prefill, PrefixStats, QUEUED, SCHEDULED, STOP, Stats};
 
 /// Values of an embedding: 128 floats are 512 bytes, enough for a frame of their own.
 const EMBEDDING: usize = 128;
@@ -241,8 +241,8 @@ fn embed(tokens: &[u32]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Sampling;
     use super::*;
+    use crate::wire::Sampling;
 
     fn scheduler(blocks: usize, budget: usize) -> Scheduler {
         Scheduler::new(Limits {

@@ -1,12 +1,12 @@
 //! Between a request that is tokenised and its answer: ADD to the engine, outputs from it, text to the client.
 
-use super::super::generation::{Generation, Progress};
-use super::super::http;
-use super::super::openai::{Choice, Kind, Reject, Usage};
-use super::super::sys;
-use super::super::wire::{self, Add, Outputs};
-use super::super::zmtp::Message;
 use super::{Active, INPUT, Server, Tokenized};
+use crate::generation::{Generation, Progress};
+use crate::http;
+use crate::openai::{Choice, Kind, Reject, Usage};
+use crate::sys;
+use crate::wire::{self, Add, Outputs};
+use crate::zmtp::Message;
 
 impl Server {
     pub(super) fn submit(&mut self, job: Tokenized) {

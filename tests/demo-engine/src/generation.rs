@@ -4,9 +4,9 @@
 //! time to first token, every later one an inter-token latency; a finished request counts its intervals; an aborted one
 //! nothing more.
 
-use super::metrics::{Counter, Histogram, Metrics};
-use super::tokenizer::Tokenizer;
-use super::wire::{self, Output};
+use crate::metrics::{Counter, Histogram, Metrics};
+use crate::tokenizer::Tokenizer;
+use crate::wire::{self, Output};
 
 #[derive(Debug, Default)]
 struct Times {
