@@ -6,51 +6,44 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::ops::ControlFlow;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use inferspan_tests::demo_engine::sys;
-use inferspan_tests::folder::Folder;
+use inferspan_harness::folder::Folder;
+use inferspan_harness::http;
+use inferspan_harness::installed::Vllm;
+use inferspan_harness::process::Process;
+use inferspan_harness::wait::{Interrupt, wait_for};
 use inferspan_tests::judge::Attach;
 use inferspan_tests::live::may_trace;
 use inferspan_tests::traffic::Client;
-use inferspan_tests::vllm::Installed;
 use serde_json::{Value, json};
 
 /// Python reads a gigabyte of libraries first.
 const START: Duration = Duration::from_mins(4);
 
 struct Transformers {
-    child: Child,
+    process: Process,
     url: String,
     model: String,
 }
 
 impl Transformers {
-    fn start(installed: &Installed, folder: &Folder) -> io::Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = File::create(folder.path().join("server.log"))?;
-        let child = Command::new(installed.venv.join("bin/transformers"))
-            .args(["serve", "--device", "cpu", "--host", "127.0.0.1", "--port", &port.to_string()])
-            .envs([("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "1"), ("DO_NOT_TRACK", "1")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()?;
+    fn start(installed: &Vllm, folder: &Folder) -> anyhow::Result<Self> {
+        let [port] = http::free_ports()?;
+        let mut command = Command::new(installed.venv.join("bin/transformers"));
+        command.args(["serve", "--device", "cpu", "--host", "127.0.0.1", "--port", &port.to_string()]);
+        command.envs([("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "1"), ("DO_NOT_TRACK", "1")]);
+        let process = Process::start("transformers serve", &mut command, folder.path())?;
         let model = installed.model.to_str().unwrap().to_owned();
-        let server = Self { child, url: format!("http://127.0.0.1:{port}"), model };
-        let start = Instant::now();
-        while Client::new(&server.url).get("/health").is_ok_and(|response| response.status == 200).eq(&false) {
-            assert!(start.elapsed() < START, "transformers serve did not come up; see {}", folder.path().display());
-            thread::sleep(Duration::from_millis(250));
-        }
+        let mut server = Self { process, url: format!("http://127.0.0.1:{port}"), model };
+        let health = format!("{}/health", server.url);
+        wait_for("transformers serve", START, &Interrupt::never(), &mut [&mut server.process], || {
+            Ok(http::answers(&health).then_some(()))
+        })?;
         // The model is loaded by the first request.
         server.ask(false, 2)?;
         Ok(server)
@@ -95,21 +88,13 @@ impl Transformers {
     }
 }
 
-impl Drop for Transformers {
-    fn drop(&mut self) {
-        // One that is gone already needs no signal.
-        let _ = sys::kill_group(self.child.id(), libc::SIGKILL);
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_server_of_the_openai_api_is_seen_by_its_http_side() {
     let test = "a_server_of_the_openai_api_is_seen_by_its_http_side";
-    let Some(installed) = may_trace(test).then(Installed::from_env).flatten() else { return };
+    let Some(installed) = may_trace(test).then(Vllm::from_env).flatten() else { return };
     let folder = Folder::new("openai").unwrap();
     let server = Transformers::start(&installed, &folder).unwrap();
-    let attach = Attach::start(server.child.id(), folder.path(), &[]).unwrap();
+    let attach = Attach::start(server.process.pid(), folder.path(), &[]).unwrap();
     // 4 clients, 8 requests each, half of them streams, 3 to 10 tokens.
     let answers: Vec<(bool, Value, Option<f64>)> = thread::scope(|scope| {
         let clients: Vec<_> = (0..4)

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use inferspan::core::view::Stage;
-use inferspan_tests::demo_engine::wire::LENGTH;
+use inferspan_demo_engine::wire::LENGTH;
 use inferspan_tests::story::{Story, connection, json, post};
 
 /// Id, stage and tokens of what is open.
