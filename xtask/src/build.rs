@@ -7,17 +7,17 @@ use anyhow::{Result, bail};
 use crate::shell;
 
 /// The crate that holds the demo's engine.
-pub const ENGINE_CRATE: &str = "inferspan-demo-engine";
+pub(crate) const ENGINE_CRATE: &str = "inferspan-demo-engine";
 /// The crate that holds the demo's traffic.
-pub const TESTS_CRATE: &str = "inferspan-tests";
+pub(crate) const TESTS_CRATE: &str = "inferspan-tests";
 
 /// The release build of the `inferspan` binary.
-pub fn inferspan() -> Result<PathBuf> {
+pub(crate) fn inferspan() -> Result<PathBuf> {
     programs("inferspan", &["inferspan"]).map(|mut built| built.remove(0))
 }
 
 /// Release builds of `names`, binaries of `package`.
-pub fn programs(package: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
+pub(crate) fn programs(package: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
     let mut command = shell::cargo();
     command.current_dir(shell::root()).args(["build", "--quiet", "--locked", "--release", "--package", package]);
     for name in names {
@@ -35,7 +35,7 @@ pub fn programs(package: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
 }
 
 /// Where cargo builds to.
-pub fn target_folder() -> PathBuf {
+pub(crate) fn target_folder() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => shell::root().join(folder),
         None => shell::root().join("target"),

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::shell;
 
 /// `$INFERSPAN_CACHE`, else `$XDG_CACHE_HOME/inferspan`, else `~/.cache/inferspan`.
-pub fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = if let Some(folder) = set("INFERSPAN_CACHE") {
         folder
@@ -30,7 +30,7 @@ pub fn folder() -> Result<PathBuf> {
 }
 
 /// One part of the cache.
-pub struct Part {
+pub(crate) struct Part {
     name: String,
     folder: PathBuf,
     recipe: String,
@@ -39,21 +39,21 @@ pub struct Part {
 impl Part {
     /// The part `name`, a path below the cache folder that holds its version (`jaeger-1.76.0`). `recipe` is the text that
     /// decides what is installed: when it changes, the part is made again.
-    pub fn new(name: &str, recipe: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str, recipe: &str) -> Result<Self> {
         Ok(Self { name: name.to_owned(), folder: folder()?.join(name), recipe: recipe.to_owned() })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.folder
     }
 
     /// Whether the part was installed to its end, by this recipe.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         fs::read_to_string(self.stamp()).is_ok_and(|text| text == self.recipe)
     }
 
     /// Installs the part with `work`, which gets an empty folder, unless it is complete.
-    pub fn ensure(&self, work: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub(crate) fn ensure(&self, work: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         if self.is_complete() {
             return Ok(self.folder.clone());
         }

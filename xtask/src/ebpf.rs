@@ -18,7 +18,7 @@ use crate::{setup, shell};
 const OBJECT: &str = "tracer-ebpf/object/inferspan.bpf.o";
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Build elsewhere, and fail if the result differs from the committed object
     #[arg(long)]
     check: bool,
@@ -30,7 +30,7 @@ pub struct Arguments {
     features: Option<String>,
 }
 
-pub fn main(arguments: &Arguments) -> Result<()> {
+pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let root = shell::root();
     let nightly = if arguments.check || arguments.pinned { None } else { setup::ebpf::nightly()? };
     let other_compiler = nightly.is_some();
@@ -60,7 +60,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
 }
 
 /// Builds the programs with `toolchain` into `target` and returns the object's path.
-pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, features: Option<&str>) -> Result<PathBuf> {
+pub(crate) fn build(toolchain: &Toolchain, root: &Path, target: &Path, features: Option<&str>) -> Result<PathBuf> {
     let mut command = Command::new(toolchain.sysroot.join("bin/cargo"));
     shell::without_cargo_environment(&mut command);
     command

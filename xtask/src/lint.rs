@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{setup, shell};
 
-pub fn main() -> Result<()> {
+pub(crate) fn main() -> Result<()> {
     ensure_component("rustfmt", "cargo-fmt")?;
     ensure_component("clippy", "cargo-clippy")?;
     shell::step("cargo fmt --check", || shell::run(cargo().args(["fmt", "--all", "--check"])))?;

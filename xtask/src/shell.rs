@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-pub use inferspan_harness::process::display;
+pub(crate) use inferspan_harness::process::display;
 
 /// The workspace's root folder.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     // `cargo xtask` may run from any folder below the root; the manifest folder is what cargo compiled in.
     let manifest =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
@@ -17,7 +17,7 @@ pub fn root() -> PathBuf {
 }
 
 /// Runs `command` with its output passed through to stderr-like inheritance and no stdin; fails unless it exits 0.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = display(command);
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start `{line}`"))?;
     if !status.success() {
@@ -27,7 +27,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Runs `command` and returns its stdout as text; fails unless it exits 0, with the end of its stderr in the error.
-pub fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = display(command);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
     if !output.status.success() {
@@ -40,12 +40,12 @@ pub fn output(command: &mut Command) -> Result<String> {
 }
 
 /// The cargo that runs this program.
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// Runs `work` between a line that says what starts and one that says how long it took.
-pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("xtask: {what} …");
     let started = Instant::now();
     let result = work().with_context(|| format!("{what} failed"))?;
@@ -54,18 +54,18 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Whether this process may do what only root may.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// The first file called `name` on `PATH`.
-pub fn find_on_path(name: impl AsRef<OsStr>) -> Option<PathBuf> {
+pub(crate) fn find_on_path(name: impl AsRef<OsStr>) -> Option<PathBuf> {
     let name = name.as_ref();
     std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// Takes out what cargo and rustup put into the environment of `cargo xtask`, so that another toolchain can be used.
-pub fn without_cargo_environment(command: &mut Command) -> &mut Command {
+pub(crate) fn without_cargo_environment(command: &mut Command) -> &mut Command {
     for (key, _) in std::env::vars_os() {
         let Some(name) = key.to_str() else { continue };
         let ours = name.starts_with("CARGO_PKG_")

@@ -18,7 +18,7 @@ use crate::{build, setup, shell};
 const LIVE_CRATE: &str = "inferspan-tests";
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Leave out what needs the real vLLM (which needs 6 GB of disk and a minute for a start)
     #[arg(long)]
     quick: bool,
@@ -29,7 +29,7 @@ pub struct Arguments {
     filter: Option<String>,
 }
 
-pub fn main(arguments: &Arguments) -> Result<()> {
+pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let mut environment = vec![
         ("INFERSPAN_JAEGER", setup::jaeger::ensure()?),

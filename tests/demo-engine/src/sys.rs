@@ -18,7 +18,7 @@ fn check_len(result: libc::ssize_t) -> io::Result<usize> {
 }
 
 /// Names the calling thread as `/proc/<pid>/task/<tid>/comm` shows it (the kernel keeps 15 bytes).
-pub fn set_comm(name: &str) {
+pub(crate) fn set_comm(name: &str) {
     let mut bytes = name.as_bytes().to_vec();
     bytes.truncate(15);
     bytes.push(0);
@@ -27,25 +27,25 @@ pub fn set_comm(name: &str) {
 }
 
 /// Asks the kernel for a SIGTERM when the thread that started this process dies.
-pub fn die_with_parent() {
+pub(crate) fn die_with_parent() {
     // SAFETY: PR_SET_PDEATHSIG takes a number and touches no memory of ours.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
 }
 
 /// Sends `signal` to the process `pid`.
-pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
+pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: kill takes numbers only.
     check(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
 }
 
 /// `sendto(fd, bytes, MSG_NOSIGNAL)`; bytes sent.
-pub fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
     check_len(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
 }
 
 /// `recvfrom(fd, up to limit)`; an empty vector is the end of the stream.
-pub fn receive(fd: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn receive(fd: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; limit];
     // SAFETY: the pointer and the length describe `bytes`, which is exclusively ours.
     let n = check_len(unsafe { libc::recv(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), limit, 0) })?;
@@ -54,7 +54,7 @@ pub fn receive(fd: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<u8>> {
 }
 
 /// `CLOCK_MONOTONIC` in seconds: Python's `time.monotonic()`.
-pub fn monotonic() -> f64 {
+pub(crate) fn monotonic() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the result.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
@@ -62,41 +62,41 @@ pub fn monotonic() -> f64 {
 }
 
 /// Unix seconds: Python's `time.time()`.
-pub fn wall() -> f64 {
+pub(crate) fn wall() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
 /// Wakes another thread's [`Poller`], as libzmq and libuv do.
 #[derive(Debug)]
-pub struct Wake(OwnedFd);
+pub(crate) struct Wake(OwnedFd);
 
 impl Wake {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: eventfd takes numbers only.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the descriptor is new and nobody else's.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    pub fn signal(&self) {
+    pub(crate) fn signal(&self) {
         let one = 1_u64.to_ne_bytes();
         // SAFETY: eight readable bytes. A full counter means that the other side is awake already.
         unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: eight writable bytes. Nothing to read is no error here.
         unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
     }
 
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(&self.0)
     }
 }
 
 /// A listening socket that a parent left open under this number.
-pub fn inherited_listener(fd: libc::c_int) -> io::Result<std::net::TcpListener> {
+pub(crate) fn inherited_listener(fd: libc::c_int) -> io::Result<std::net::TcpListener> {
     // SAFETY: F_GETFD takes numbers only; it fails on a number that names nothing.
     check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
     // SAFETY: the descriptor is open, was left to us by our parent, and nothing else in this process owns it.
@@ -104,14 +104,14 @@ pub fn inherited_listener(fd: libc::c_int) -> io::Result<std::net::TcpListener> 
 }
 
 /// Lets children inherit `socket`.
-pub fn keep_over_exec(socket: &std::net::TcpListener) -> io::Result<()> {
+pub(crate) fn keep_over_exec(socket: &std::net::TcpListener) -> io::Result<()> {
     // SAFETY: fcntl takes numbers only.
     check(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
 }
 
 /// A readiness report of [`Poller::wait`].
 #[derive(Debug, Clone, Copy)]
-pub struct Ready {
+pub(crate) struct Ready {
     pub token: u64,
     pub readable: bool,
     pub writable: bool,
@@ -119,10 +119,10 @@ pub struct Ready {
 
 /// Level-triggered epoll.
 #[derive(Debug)]
-pub struct Poller(OwnedFd);
+pub(crate) struct Poller(OwnedFd);
 
 impl Poller {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: epoll_create1 takes numbers only.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the descriptor is new and nobody else's.
@@ -136,17 +136,17 @@ impl Poller {
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd.as_raw_fd(), &raw mut event) }).map(drop)
     }
 
-    pub fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, token, false)
     }
 
     /// Whether to be told when `fd` can be written, too.
-    pub fn want_write(&self, fd: BorrowedFd<'_>, token: u64, write: bool) -> io::Result<()> {
+    pub(crate) fn want_write(&self, fd: BorrowedFd<'_>, token: u64, write: bool) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, token, write)
     }
 
     /// Waits up to `timeout`; a signal ends the wait early, with nothing.
-    pub fn wait(&self, timeout: Duration) -> io::Result<Vec<Ready>> {
+    pub(crate) fn wait(&self, timeout: Duration) -> io::Result<Vec<Ready>> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
         let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: pointer and length describe `events`.
@@ -169,7 +169,7 @@ impl Poller {
 
 /// Counters that several processes share: memory of a memfd, inherited by its descriptor number.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     start: NonNull<AtomicU64>,
     len: usize,
 }
@@ -181,7 +181,7 @@ unsafe impl Sync for Shared {}
 
 impl Shared {
     /// A new memfd of `len` counters, inherited by every child.
-    pub fn create(len: usize) -> io::Result<OwnedFd> {
+    pub(crate) fn create(len: usize) -> io::Result<OwnedFd> {
         // SAFETY: the name is NUL-terminated.
         let fd = check(unsafe { libc::memfd_create(c"demo-engine-metrics".as_ptr(), 0) })?;
         // SAFETY: the descriptor is new and nobody else's.
@@ -192,7 +192,7 @@ impl Shared {
     }
 
     /// Maps what [`Shared::create`] made.
-    pub fn map(fd: libc::c_int, len: usize) -> io::Result<Self> {
+    pub(crate) fn map(fd: libc::c_int, len: usize) -> io::Result<Self> {
         let bytes = len * size_of::<AtomicU64>();
         // SAFETY: a fresh shared mapping of a file that `create` made `bytes` long; the result is checked.
         let start = unsafe {
@@ -204,7 +204,7 @@ impl Shared {
         NonNull::new(start.cast()).map(|start| Self { start, len }).ok_or_else(io::Error::last_os_error)
     }
 
-    pub fn counters(&self) -> &[AtomicU64] {
+    pub(crate) fn counters(&self) -> &[AtomicU64] {
         // SAFETY: `map` made `len` counters at a page-aligned address; they are never unmapped, and zero bytes are valid.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }

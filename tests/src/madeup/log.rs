@@ -7,7 +7,7 @@ use std::io::{self, Write};
 /// libzmq's batch: a longer message leaves, and is read, in one call of this and one of the rest.
 const BATCH: usize = 8192;
 /// When the log begins, unix seconds.
-pub const WALL: u64 = 1_795_485_902;
+pub(super) const WALL: u64 = 1_795_485_902;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// One end of a socket and the thread that serves it.
@@ -24,7 +24,7 @@ const OUTPUTS_IN: Place = Place { thread: 201, fd: 37, socket: "UNIX-STREAM:[545
 /// The API server's event loop.
 const MAIN_THREAD: u32 = 200;
 
-pub struct Log<W: Write> {
+pub(super) struct Log<W: Write> {
     out: W,
     blank: bool,
     micros: u64,
@@ -61,33 +61,33 @@ fn cut(wire: &[u8]) -> [&[u8]; 2] {
 }
 
 impl<W: Write> Log<W> {
-    pub fn new(mut out: W, blank: bool) -> io::Result<Self> {
+    pub(super) fn new(mut out: W, blank: bool) -> io::Result<Self> {
         out.write_all(b"{\"note\": \"made up by inferspan-tests\"}\n")?;
         Ok(Self { out, blank, micros: 0, calls: 0, bytes: 0, hex: Vec::new() })
     }
 
     /// Lets time pass.
-    pub fn wait(&mut self, micros: u64) {
+    pub(super) fn wait(&mut self, micros: u64) {
         self.micros += micros;
     }
 
     /// Now, on a clock that is so many seconds behind the wall's.
-    pub fn seconds(&self, behind: u64) -> f64 {
+    pub(super) fn seconds(&self, behind: u64) -> f64 {
         (WALL - behind) as f64 + self.micros as f64 / 1e6
     }
 
     /// A call on a client's connection.
-    pub fn http(&mut self, call: &str, socket: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn http(&mut self, call: &str, socket: &str, bytes: &[u8]) -> io::Result<()> {
         self.call(call, MAIN_THREAD, 26, socket, bytes)
     }
 
     /// A message to the engine.
-    pub fn engine_input(&mut self, frames: &[Vec<u8>], both_ends: bool) -> io::Result<()> {
+    pub(super) fn engine_input(&mut self, frames: &[Vec<u8>], both_ends: bool) -> io::Result<()> {
         self.move_over(&framed(frames), (true, both_ends), &ADDS_OUT, &ADDS_IN)
     }
 
     /// A message from the engine; without its end, what the API server reads.
-    pub fn engine_output(&mut self, payload: &[u8], both_ends: bool) -> io::Result<()> {
+    pub(super) fn engine_output(&mut self, payload: &[u8], both_ends: bool) -> io::Result<()> {
         self.move_over(&framed(&[payload.to_vec()]), (both_ends, true), &OUTPUTS_OUT, &OUTPUTS_IN)
     }
 
@@ -101,7 +101,13 @@ impl<W: Write> Log<W> {
     }
 
     /// The API server reads `times` messages that are as `payload` but for their stamp, which is 0 in it.
-    pub fn repeat_engine_output(&mut self, payload: &[u8], times: u32, every: u64, behind: u64) -> io::Result<()> {
+    pub(super) fn repeat_engine_output(
+        &mut self,
+        payload: &[u8],
+        times: u32,
+        every: u64,
+        behind: u64,
+    ) -> io::Result<()> {
         // A float64 in msgpack, between the last of the statistics and four nils and a string.
         const BEFORE: usize = b"perf_stats\xc0\xcb".len();
         const STAMP: &[u8] = b"perf_stats\xc0\xcb\0\0\0\0\0\0\0\0\xc0\xc0\xc0\xc0\xa7default";
@@ -152,7 +158,7 @@ impl<W: Write> Log<W> {
     }
 
     /// Calls and bytes.
-    pub fn finish(mut self) -> io::Result<(u64, u64)> {
+    pub(super) fn finish(mut self) -> io::Result<(u64, u64)> {
         self.out.flush()?;
         Ok((self.calls, self.bytes))
     }

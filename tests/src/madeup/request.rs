@@ -8,14 +8,14 @@ use inferspan_demo_engine::zmtp::Message;
 use super::log::WALL;
 
 /// Status line and headers of a stream, which leave alone.
-pub const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ndate: Tue, 24 Nov 2026 02:05:02 GMT\r\nserver: uvicorn\r\n\
+pub(super) const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ndate: Tue, 24 Nov 2026 02:05:02 GMT\r\nserver: uvicorn\r\n\
     content-type: text/event-stream; charset=utf-8\r\nvary: Origin\r\ntransfer-encoding: chunked\r\n\r\n";
 
 /// The first port of the clients.
 const PORT: usize = 10_000;
 
 #[derive(Debug)]
-pub struct Request {
+pub(super) struct Request {
     /// The API server's end of the client's connection.
     pub socket: String,
     pub engine_id: String,
@@ -35,7 +35,7 @@ fn digits(number: usize) -> u64 {
 
 impl Request {
     /// The request `number`, on the connection `slot`.
-    pub fn new(number: usize, slot: usize, stream: bool) -> Self {
+    pub(super) fn new(number: usize, slot: usize, stream: bool) -> Self {
         let id = format!("cmpl-{:016x}", digits(number));
         let identity = Identity { kind: Kind::Completion, id, created: WALL, model: "tiny".to_owned() };
         let event = if stream { http::event(&identity.chunk(&choice(false))) } else { Vec::new() };
@@ -53,12 +53,12 @@ impl Request {
     }
 
     /// Its next token: of two bytes for msgpack, as most are.
-    pub fn token(&self) -> u32 {
+    pub(super) fn token(&self) -> u32 {
         300 + (self.number as u32 + self.done) % 1_500
     }
 
     /// As the `openai` package sends it.
-    pub fn http(&self, max_tokens: u32) -> Vec<u8> {
+    pub(super) fn http(&self, max_tokens: u32) -> Vec<u8> {
         let stream = if self.stream { ", \"stream\": true, \"stream_options\": {\"include_usage\": true}" } else { "" };
         let body = format!(
             "{{\"model\": \"tiny\", \"prompt\": \"what there is to say\", \"max_tokens\": {max_tokens}, \
@@ -74,7 +74,7 @@ impl Request {
         .into_bytes()
     }
 
-    pub fn add(&self, prompt: u32, max_tokens: u32, arrival: f64) -> Message {
+    pub(super) fn add(&self, prompt: u32, max_tokens: u32, arrival: f64) -> Message {
         let sampling = Sampling { max_tokens, output_kind: if self.stream { 1 } else { 2 }, ..Sampling::default() };
         Add {
             request_id: self.engine_id.clone(),
@@ -88,7 +88,7 @@ impl Request {
     }
 
     /// What is written when a token has come, write by write.
-    pub fn answer(&self, over: bool, prompt: u32) -> Vec<Vec<u8>> {
+    pub(super) fn answer(&self, over: bool, prompt: u32) -> Vec<Vec<u8>> {
         let usage =
             Usage { prompt_tokens: u64::from(prompt), completion_tokens: u64::from(self.done), cached_tokens: None };
         match (self.stream, over) {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Client, Random, Response, Sent};
 
 /// Starts every request that is to hit a stop string.
-pub const STOP_PROMPT: &str = "Tell me a long story about the sea";
+pub(super) const STOP_PROMPT: &str = "Tell me a long story about the sea";
 /// 4 KB that several requests share as their beginning, so that the prefix cache has something to find.
 const SHARED_WORDS: usize = 90;
 
@@ -88,7 +88,7 @@ impl Kind {
 }
 
 /// One client's side of the load.
-pub struct Session {
+pub(super) struct Session {
     client: Client,
     model: String,
     stop: String,
@@ -113,13 +113,13 @@ fn wrong(what: String) -> io::Error {
 }
 
 impl Session {
-    pub fn new(url: &str, model: &str, stop: &str, seed: u64) -> Self {
+    pub(super) fn new(url: &str, model: &str, stop: &str, seed: u64) -> Self {
         let client = Client::new(url);
         Self { client, model: model.to_owned(), stop: stop.to_owned(), random: Random::new(seed), seed, count: 0 }
     }
 
     /// Sends one request (two when pipelined) and reads the answer.
-    pub fn perform(&mut self, kind: Kind) -> io::Result<Vec<Sent>> {
+    pub(super) fn perform(&mut self, kind: Kind) -> io::Result<Vec<Sent>> {
         // Clients of the real world pause, and hang up now and then.
         std::thread::sleep(Duration::from_millis(self.random.within(0..20)));
         if self.random.one_in(4) {
@@ -149,7 +149,7 @@ impl Session {
     }
 
     /// One long greedy answer: its text, and the request.
-    pub fn probe(&mut self) -> io::Result<(String, Sent)> {
+    pub(super) fn probe(&mut self) -> io::Result<(String, Sent)> {
         let mut draft = self.draft(Kind::Completion);
         draft.body = json!({"model": self.model, "prompt": STOP_PROMPT, "max_tokens": 48, "temperature": 0,
             "ignore_eos": true})

@@ -20,14 +20,14 @@ use tonic::{Request, Response, Status};
 
 /// What the receiver does with a request.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Mood {
+pub(crate) enum Mood {
     Takes,
     Refuses,
     Hangs,
 }
 
 #[derive(Clone)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     pub requests: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
     /// The `x-tenant` header of each request that had one.
     pub tenants: Arc<Mutex<Vec<String>>>,
@@ -63,11 +63,14 @@ impl TraceService for Receiver {
 }
 
 /// Starts a gRPC receiver; the runtime ends it when dropped.
-pub fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
+pub(crate) fn grpc(mood: Mood) -> (tokio::runtime::Runtime, String, Receiver) {
     grpc_with(mood, tonic::transport::Server::builder())
 }
 
-pub fn grpc_with(mood: Mood, mut server: tonic::transport::Server) -> (tokio::runtime::Runtime, String, Receiver) {
+pub(crate) fn grpc_with(
+    mood: Mood,
+    mut server: tonic::transport::Server,
+) -> (tokio::runtime::Runtime, String, Receiver) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let receiver = Receiver { requests: Arc::default(), tenants: Arc::default(), gzipped: Arc::default(), mood };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -84,7 +87,7 @@ pub fn grpc_with(mood: Mood, mut server: tonic::transport::Server) -> (tokio::ru
 
 /// What came over HTTP.
 #[derive(Default)]
-pub struct Post {
+pub(crate) struct Post {
     pub path: String,
     pub content_type: String,
     pub encoding: String,
@@ -93,7 +96,7 @@ pub struct Post {
 }
 
 impl Post {
-    pub fn decode(&self) -> ExportTraceServiceRequest {
+    pub(crate) fn decode(&self) -> ExportTraceServiceRequest {
         if self.encoding.is_empty() {
             return ExportTraceServiceRequest::decode(&self.body[..]).unwrap();
         }
@@ -105,18 +108,21 @@ impl Post {
     }
 }
 
-pub type Posts = Arc<Mutex<Vec<Post>>>;
+pub(crate) type Posts = Arc<Mutex<Vec<Post>>>;
 
-pub trait Stream: Read + Write {}
+pub(crate) trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 /// Starts an HTTP receiver that answers `status`; returns its URL and what comes.
-pub fn http(status: u16) -> (String, Posts) {
+pub(crate) fn http(status: u16) -> (String, Posts) {
     http_with(status, |stream| Some(Box::new(stream)))
 }
 
 /// `open` makes of a connection what HTTP is spoken on, or nothing.
-pub fn http_with(status: u16, open: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static) -> (String, Posts) {
+pub(crate) fn http_with(
+    status: u16,
+    open: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static,
+) -> (String, Posts) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -155,7 +161,7 @@ pub fn http_with(status: u16, open: impl Fn(TcpStream) -> Option<Box<dyn Stream>
 }
 
 /// Spans of all requests, each with the service name of its resource.
-pub fn received(requests: &[ExportTraceServiceRequest]) -> Vec<(String, Span)> {
+pub(crate) fn received(requests: &[ExportTraceServiceRequest]) -> Vec<(String, Span)> {
     let resources = requests.iter().flat_map(|request| &request.resource_spans);
     resources
         .flat_map(|resource| {
@@ -169,17 +175,17 @@ pub fn received(requests: &[ExportTraceServiceRequest]) -> Vec<(String, Span)> {
         .collect()
 }
 
-pub fn value(attributes: &[KeyValue], key: &str) -> Option<Value> {
+pub(crate) fn value(attributes: &[KeyValue], key: &str) -> Option<Value> {
     attributes.iter().find(|pair| pair.key == key)?.value.clone()?.value
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "compared with what `value` finds")]
-pub fn string(text: &str) -> Option<Value> {
+pub(crate) fn string(text: &str) -> Option<Value> {
     Some(Value::StringValue(text.into()))
 }
 
 /// Every field of the hand-made request and step must have arrived.
-pub fn assert_everything_arrived(requests: &[ExportTraceServiceRequest]) {
+pub(crate) fn assert_everything_arrived(requests: &[ExportTraceServiceRequest]) {
     let spans = received(requests);
     assert_eq!(spans.len(), 8);
     let find = |name: &str| spans.iter().find(|(_, span)| span.name == name).unwrap();

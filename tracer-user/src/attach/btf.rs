@@ -45,7 +45,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Finds the offsets of `members` (struct, member) in little-endian BTF.
-pub fn offsets(btf: &[u8], members: &[(&str, &str)]) -> Vec<Option<u32>> {
+pub(super) fn offsets(btf: &[u8], members: &[(&str, &str)]) -> Vec<Option<u32>> {
     let mut found = vec![None; members.len()];
     // What was found before the bytes went wrong is still true.
     let _ = search(btf, members, &mut found);
@@ -90,7 +90,7 @@ fn search(btf: &[u8], members: &[(&str, &str)], found: &mut [Option<u32>]) -> Op
 }
 
 /// The offsets of the running kernel, by `OFFSET_*`; all 0 when it does not give them all.
-pub fn running_kernel() -> Option<[u32; OFFSETS_LEN]> {
+pub(super) fn running_kernel() -> Option<[u32; OFFSETS_LEN]> {
     let btf = std::fs::read("/sys/kernel/btf/vmlinux").ok()?;
     let found = offsets(&btf, &MEMBERS.map(|(of, member, _)| (of, member)));
     let mut table = [0; OFFSETS_LEN];

@@ -10,10 +10,10 @@ use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
 /// Instructions that are looked at.
 const INSTRUCTIONS: usize = 8;
 /// The longest x86-64 instruction has 15 bytes.
-pub const BYTES: usize = INSTRUCTIONS * 15;
+pub(super) const BYTES: usize = INSTRUCTIONS * 15;
 
 /// Bytes from the entry to the instruction to probe.
-pub fn quickest(code: &[u8]) -> u64 {
+pub(super) fn quickest(code: &[u8]) -> u64 {
     let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
     for _ in 0..INSTRUCTIONS {
         if !decoder.can_decode() {

@@ -17,7 +17,7 @@ const METHOD_BYTES: u64 = 32;
 const RELOCATIONS_MAX: usize = 4_000_000;
 
 /// The function behind `time.time`: first of the module's methods, and `time_ns` behind it since Python 3.7.
-pub fn time_time(file: &object::File<'_>) -> Option<u64> {
+pub(super) fn time_time(file: &object::File<'_>) -> Option<u64> {
     let image = Image::of(file);
     image.data.iter().find_map(|segment| {
         let last = segment.address + (segment.bytes.len() as u64).saturating_sub(2 * METHOD_BYTES);

@@ -58,7 +58,7 @@ impl Default for About {
 }
 
 impl About {
-    pub fn fact(&mut self, fact: Fact) {
+    pub(super) fn fact(&mut self, fact: Fact) {
         match fact {
             Fact::Server(server) => {
                 self.run = ids::run_identity(&server);
@@ -77,14 +77,14 @@ impl About {
     }
 
     /// An engine said its version.
-    pub fn version(&mut self, version: String) {
+    pub(super) fn version(&mut self, version: String) {
         if self.server.engine_version.is_none() {
             self.server = Arc::new(Server { engine_version: Some(version), ..(*self.server).clone() });
         }
     }
 
     /// A response said what model gave it.
-    pub fn response_model(&mut self, model: &str) {
+    pub(super) fn response_model(&mut self, model: &str) {
         if self.learned_model.is_none() {
             self.learned_model = Some(model.into());
             self.model_may_be_known();
@@ -108,12 +108,12 @@ impl About {
     }
 
     /// That the model's name is known, the first time that it is.
-    pub fn news(&mut self) -> Option<Metric> {
+    pub(super) fn news(&mut self) -> Option<Metric> {
         self.news.take()
     }
 
     /// The labels of an engine's series.
-    pub fn labels(&self, engine: u32) -> Labels {
+    pub(super) fn labels(&self, engine: u32) -> Labels {
         if let Some(labels) = self.labels.get(&engine) {
             return labels.clone();
         }
@@ -122,7 +122,7 @@ impl About {
     }
 
     /// An engine was heard of; `process`: where it sends from, when that was seen.
-    pub fn hears_of(&mut self, engine: u32, process: Option<u32>) {
+    pub(super) fn hears_of(&mut self, engine: u32, process: Option<u32>) {
         if !self.labels.contains_key(&engine) {
             self.labels.insert(engine, self.labels(engine));
         }
@@ -131,16 +131,16 @@ impl About {
         }
     }
 
-    pub fn role(&self, process: u32) -> Option<Role> {
+    pub(super) fn role(&self, process: u32) -> Option<Role> {
         self.roles.get(&process).copied()
     }
 
-    pub fn is_tokenizer_probed(&self, process: u32) -> bool {
+    pub(super) fn is_tokenizer_probed(&self, process: u32) -> bool {
         self.tokenizer_probed.contains(&process)
     }
 
     /// A process is gone.
-    pub fn exited(&mut self, process: u32) -> Gone {
+    pub(super) fn exited(&mut self, process: u32) -> Gone {
         let role = self.roles.remove(&process);
         let engines =
             self.engine_processes.iter().filter(|(_, of)| **of == process).map(|(&engine, _)| engine).collect();

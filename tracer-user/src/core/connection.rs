@@ -80,7 +80,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// `from_start`: it was just opened.
-    pub fn new(process: u32, from_start: bool) -> Self {
+    pub(super) fn new(process: u32, from_start: bool) -> Self {
         Self {
             process,
             protocol: Protocol::Unknown { calls: 0, bytes: 0 },
@@ -93,11 +93,11 @@ impl Connection {
     }
 
     /// Whether the source counts the bytes of its streams, so that a loss shows by itself.
-    pub fn counts(&self) -> bool {
+    pub(super) fn counts(&self) -> bool {
         self.moved.iter().any(|moved| moved.is_some_and(|n| n > 0))
     }
 
-    pub fn carries_messages(&self) -> bool {
+    pub(super) fn carries_messages(&self) -> bool {
         matches!(self.protocol, Protocol::Zmtp(_))
     }
 
@@ -106,7 +106,7 @@ impl Connection {
     }
 
     /// Takes a piece; `offset` is its place in the stream, where that is known.
-    pub fn push(
+    pub(super) fn push(
         &mut self,
         direction: Direction,
         offset: Option<u64>,
@@ -202,7 +202,7 @@ impl Connection {
     }
 
     /// Bytes of the stream are missing here; how many, when that is known.
-    pub fn lost(&mut self, direction: Direction, bytes: Option<u64>, parsed: &mut Parsed) {
+    pub(super) fn lost(&mut self, direction: Direction, bytes: Option<u64>, parsed: &mut Parsed) {
         match &mut self.protocol {
             // What was not read before it was recognised is not missed.
             Protocol::Unknown { .. } | Protocol::Foreign => return,
@@ -219,7 +219,7 @@ impl Connection {
     }
 
     /// The connection is over. `moved`: all that it moved, in and out, where the source counts.
-    pub fn closed(&mut self, moved: Option<(u64, u64)>, parsed: &mut Parsed) {
+    pub(super) fn closed(&mut self, moved: Option<(u64, u64)>, parsed: &mut Parsed) {
         if let Some((into, out)) = moved {
             for (direction, total) in [(Direction::In, into), (Direction::Out, out)] {
                 let missing = self.moved[direction as usize].map_or(0, |seen| total.saturating_sub(seen));
@@ -234,7 +234,7 @@ impl Connection {
     }
 
     /// Bytes held for messages that are not whole.
-    pub fn held_bytes(&self) -> usize {
+    pub(super) fn held_bytes(&self) -> usize {
         match &self.protocol {
             Protocol::Http(http) => http.held_bytes(),
             Protocol::Zmtp(streams) => streams.iter().map(zmtp::Stream::held_bytes).sum(),
@@ -243,14 +243,14 @@ impl Connection {
     }
 
     /// Lets go of what is held for engine messages.
-    pub fn drop_held(&mut self) {
+    pub(super) fn drop_held(&mut self) {
         if let Protocol::Zmtp(streams) = &mut self.protocol {
             streams.iter_mut().for_each(zmtp::Stream::drop_held);
         }
     }
 
     /// The HTTP side, to correct a binding.
-    pub fn conversation(&mut self) -> Option<&mut Conversation> {
+    pub(super) fn conversation(&mut self) -> Option<&mut Conversation> {
         match &mut self.protocol {
             Protocol::Http(http) => Some(http),
             _ => None,

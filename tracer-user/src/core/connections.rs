@@ -23,16 +23,16 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub fn get(&self, end: End) -> Option<&Connection> {
+    pub(super) fn get(&self, end: End) -> Option<&Connection> {
         self.open.get(&end)
     }
 
-    pub fn get_mut(&mut self, end: End) -> Option<&mut Connection> {
+    pub(super) fn get_mut(&mut self, end: End) -> Option<&mut Connection> {
         self.open.get_mut(&end)
     }
 
     /// Follows a connection; false when there are too many.
-    pub fn open(&mut self, end: End, process: u32, from_start: bool) -> bool {
+    pub(super) fn open(&mut self, end: End, process: u32, from_start: bool) -> bool {
         if self.open.len() >= MAX_CONNECTIONS {
             return false;
         }
@@ -41,7 +41,7 @@ impl Connections {
     }
 
     /// Takes a piece of a call.
-    pub fn push(
+    pub(super) fn push(
         &mut self,
         end: End,
         direction: Direction,
@@ -59,7 +59,7 @@ impl Connections {
 
     /// The connection is over: what was still on its way, and whose it was. It stays until it is removed. `moved`: all that it
     /// moved, in and out, where the source counts.
-    pub fn close(&mut self, end: End, moved: Option<(u64, u64)>) -> Option<(u32, Parsed)> {
+    pub(super) fn close(&mut self, end: End, moved: Option<(u64, u64)>) -> Option<(u32, Parsed)> {
         let connection = self.open.get_mut(&end)?;
         self.held = self.held.saturating_sub(connection.held_bytes());
         let mut parsed = Parsed::default();
@@ -67,17 +67,17 @@ impl Connections {
         Some((connection.process, parsed))
     }
 
-    pub fn remove(&mut self, end: End) -> Option<Connection> {
+    pub(super) fn remove(&mut self, end: End) -> Option<Connection> {
         self.open.remove(&end)
     }
 
     /// The connections of a process, in order.
-    pub fn of(&self, process: u32) -> Vec<End> {
+    pub(super) fn of(&self, process: u32) -> Vec<End> {
         self.ends(|connection| connection.process == process)
     }
 
     /// Connections whose bytes the source does not count, in order: what is lost of them does not show by itself.
-    pub fn uncounted(&self) -> Vec<End> {
+    pub(super) fn uncounted(&self) -> Vec<End> {
         self.ends(|connection| !connection.counts())
     }
 
@@ -89,7 +89,7 @@ impl Connections {
     }
 
     /// While too much is held for messages that are not whole, the connection that holds most lets go. True when one did.
-    pub fn relieve(&mut self) -> bool {
+    pub(super) fn relieve(&mut self) -> bool {
         if self.held <= MAX_HELD {
             return false;
         }

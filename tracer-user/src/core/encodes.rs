@@ -29,7 +29,7 @@ pub(super) struct Encodes {
 }
 
 impl Encodes {
-    pub fn returned(&mut self, process: u32, entered: EventNanos, returned: EventNanos) {
+    pub(super) fn returned(&mut self, process: u32, entered: EventNanos, returned: EventNanos) {
         let calls = self.calls.entry(process).or_default();
         if calls.len() == MAX_CALLS {
             calls.pop_front();
@@ -39,7 +39,7 @@ impl Encodes {
 
     /// The call that made this request's tokens: the first unused one between its arrival and its sending, or (one call for several
     /// prompts) the last used one.
-    pub fn take(&mut self, process: u32, generation: &Generation) -> Option<(EventNanos, EventNanos)> {
+    pub(super) fn take(&mut self, process: u32, generation: &Generation) -> Option<(EventNanos, EventNanos)> {
         let sent = generation.added?;
         // Before 0.17 the arrival is stamped after tokenising: nothing bounds the call from below.
         let from = generation.arrival.filter(|_| generation.arrival_before_tokenizing);
@@ -56,7 +56,7 @@ impl Encodes {
     }
 
     /// Forgets what is too old.
-    pub fn expire(&mut self, now: EventNanos) {
+    pub(super) fn expire(&mut self, now: EventNanos) {
         for calls in self.calls.values_mut() {
             while calls.front().is_some_and(|call| call.returned.saturating_add(AGE) < now) {
                 calls.pop_front();
@@ -64,7 +64,7 @@ impl Encodes {
         }
     }
 
-    pub fn ended(&mut self, process: u32) {
+    pub(super) fn ended(&mut self, process: u32) {
         self.calls.remove(&process);
     }
 }

@@ -25,54 +25,54 @@ pub(super) struct Exchanges {
 }
 
 impl Exchanges {
-    pub fn insert(&mut self, key: u64, exchange: Exchange) {
+    pub(super) fn insert(&mut self, key: u64, exchange: Exchange) {
         self.open.insert(key, exchange);
     }
 
-    pub fn get(&self, key: u64) -> Option<&Exchange> {
+    pub(super) fn get(&self, key: u64) -> Option<&Exchange> {
         self.open.get(&key)
     }
 
-    pub fn get_mut(&mut self, key: u64) -> Option<&mut Exchange> {
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Exchange> {
         self.open.get_mut(&key)
     }
 
-    pub fn remove(&mut self, key: u64) -> Option<Exchange> {
+    pub(super) fn remove(&mut self, key: u64) -> Option<Exchange> {
         self.ended.remove(&key);
         self.left.remove(&key);
         self.open.remove(&key)
     }
 
     /// In the order in which they came.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Exchange)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Exchange)> {
         self.open.iter().map(|(&key, exchange)| (key, exchange))
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
     /// Something happened to it: it is looked at soon.
-    pub fn touch(&mut self, key: u64) {
+    pub(super) fn touch(&mut self, key: u64) {
         self.touched.push(key);
     }
 
-    pub fn next_touched(&mut self) -> Option<u64> {
+    pub(super) fn next_touched(&mut self) -> Option<u64> {
         self.touched.pop()
     }
 
     /// It ended: it is looked at soon, and until it is finished.
-    pub fn touch_ended(&mut self, key: u64) {
+    pub(super) fn touch_ended(&mut self, key: u64) {
         self.ended.insert(key);
         self.touched.push(key);
     }
 
-    pub fn ended(&self) -> Vec<u64> {
+    pub(super) fn ended(&self) -> Vec<u64> {
         self.ended.iter().copied().collect()
     }
 
     /// Its client left: a cancelled engine request that belongs to nobody may be its.
-    pub fn client_left(&mut self, key: u64) {
+    pub(super) fn client_left(&mut self, key: u64) {
         let Some(exchange) = self.open.get(&key) else { return };
         if exchange.response_id.is_none() && exchange.chosen_id().is_none() {
             self.left.insert(key);
@@ -80,17 +80,17 @@ impl Exchanges {
     }
 
     /// It has what it was waiting for.
-    pub fn not_left(&mut self, key: u64) {
+    pub(super) fn not_left(&mut self, key: u64) {
         self.left.remove(&key);
     }
 
     /// Those whose client left, with nothing that names their engine requests.
-    pub fn left(&self) -> impl Iterator<Item = (u64, &Exchange)> {
+    pub(super) fn left(&self) -> impl Iterator<Item = (u64, &Exchange)> {
         self.left.iter().filter_map(|&key| Some((key, self.open.get(&key)?)))
     }
 
     /// Its end was not seen, and later bytes show that it is over.
-    pub fn unseen(&mut self, key: u64, at: EventNanos) {
+    pub(super) fn unseen(&mut self, key: u64, at: EventNanos) {
         if let Some(exchange) = self.open.get_mut(&key) {
             exchange.noticed = at;
             exchange.ending.get_or_insert((exchange.last_write.unwrap_or(at), Ending::Unseen));
@@ -99,7 +99,7 @@ impl Exchanges {
     }
 
     /// Where closes are not seen: all engine requests cancelled, then quiet, means that the client left.
-    pub fn mark_cancelled(&mut self, generations: &Generations, now: EventNanos, quiet: EventNanos) {
+    pub(super) fn mark_cancelled(&mut self, generations: &Generations, now: EventNanos, quiet: EventNanos) {
         for (&key, exchange) in &mut self.open {
             if exchange.ending.is_some() || exchange.generations.is_empty() {
                 continue;
@@ -118,7 +118,7 @@ impl Exchanges {
 
     /// Responses whose end was missed on a connection that then stays idle: nothing was written for long, though the engine is
     /// done with all of it. Gives how many.
-    pub fn mark_overdue(&mut self, generations: &Generations, now: EventNanos) -> u64 {
+    pub(super) fn mark_overdue(&mut self, generations: &Generations, now: EventNanos) -> u64 {
         let mut overdue = 0;
         for (&key, exchange) in &mut self.open {
             let Some(written) = exchange.last_write.filter(|_| exchange.ending.is_none()) else { continue };

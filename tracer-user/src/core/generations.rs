@@ -33,43 +33,43 @@ pub(super) struct Generations {
 }
 
 impl Generations {
-    pub fn get(&self, key: u64) -> Option<&Generation> {
+    pub(super) fn get(&self, key: u64) -> Option<&Generation> {
         self.open.get(&key)
     }
 
-    pub fn get_mut(&mut self, key: u64) -> Option<&mut Generation> {
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Generation> {
         self.open.get_mut(&key)
     }
 
     /// The newest one with this id of the engine's.
-    pub fn key_of(&self, id: &str) -> Option<u64> {
+    pub(super) fn key_of(&self, id: &str) -> Option<u64> {
         self.by_id.get(id).copied()
     }
 
-    pub fn of_id(&self, id: &str) -> Option<&Generation> {
+    pub(super) fn of_id(&self, id: &str) -> Option<&Generation> {
         self.open.get(self.by_id.get(id)?)
     }
 
     /// One with this id is over since not long.
-    pub fn was_recent(&self, id: &str) -> bool {
+    pub(super) fn was_recent(&self, id: &str) -> bool {
         self.recent.contains(id)
     }
 
     /// In the order in which they came.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Generation)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Generation)> {
         self.open.iter().map(|(&key, generation)| (key, generation))
     }
 
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Generation> {
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Generation> {
         self.open.values_mut()
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
     /// One that was not known. Of a beam search only the first is found by its ids.
-    pub fn insert(&mut self, key: u64, mut generation: Generation, index: &mut Index) {
+    pub(super) fn insert(&mut self, key: u64, mut generation: Generation, index: &mut Index) {
         self.recent.remove(&generation.id);
         self.by_id.insert(Arc::clone(&generation.id), key);
         match generation.ids.search.clone() {
@@ -91,7 +91,7 @@ impl Generations {
         self.open.insert(key, generation);
     }
 
-    pub fn remove(&mut self, key: u64, index: &mut Index) -> Option<Generation> {
+    pub(super) fn remove(&mut self, key: u64, index: &mut Index) -> Option<Generation> {
         let generation = self.open.remove(&key)?;
         self.unclaimed.remove(&key);
         self.lead_of.remove(&key);
@@ -132,14 +132,14 @@ impl Generations {
     }
 
     /// It goes below another one of its beam search.
-    pub fn has_lead(&self, key: u64) -> bool {
+    pub(super) fn has_lead(&self, key: u64) -> bool {
         self.lead_of.contains_key(&key)
     }
 
     /// It is over: gives the exchange that may be over with it. Without one it waits to be claimed; one of a beam search is folded
     /// into its first.
     #[must_use]
-    pub fn settle(&mut self, key: u64, index: &mut Index) -> Option<u64> {
+    pub(super) fn settle(&mut self, key: u64, index: &mut Index) -> Option<u64> {
         if self.lead_of.contains_key(&key) {
             return self.absorb(key, index);
         }
@@ -162,7 +162,7 @@ impl Generations {
 
     /// What ran where something ended is over, with an error. Gives the keys.
     #[must_use]
-    pub fn fail(&mut self, at: EventNanos, hit: impl Fn(&Generation) -> bool) -> Vec<u64> {
+    pub(super) fn fail(&mut self, at: EventNanos, hit: impl Fn(&Generation) -> bool) -> Vec<u64> {
         let mut over = Vec::new();
         for (&key, generation) in &mut self.open {
             if !generation.settled() && hit(generation) {
@@ -174,17 +174,17 @@ impl Generations {
     }
 
     /// Whether one and the beams below it are over.
-    pub fn is_settled(&self, key: u64) -> bool {
+    pub(super) fn is_settled(&self, key: u64) -> bool {
         self.open.get(&key).is_none_or(|g| g.settled() && g.beams.as_ref().is_none_or(|beams| beams.open == 0))
     }
 
     /// Those that are over and belong to no exchange yet.
-    pub fn unclaimed(&self) -> impl Iterator<Item = (u64, &Generation)> {
+    pub(super) fn unclaimed(&self) -> impl Iterator<Item = (u64, &Generation)> {
         self.unclaimed.iter().filter_map(|&key| Some((key, self.open.get(&key)?)))
     }
 
     /// An exchange claimed it.
-    pub fn claimed(&mut self, key: u64, exchange: u64) {
+    pub(super) fn claimed(&mut self, key: u64, exchange: u64) {
         self.unclaimed.remove(&key);
         if let Some(generation) = self.open.get_mut(&key) {
             generation.exchange = Some(exchange);
@@ -193,7 +193,7 @@ impl Generations {
 
     /// Metrics of long beam searches, which do not wait for their end so that what is held stays small: the first engine request of
     /// each, and the tallies of others.
-    pub fn take_tallies(&mut self) -> Vec<(u64, Vec<Tally>)> {
+    pub(super) fn take_tallies(&mut self) -> Vec<(u64, Vec<Tally>)> {
         let mut leads: Vec<u64> = self.searches.values().copied().collect();
         leads.sort_unstable();
         let mut full = Vec::new();

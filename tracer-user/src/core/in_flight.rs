@@ -41,7 +41,7 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// Takes a sighting; messages that count by it are appended to `due` with the time at which they do.
-    pub fn sighted(
+    pub(super) fn sighted(
         &mut self,
         at: EventNanos,
         end: End,
@@ -83,7 +83,7 @@ impl InFlight {
     }
 
     /// Forgets a message that went to nobody whose sightings count.
-    pub fn forget(&mut self, message: &Outputs) {
+    pub(super) fn forget(&mut self, message: &Outputs) {
         if let Some(key) = identity(message)
             && let Some(end) = self.sender_of.remove(&key)
             && let Some(queue) = self.sent.get_mut(&end)
@@ -113,7 +113,7 @@ impl InFlight {
     }
 
     /// Messages that were sent long ago and never seen arriving.
-    pub fn overdue(&mut self, now: EventNanos, due: &mut Vec<(EventNanos, Outputs)>) {
+    pub(super) fn overdue(&mut self, now: EventNanos, due: &mut Vec<(EventNanos, Outputs)>) {
         for queue in self.sent.values_mut() {
             while queue.front().is_some_and(|(_, at, _)| at.saturating_add(IN_FLIGHT) <= now) {
                 let Some((key, at, message)) = queue.pop_front() else { break };

@@ -23,31 +23,31 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub fn add_exchange(&mut self, id: &str, key: u64) {
+    pub(super) fn add_exchange(&mut self, id: &str, key: u64) {
         let keys = self.exchanges.entry(id.to_owned()).or_default();
         if !keys.contains(&key) {
             keys.push(key);
         }
     }
 
-    pub fn remove_exchange(&mut self, id: &str, key: u64) {
+    pub(super) fn remove_exchange(&mut self, id: &str, key: u64) {
         remove(&mut self.exchanges, id, key);
     }
 
-    pub fn add_generation(&mut self, ids: &Identity, key: u64) {
+    pub(super) fn add_generation(&mut self, ids: &Identity, key: u64) {
         for (id, _) in &ids.responses {
             self.generations.entry(id.clone()).or_default().push(key);
         }
     }
 
-    pub fn remove_generation(&mut self, ids: &Identity, key: u64) {
+    pub(super) fn remove_generation(&mut self, ids: &Identity, key: u64) {
         for (id, _) in &ids.responses {
             remove(&mut self.generations, id, key);
         }
     }
 
     /// Exchanges that the engine request with these ids may be of.
-    pub fn exchanges_of(&self, ids: &Identity) -> Vec<u64> {
+    pub(super) fn exchanges_of(&self, ids: &Identity) -> Vec<u64> {
         let of = |(id, _): &(String, _)| self.exchanges.get(id);
         let mut keys: Vec<u64> = ids.responses.iter().filter_map(of).flatten().copied().collect();
         keys.sort_unstable();
@@ -56,7 +56,7 @@ impl Index {
     }
 
     /// Engine requests that the response with this id may be made of.
-    pub fn generations_of(&self, response: &str) -> Vec<u64> {
+    pub(super) fn generations_of(&self, response: &str) -> Vec<u64> {
         self.generations.get(response).cloned().unwrap_or_default()
     }
 }
@@ -79,7 +79,7 @@ pub(super) struct Join<'a> {
 
 impl Join<'_> {
     /// The response showed its id: take every engine request that it is made of.
-    pub fn by_response(&mut self, key: u64) {
+    pub(super) fn by_response(&mut self, key: u64) {
         let Some(exchange) = self.exchanges.get(key) else { return };
         let Some(id) = exchange.response_id.clone() else { return };
         let process = exchange.process;
@@ -93,7 +93,7 @@ impl Join<'_> {
     }
 
     /// A new engine request: an exchange may already be known to be its.
-    pub fn by_id(&mut self, key: u64) {
+    pub(super) fn by_id(&mut self, key: u64) {
         let Some(generation) = self.generations.get(key) else { return };
         if generation.exchange.is_some() || self.generations.has_lead(key) {
             return;
@@ -115,7 +115,7 @@ impl Join<'_> {
 
     /// A cancelled engine request without an exchange: the request of its kind that a client left unanswered. Where closes are
     /// not seen, `unanswered` says that enough time passed for an answer: what has none was left.
-    pub fn cancelled(&mut self, key: u64, unanswered: bool) {
+    pub(super) fn cancelled(&mut self, key: u64, unanswered: bool) {
         let Some(generation) = self.generations.get(key).filter(|g| g.exchange.is_none()) else { return };
         let (Some(added), Some(_)) = (generation.added, generation.aborted()) else { return };
         let arrival = generation.arrival.unwrap_or(added).min(added);
@@ -176,7 +176,7 @@ impl Join<'_> {
     }
 
     /// Whether an exchange is open that may turn out to be this engine request's.
-    pub fn may_still_come(&self, generation: &Generation) -> bool {
+    pub(super) fn may_still_come(&self, generation: &Generation) -> bool {
         let added = generation.added.unwrap_or(generation.seen);
         self.exchanges.iter().any(|(_, e)| {
             e.response_id.is_none()

@@ -38,7 +38,7 @@ pub(super) struct Uptake {
 
 impl Uptake {
     /// A message arrived; `firsts`: requests whose first output is in it.
-    pub fn arrived(&mut self, process: u32, stamped: bool, firsts: Firsts) {
+    pub(super) fn arrived(&mut self, process: u32, stamped: bool, firsts: Firsts) {
         // Until a call of its decoder was seen nothing says that it is probed.
         let Some(front_end) = self.front_ends.get_mut(&process) else { return };
         front_end.waiting.push_back(Message { stamped, firsts });
@@ -48,7 +48,7 @@ impl Uptake {
     }
 
     /// The front end decodes a message: its requests, as far as is known.
-    pub fn decodes(&mut self, process: u32, thread: u32) -> &[u64] {
+    pub(super) fn decodes(&mut self, process: u32, thread: u32) -> &[u64] {
         let front_end = self.front_ends.entry(process).or_default();
         // One that arrived before the attach, or was lost.
         let Some(message) = front_end.waiting.pop_front() else { return &[] };
@@ -63,7 +63,7 @@ impl Uptake {
     }
 
     /// The front end reads its clock: the requests of the message that this stamps.
-    pub fn reads_clock(&mut self, process: u32, thread: u32) -> Firsts {
+    pub(super) fn reads_clock(&mut self, process: u32, thread: u32) -> Firsts {
         let Some(front_end) = self.front_ends.get_mut(&process) else { return Firsts::new() };
         match front_end.decoded.front() {
             Some((by, _)) if *by == thread => {
@@ -74,14 +74,14 @@ impl Uptake {
     }
 
     /// Calls may have been lost: which message is next is not known.
-    pub fn lost(&mut self) {
+    pub(super) fn lost(&mut self) {
         for front_end in self.front_ends.values_mut() {
             front_end.waiting.clear();
             front_end.decoded.clear();
         }
     }
 
-    pub fn ended(&mut self, process: u32) {
+    pub(super) fn ended(&mut self, process: u32) {
         self.front_ends.remove(&process);
     }
 }

@@ -7,7 +7,7 @@ use crate::engine::ENGINES;
 use crate::engine::process::{Invocation, Launch, Program, basename};
 
 /// What the command line `words` is.
-pub fn program(words: &[String]) -> Program {
+pub(super) fn program(words: &[String]) -> Program {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let Some((&first, rest)) = words.split_first() else { return Program::Other };
     match basename(first) {
@@ -63,7 +63,7 @@ fn of_code(code: &str) -> Program {
 }
 
 /// The options of a server that is no program of an engine's but takes options of the same names, as its own wrappers do.
-pub fn options(words: &[String]) -> Launch {
+pub(super) fn options(words: &[String]) -> Launch {
     let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     ENGINES[0].options(&words)
 }

@@ -8,7 +8,7 @@
 const ID_DIGITS: usize = 64;
 
 /// The container that a process with this `/proc/PID/cgroup` runs in.
-pub fn container_id(cgroup: &str) -> Option<String> {
+pub(super) fn container_id(cgroup: &str) -> Option<String> {
     // `hierarchy:controllers:path`; the unified hierarchy is the last line and every line agrees where there are several.
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(innermost)
 }

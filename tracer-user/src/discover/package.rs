@@ -20,10 +20,10 @@ const METADATA_MAX: u64 = 64 * 1024;
 
 /// A process's root directory, `/proc/PID/root`.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub(super) struct Root(OwnedFd);
 
 impl Root {
-    pub fn open(path: &Path) -> Option<Self> {
+    pub(super) fn open(path: &Path) -> Option<Self> {
         open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok().map(Self)
     }
 
@@ -55,10 +55,14 @@ impl Root {
 }
 
 /// An engine's package, and the distributions that hold it, in order of preference.
-pub type Distribution = (&'static str, &'static [&'static str]);
+pub(super) type Distribution = (&'static str, &'static [&'static str]);
 
 /// The version of `package` among the packages that the mapped files belong to.
-pub fn version<'a>(package: Distribution, mapped: impl IntoIterator<Item = &'a Path>, root: &Root) -> Option<String> {
+pub(super) fn version<'a>(
+    package: Distribution,
+    mapped: impl IntoIterator<Item = &'a Path>,
+    root: &Root,
+) -> Option<String> {
     let Places { libraries, packages } = places(package.0, mapped);
     libraries
         .iter()
@@ -133,7 +137,7 @@ fn module_version(text: &[u8]) -> Option<String> {
 }
 
 /// Reads a file of this host's own, such as one in `/proc`, up to `max` bytes; longer ones are cut.
-pub fn read_capped(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_capped(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
     let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
     let mut text = Vec::new();
     File::from(file).take(max).read_to_end(&mut text)?;

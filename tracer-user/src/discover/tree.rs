@@ -13,18 +13,18 @@ use crate::engine::process::{Launch, Program, Title};
 use crate::input::Role;
 
 /// Processes of one server that are looked at; a server has tens, so more is a fork bomb below it.
-pub const SERVER_PROCESSES_MAX: usize = 4096;
+pub(super) const SERVER_PROCESSES_MAX: usize = 4096;
 
 /// One process as the first pass over `/proc` sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub(super) struct Seen {
     pub stat: Stat,
     pub title: Option<Title>,
     pub program: Program,
 }
 
 /// Questions about a process that cost more than its own two lines.
-pub trait Look {
+pub(super) trait Look {
     /// It listens on TCP, or has ZeroMQ's threads.
     fn talks(&self, pid: u32) -> bool;
     /// It has a library of an engine's mapped and ZeroMQ's threads: a server in a Python program of the user's own.
@@ -33,13 +33,13 @@ pub trait Look {
 
 /// All processes, by PID, with the children of each.
 #[derive(Debug, Default)]
-pub struct Forest {
+pub(super) struct Forest {
     seen: BTreeMap<u32, Seen>,
     children: BTreeMap<u32, Vec<u32>>,
 }
 
 impl Forest {
-    pub fn new(processes: impl IntoIterator<Item = Seen>) -> Self {
+    pub(super) fn new(processes: impl IntoIterator<Item = Seen>) -> Self {
         let seen: BTreeMap<u32, Seen> = processes.into_iter().map(|process| (process.stat.pid, process)).collect();
         let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for process in seen.values() {
@@ -50,33 +50,33 @@ impl Forest {
         Self { seen, children }
     }
 
-    pub fn get(&self, pid: u32) -> Option<&Seen> {
+    pub(super) fn get(&self, pid: u32) -> Option<&Seen> {
         self.seen.get(&pid)
     }
 
-    pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.seen.keys().copied()
     }
 
     /// The first process of the server that `pid` belongs to: the topmost of `pid` and its ancestors that is a server's.
-    pub fn root_of(&self, pid: u32, look: &dyn Look) -> Option<u32> {
+    pub(super) fn root_of(&self, pid: u32, look: &dyn Look) -> Option<u32> {
         let root = self.lineage(pid).into_iter().filter(|&pid| self.is_servers(pid, look)).last()?;
         self.carries_requests(root).then_some(root)
     }
 
     /// The first processes of all servers.
-    pub fn roots(&self, look: &dyn Look) -> BTreeSet<u32> {
+    pub(super) fn roots(&self, look: &dyn Look) -> BTreeSet<u32> {
         let evident = self.seen.values().filter(|seen| seen.title.is_some() || !matches!(seen.program, Program::Other));
         evident.filter_map(|seen| self.root_of(seen.stat.pid, look)).collect()
     }
 
     /// The first processes of the servers below `pid`, which is none itself.
-    pub fn roots_below(&self, pid: u32, look: &dyn Look) -> BTreeSet<u32> {
+    pub(super) fn roots_below(&self, pid: u32, look: &dyn Look) -> BTreeSet<u32> {
         self.descend(pid).into_iter().filter_map(|below| self.root_of(below, look)).collect()
     }
 
     /// `pid` and everything below it: parents before children, siblings by PID.
-    pub fn descend(&self, pid: u32) -> Vec<u32> {
+    pub(super) fn descend(&self, pid: u32) -> Vec<u32> {
         let mut out = Vec::new();
         let mut known = BTreeSet::new();
         let mut pending = vec![pid];
@@ -136,7 +136,7 @@ fn parent_of(seen: &BTreeMap<u32, Seen>, pid: u32) -> Option<u32> {
 
 /// One process of a server, as far as its role depends on it.
 #[derive(Debug, Clone)]
-pub struct Member<'a> {
+pub(super) struct Member<'a> {
     pub seen: &'a Seen,
     /// It has ZeroMQ's threads.
     pub zmq: bool,
@@ -146,7 +146,7 @@ pub struct Member<'a> {
 
 /// What a process of a server does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub(super) struct Part {
     pub role: Role,
     pub index: Option<u32>,
     pub rank: String,
@@ -163,7 +163,7 @@ impl Part {
 /// Titles say it outright. Without any, the first process speaks HTTP unless spawned children share its
 /// listening socket, which then do; the topmost processes below that have ZeroMQ's threads are engines, and Python below
 /// an engine is a worker.
-pub fn roles(members: &[Member<'_>]) -> Vec<Part> {
+pub(super) fn roles(members: &[Member<'_>]) -> Vec<Part> {
     let titled = |role| members.iter().any(|member| member.seen.title.as_ref().is_some_and(|title| title.role == role));
     let (titled_api, titled_engine) = (titled(Role::Api), titled(Role::Engine));
     let rust = members.iter().any(|member| member.seen.program == Program::FrontEnd && member.seen.title.is_none());

@@ -9,7 +9,7 @@ use crate::input::{End, EventNanos};
 
 /// The lifetime at hand of an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Life {
+pub(super) struct Life {
     /// The kernel side's number of it; a later one's is larger.
     pub lifetime: u64,
     /// When its first record was made: its name on the pure side.
@@ -20,7 +20,7 @@ pub struct Life {
 
 /// What a record is to the lifetime at hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meeting {
+pub(super) enum Meeting {
     /// It belongs to it, or is the first of the end.
     Same,
     /// It begins a new one, and the close of the one before was not seen.
@@ -30,7 +30,7 @@ pub enum Meeting {
 }
 
 #[derive(Debug, Default)]
-pub struct Lives {
+pub(super) struct Lives {
     lives: BTreeMap<End, Life>,
     /// The lifetime whose close was told last.
     closed: BTreeMap<End, u64>,
@@ -38,7 +38,7 @@ pub struct Lives {
 
 impl Lives {
     /// A record of `end`, made at `at`.
-    pub fn meet(&mut self, end: End, lifetime: u64, at: EventNanos) -> Meeting {
+    pub(super) fn meet(&mut self, end: End, lifetime: u64, at: EventNanos) -> Meeting {
         let life = Life { lifetime, from: at, is_foreign: false };
         let is_closed = self.is_closed(end, lifetime);
         match self.lives.get_mut(&end) {
@@ -56,17 +56,17 @@ impl Lives {
         }
     }
 
-    pub fn get(&self, end: End) -> Option<&Life> {
+    pub(super) fn get(&self, end: End) -> Option<&Life> {
         self.lives.get(&end)
     }
 
-    pub fn get_mut(&mut self, end: End) -> Option<&mut Life> {
+    pub(super) fn get_mut(&mut self, end: End) -> Option<&mut Life> {
         self.lives.get_mut(&end)
     }
 
     /// The close of a lifetime; false when it, or that of a later one, was told before: two threads may tell of one, the one that
     /// closed the number and the one that has it again.
-    pub fn close(&mut self, end: End, lifetime: u64) -> bool {
+    pub(super) fn close(&mut self, end: End, lifetime: u64) -> bool {
         let is_news = !self.is_closed(end, lifetime);
         if is_news {
             self.lives.remove(&end);
@@ -80,7 +80,7 @@ impl Lives {
     }
 
     /// The process is gone.
-    pub fn forget(&mut self, process: u32) {
+    pub(super) fn forget(&mut self, process: u32) {
         let range = End::of_descriptor(process, 0)..=End::of_descriptor(process, u32::MAX);
         let gone: Vec<End> = self.closed.range(range).map(|(end, _)| *end).collect();
         for end in gone {
@@ -89,12 +89,12 @@ impl Lives {
     }
 
     /// The lifetime of `end` is over.
-    pub fn remove(&mut self, end: End) -> Option<Life> {
+    pub(super) fn remove(&mut self, end: End) -> Option<Life> {
         self.lives.remove(&end)
     }
 
     /// The ends of `process` with numbers from `first` to `last`.
-    pub fn range(&self, process: u32, first: u32, last: u32) -> Vec<(End, Life)> {
+    pub(super) fn range(&self, process: u32, first: u32, last: u32) -> Vec<(End, Life)> {
         if first > last {
             return Vec::new();
         }

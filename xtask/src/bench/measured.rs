@@ -11,7 +11,7 @@ use crate::shell;
 
 /// What a program used.
 #[derive(Debug, Clone, Copy)]
-pub struct Used {
+pub(super) struct Used {
     /// Seconds by the clock.
     pub wall: f64,
     /// User and system time of its threads, seconds.
@@ -21,14 +21,14 @@ pub struct Used {
 }
 
 /// `program`, kept on one core.
-pub fn on_core(core: &str, program: &Path) -> Command {
+pub(super) fn on_core(core: &str, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", core]).arg(program).stdin(Stdio::null());
     command
 }
 
 /// Runs it to its end; fails unless it exits 0. Its stdout goes nowhere.
-pub fn run(command: &mut Command) -> Result<Used> {
+pub(super) fn run(command: &mut Command) -> Result<Used> {
     let line = shell::display(command);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let started = Instant::now();
@@ -72,7 +72,7 @@ fn wait4(pid: u32) -> Result<(libc::c_int, libc::rusage)> {
 }
 
 /// The last core this process may use, as `taskset` names it; the first ones serve most interrupts.
-pub fn last_core() -> Result<String> {
+pub(super) fn last_core() -> Result<String> {
     let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let last =

@@ -16,7 +16,7 @@ use crate::{build, shell};
 const LIMIT: u64 = 64 << 20;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Run this share of the long loads' requests and tokens, for a look: 0.01 takes seconds
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     share: f64,
@@ -30,7 +30,7 @@ const LOADS: [(&str, &str, u64); 4] = [
     ("1,024 open generations of 65,000 tokens", "--one-end --no-http --open 1024 --requests 1024 --tokens {}", 65_000),
 ];
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let inferspan = build::inferspan()?;
     let madeup = build::programs(build::TESTS_CRATE, &["madeup-log"])?.remove(0);
     let folder = build::target_folder().join("bench");

@@ -16,7 +16,7 @@ use anyhow::Result;
 use crate::build;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     what: What,
 }
@@ -41,7 +41,7 @@ struct Replay {
     scale: bool,
 }
 
-pub fn main(arguments: &Arguments) -> Result<()> {
+pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         What::Replay(Replay { recorded, scale }) => {
             let inferspan = build::inferspan()?;

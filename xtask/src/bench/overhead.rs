@@ -22,7 +22,7 @@ const MEASURES: [(&str, &str, f64); 8] = [
 ];
 
 /// The machine that measures.
-pub fn machine() -> Result<Value> {
+pub(super) fn machine() -> Result<Value> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     let cpus = read("/proc/cpuinfo")?;
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
@@ -38,7 +38,7 @@ pub fn machine() -> Result<Value> {
 }
 
 /// Keeps the raw numbers of a variant.
-pub fn write(folder: &Path, variant: &str, report: &Value) -> Result<()> {
+pub(super) fn write(folder: &Path, variant: &str, report: &Value) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("{variant}.json"));
     let text = serde_json::to_string_pretty(report).context("cannot write JSON")? + "\n";
@@ -46,7 +46,7 @@ pub fn write(folder: &Path, variant: &str, report: &Value) -> Result<()> {
 }
 
 /// Makes the table of all variants that are in the folder, writes it there as README.md, and returns it.
-pub fn render(folder: &Path) -> Result<String> {
+pub(super) fn render(folder: &Path) -> Result<String> {
     let mut text = "# What tracing costs the server\n\n\
         Made by `cargo xtask bench vllm`; do not edit. The same load runs without and with `inferspan attach` in turns, and each \
         run with is compared with the run without beside it (ratio 1.02: 2 % more). `min … max` and the interquartile range \

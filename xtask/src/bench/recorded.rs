@@ -29,7 +29,7 @@ const PAUSE: f64 = 1.0;
 /// Captures of one boot of one machine, so that one clock offset fits all: wall and monotonic times shift together.
 const CAPTURES: [&str; 4] = ["v0.32_chat_stream", "v0.32_logprobs_stop_abort", "v0.32_preempt", "v0.32_api2"];
 
-pub fn run(inferspan: &Path) -> Result<()> {
+pub(super) fn run(inferspan: &Path) -> Result<()> {
     let log = build::target_folder().join("bench/replay.jsonl");
     let events = shell::step(&format!("writing a log of {EVENTS} events"), || write_log(&log))?;
     let core = measured::last_core()?;

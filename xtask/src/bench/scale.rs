@@ -98,7 +98,7 @@ struct Outcome {
     wrong: Vec<String>,
 }
 
-pub fn run(inferspan: &Path) -> Result<()> {
+pub(super) fn run(inferspan: &Path) -> Result<()> {
     let madeup = build::programs(build::TESTS_CRATE, &["madeup-log"])?.remove(0);
     let folder = build::target_folder().join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -203,7 +203,7 @@ impl Bench<'_> {
 }
 
 /// Where the metrics say something else than the log's own account.
-pub fn differences(account: &Value, page: &str) -> Vec<String> {
+pub(super) fn differences(account: &Value, page: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, label, counted) in [
         ("inferspan_generation_tokens_total", "", "generation_tokens"),

@@ -1,7 +1,7 @@
 //! Medians and spreads of a few measurements.
 
 /// The value below which this share of `values` is, between neighbours where it falls there; 0 of none.
-pub fn quantile(values: &[f64], share: f64) -> f64 {
+pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = (sorted.len().saturating_sub(1)) as f64 * share;
@@ -12,7 +12,7 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     }
 }
 
-pub fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 

@@ -23,7 +23,7 @@ use crate::demo::server;
 use crate::{build, shell};
 
 /// Ways to attach, and what each is called: flags beside the metrics and the access log.
-pub const VARIANTS: [(&str, &[&str]); 1] = [("requests", &["--level", "requests"])];
+pub(super) const VARIANTS: [(&str, &[&str]); 1] = [("requests", &["--level", "requests"])];
 
 /// Whether the kernel counts what programs take.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -32,7 +32,7 @@ const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 const ATTACH_LIMIT: Duration = Duration::from_mins(1);
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Pairs of runs, without and with, of each variant
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
@@ -50,7 +50,7 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if !shell::is_root() {
         bail!("attaching needs root: `sudo -E env PATH=$PATH cargo xtask bench vllm`");
     }

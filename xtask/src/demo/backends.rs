@@ -16,7 +16,7 @@ use crate::{setup, shell};
 /// What they may take to stop; they keep nothing that is worth more. Jaeger waits half a minute for idle connections.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-pub struct Jaeger {
+pub(super) struct Jaeger {
     /// What it runs in; first, so that it goes first.
     _container: Option<Container>,
     pub server: jaeger::Jaeger,
@@ -34,7 +34,7 @@ impl Drop for Container {
 }
 
 impl Jaeger {
-    pub fn start(folder: &Path, interrupt: &Interrupt) -> Result<Self> {
+    pub(super) fn start(folder: &Path, interrupt: &Interrupt) -> Result<Self> {
         let (container, server) = if let Some((engine, image)) = setup::jaeger::image() {
             let container = Container(engine, format!("inferspan-demo-jaeger-{}", std::process::id()));
             let command = |config: &Path| {
@@ -59,7 +59,7 @@ impl Jaeger {
     }
 
     /// Every service that sent spans, by name.
-    pub fn traces_by_service(&self) -> Result<Vec<Service>> {
+    pub(super) fn traces_by_service(&self) -> Result<Vec<Service>> {
         let url = &self.server.query;
         let mut found = Vec::new();
         for service in self.server.services()? {
@@ -77,14 +77,14 @@ impl Jaeger {
 }
 
 /// What Jaeger has of one service.
-pub struct Service {
+pub(super) struct Service {
     pub name: String,
     pub trace_ids: Vec<String>,
     pub spans: usize,
 }
 
 /// Starts a Prometheus with the scrape configuration of `deploy/prometheus` and `target` (`host:port`) as its target.
-pub fn start_prometheus(target: &str, folder: &Path, interrupt: &Interrupt) -> Result<Prometheus> {
+pub(super) fn start_prometheus(target: &str, folder: &Path, interrupt: &Interrupt) -> Result<Prometheus> {
     let home = folder.join("prometheus");
     let targets = home.join("targets");
     fs::create_dir_all(&targets).with_context(|| format!("cannot make {}", targets.display()))?;

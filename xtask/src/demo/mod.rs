@@ -6,7 +6,7 @@
 
 mod backends;
 mod report;
-pub mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -34,7 +34,7 @@ const DETACH_LIMIT: Duration = Duration::from_secs(30);
 const TRAFFIC_GRACE: Duration = Duration::from_mins(2);
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Trace the real vLLM on CPU (installs it if need be: 6 GB) instead of the demo's own small server
     #[arg(long)]
     vllm: bool,
@@ -49,7 +49,7 @@ pub struct Arguments {
     seconds: u64,
 }
 
-pub fn main(arguments: &Arguments) -> Result<()> {
+pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     if !shell::is_root() {
         bail!(
             "the demo must run as root: attaching loads eBPF programs and reads the server's /proc files.\n  \

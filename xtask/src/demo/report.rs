@@ -43,12 +43,12 @@ const QUESTIONS: [(&str, &str); 12] = [
 ];
 
 /// The request total as Prometheus has it; 0 as long as it has none.
-pub fn requests_total(prometheus: &Prometheus) -> Result<f64> {
+pub(super) fn requests_total(prometheus: &Prometheus) -> Result<f64> {
     Ok(prometheus.query("sum(inferspan_requests_total)")?.first().map_or(0.0, |sample| sample.value))
 }
 
 /// The metrics excerpt.
-pub fn metrics(prometheus: &Prometheus) -> Result<String> {
+pub(super) fn metrics(prometheus: &Prometheus) -> Result<String> {
     let mut text = String::new();
     for (what, expression) in QUESTIONS {
         // A quantile of nothing is NaN.
@@ -70,7 +70,7 @@ fn number(value: f64) -> String {
 }
 
 /// The traces by service, from Jaeger, which must have every one of `expected` (trace ids).
-pub fn traces(jaeger: &Jaeger, expected: &BTreeSet<String>) -> Result<String> {
+pub(super) fn traces(jaeger: &Jaeger, expected: &BTreeSet<String>) -> Result<String> {
     let services = jaeger.traces_by_service()?;
     let mut text = String::new();
     for service in &services {
@@ -94,7 +94,7 @@ pub fn traces(jaeger: &Jaeger, expected: &BTreeSet<String>) -> Result<String> {
 }
 
 /// What `attach` printed, its last lines.
-pub fn terminal(path: &Path) -> Result<String> {
+pub(super) fn terminal(path: &Path) -> Result<String> {
     let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let lines: Vec<&str> = text.lines().collect();
@@ -110,7 +110,7 @@ pub fn terminal(path: &Path) -> Result<String> {
 }
 
 /// The trace ids in an access log, and its number of requests; requests that bring one `traceparent` share a trace.
-pub fn access_log(path: &Path) -> Result<(BTreeSet<String>, usize)> {
+pub(super) fn access_log(path: &Path) -> Result<(BTreeSet<String>, usize)> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the access log {}", path.display()))?;
     let mut ids = BTreeSet::new();
     for line in text.lines() {
@@ -128,7 +128,7 @@ pub fn access_log(path: &Path) -> Result<(BTreeSet<String>, usize)> {
 }
 
 /// The number of lines of a file that must have some.
-pub fn lines(path: &Path, what: &str) -> Result<usize> {
+pub(super) fn lines(path: &Path, what: &str) -> Result<usize> {
     let text =
         fs::read_to_string(path).with_context(|| format!("{what} is missing: cannot read {}", path.display()))?;
     let lines = text.lines().count();

@@ -10,7 +10,7 @@ use inferspan_harness::wait::Interrupt;
 use crate::setup;
 
 /// Starts `program`, the demo's own engine.
-pub fn start_demo(program: &Path, folder: &Path, interrupt: &Interrupt) -> Result<Server> {
+pub(crate) fn start_demo(program: &Path, folder: &Path, interrupt: &Interrupt) -> Result<Server> {
     let mut command = Command::new(program);
     // The name on the command line is how a real server is told its model; without it metrics begin unlabelled.
     command.args(["--port", "0", "--served-model-name", "demo"]);
@@ -20,6 +20,6 @@ pub fn start_demo(program: &Path, folder: &Path, interrupt: &Interrupt) -> Resul
 }
 
 /// Starts the real vLLM with the tiny model, and with these further arguments.
-pub fn start_vllm(folder: &Path, interrupt: &Interrupt, arguments: &[&str]) -> Result<Server> {
+pub(crate) fn start_vllm(folder: &Path, interrupt: &Interrupt, arguments: &[&str]) -> Result<Server> {
     Server::start_vllm(&setup::vllm::ensure()?, folder, interrupt, arguments, &[])
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{cache, shell};
 
 /// Installs `packages` into the system. Callers pass only what is missing.
-pub fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     static UPDATED: OnceLock<()> = OnceLock::new();
     if packages.is_empty() {
         return Ok(());
@@ -37,7 +37,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
 
 /// Where packages are taken from when they are only unpacked.
 #[derive(Clone, Copy)]
-pub enum Source {
+pub(crate) enum Source {
     /// Whatever the machine's apt is set up with.
     System,
     /// Debian 12's backports, without adding them to the machine's sources.
@@ -46,7 +46,7 @@ pub enum Source {
 
 /// Downloads `packages` (without their dependencies) and unpacks them below `folder`. Needs no root, starts no service, and
 /// leaves the system's own package lists alone.
-pub fn unpack(packages: &[&str], source: Source, folder: &Path) -> Result<()> {
+pub(crate) fn unpack(packages: &[&str], source: Source, folder: &Path) -> Result<()> {
     let state = cache::folder()?.join(match source {
         Source::System => "apt-system",
         Source::Backports => "apt-backports",

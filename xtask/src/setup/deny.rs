@@ -9,7 +9,7 @@ use crate::cache;
 const VERSION: &str = "0.20.2";
 
 /// The program's path, installed if it is missing.
-pub fn ensure() -> Result<PathBuf> {
+pub(crate) fn ensure() -> Result<PathBuf> {
     let recipe = format!("cargo install cargo-deny {VERSION} without default features\n");
     let part = cache::Part::new(&format!("cargo-deny-{VERSION}"), &recipe)?;
     // Default features are for fetching advisories over TLS, which `lint` does not do.

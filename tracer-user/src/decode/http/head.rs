@@ -5,11 +5,11 @@ use super::body::{Body, Chunk};
 
 /// A head so far.
 #[derive(Debug, Default)]
-pub struct Head(Vec<u8>);
+pub(super) struct Head(Vec<u8>);
 
 /// What some more bytes did.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Assembly {
+pub(super) enum Assembly {
     More,
     /// Over [`MAX_HEAD`].
     TooLong,
@@ -19,7 +19,7 @@ pub enum Assembly {
 
 impl Head {
     /// Takes the bytes of a call.
-    pub fn push(&mut self, bytes: &[u8]) -> Assembly {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Assembly {
         let before = self.0.len();
         self.0.extend_from_slice(&bytes[..bytes.len().min(MAX_HEAD + 4 - before)]);
         let from = before.saturating_sub(3);
@@ -34,13 +34,13 @@ impl Head {
     }
 
     /// The head, once whole.
-    pub fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
 /// The body that a header announces (RFC 9112 section 6: the chunked coding overrides a length).
-pub fn announced(name: &str, value: &str, so_far: Option<Body>) -> Option<Body> {
+pub(super) fn announced(name: &str, value: &str, so_far: Option<Body>) -> Option<Body> {
     if name.eq_ignore_ascii_case("transfer-encoding") && value.to_ascii_lowercase().contains("chunked") {
         return Some(Body::Chunked(Chunk::Size(Vec::new())));
     }

@@ -22,7 +22,7 @@ pub struct RequestHead {
 }
 
 /// The head, and the body that follows it if one does.
-pub fn parse_request(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
+pub(super) fn parse_request(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     if !request.parse(head).ok()?.is_complete() {
@@ -52,7 +52,7 @@ pub fn parse_request(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
 }
 
 /// What a response's head says.
-pub struct ResponseHead {
+pub(super) struct ResponseHead {
     pub status: u16,
     /// The body is server-sent events.
     pub stream: bool,
@@ -60,7 +60,7 @@ pub struct ResponseHead {
 }
 
 /// The head; its body is what follows unless the request says otherwise (HEAD, CONNECT).
-pub fn parse_response(head: &[u8]) -> Option<ResponseHead> {
+pub(super) fn parse_response(head: &[u8]) -> Option<ResponseHead> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     if !response.parse(head).ok()?.is_complete() {

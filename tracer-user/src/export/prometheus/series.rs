@@ -25,7 +25,7 @@ const FINISH_REASONS: [FinishReason; 5] =
 
 /// The span that an observation was made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Exemplar {
+pub(super) struct Exemplar {
     pub(super) trace_id: TraceId,
     pub(super) span_id: SpanId,
 }
