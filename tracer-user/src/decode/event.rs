@@ -76,6 +76,7 @@ pub enum Refused {
 }
 
 /// Reads little-endian fields at wire offsets.
+#[derive(Clone, Copy)]
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -106,63 +107,15 @@ pub fn time_of(bytes: &[u8]) -> Option<u64> {
 pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
     let fields = Fields(bytes);
     fields.at_least(size_of::<Header>())?;
-    let kind = fields.u32(offset_of!(Header, kind))?;
-    let process = fields.u32(offset_of!(Header, process))?;
-    let event = |what| -> Result<Event, Refused> {
-        Ok(Event {
-            at: fields.u64(offset_of!(Header, at))?,
-            process,
-            thread: fields.u32(offset_of!(Header, thread))?,
-            what,
-        })
-    };
-    match kind {
-        net::KIND_OPENED | net::KIND_PEER_CLOSED | net::KIND_CLOSED => {
-            fields.at_least(size_of::<Socket>())?;
-            let fd = fields.u32(offset_of!(Socket, fd))?;
-            let class = class(fields.u32(offset_of!(Socket, class))?)?;
-            let end = End::of_descriptor(process, fd);
-            let what = match kind {
-                net::KIND_OPENED => What::Opened { end },
-                net::KIND_PEER_CLOSED => What::PeerClosed { end },
-                _ => {
-                    let moved = (fields.u64(offset_of!(Socket, moved_in))?, fields.u64(offset_of!(Socket, moved_out))?);
-                    What::Closed { end, moved: Some(moved) }
-                }
-            };
-            let lifetime = fields.u64(offset_of!(Socket, lifetime))?;
-            Ok(Record::Descriptor { event: event(what)?, class, lifetime })
-        }
-        net::KIND_DATA_IN | net::KIND_DATA_OUT => {
-            let fd = fields.u32(offset_of!(Data, fd))?;
-            let class = class(fields.u32(offset_of!(Data, class))?)?;
-            let len = fields.u64(offset_of!(Data, len))?;
-            let captured = u64::from(fields.u32(offset_of!(Data, captured))?);
-            if len == 0 {
-                return Err(Refused::Field("len", len));
-            }
-            if captured > len || captured > net::CAPTURE_MAX as u64 {
-                return Err(Refused::Field("captured", captured));
-            }
-            let start = size_of::<Data>();
-            let payload = bytes.get(start..start + captured as usize).ok_or(Refused::Short(bytes.len()))?;
-            let what = What::Data {
-                end: End::of_descriptor(process, fd),
-                direction: if kind == net::KIND_DATA_IN { Direction::In } else { Direction::Out },
-                len,
-                bytes: payload.to_vec(),
-                starts: fields.u32(offset_of!(Data, flags))? & net::FLAG_STARTS != 0,
-                offset: Some(fields.u64(offset_of!(Data, offset))?),
-            };
-            let lifetime = fields.u64(offset_of!(Data, lifetime))?;
-            Ok(Record::Descriptor { event: event(what)?, class, lifetime })
-        }
-        net::KIND_RECEIVED => Ok(Record::Received { process }),
+    match fields.u32(offset_of!(Header, kind))? {
+        kind @ (net::KIND_OPENED | net::KIND_PEER_CLOSED | net::KIND_CLOSED) => socket(fields, kind),
+        kind @ (net::KIND_DATA_IN | net::KIND_DATA_OUT) => data(fields, kind),
+        net::KIND_RECEIVED => Ok(Record::Received { process: fields.process()? }),
         net::KIND_CLOSED_RANGE => {
             fields.at_least(size_of::<Range>())?;
             Ok(Record::ClosedRange {
                 at: fields.u64(offset_of!(Header, at))?,
-                process,
+                process: fields.process()?,
                 thread: fields.u32(offset_of!(Header, thread))?,
                 first: fields.u32(offset_of!(Range, first))?,
                 last: fields.u32(offset_of!(Range, last))?,
@@ -171,30 +124,92 @@ pub fn decode(bytes: &[u8]) -> Result<Record, Refused> {
         proc::KIND_FORKED => {
             fields.at_least(size_of::<Forked>())?;
             let child = fields.u32(offset_of!(Forked, child))?;
-            event(What::Forked { child }).map(Record::Event)
+            fields.event(What::Forked { child }).map(Record::Event)
         }
-        proc::KIND_EXECUTED | proc::KIND_EXITED => {
+        kind @ (proc::KIND_EXECUTED | proc::KIND_EXITED) => {
             fields.at_least(size_of::<Process>())?;
             let what = if kind == proc::KIND_EXECUTED { What::Executed } else { What::Exited };
-            event(what).map(Record::Event)
+            fields.event(what).map(Record::Event)
         }
-        call::KIND_CALL => {
-            fields.at_least(size_of::<Call>())?;
-            let entered = fields.u64(offset_of!(Call, entered))?;
-            let function = match fields.u32(offset_of!(Call, function))? {
-                call::FUNCTION_ENCODE => Function::Encode,
-                call::FUNCTION_DECODE => Function::Decode,
-                call::FUNCTION_CLOCK => Function::Clock,
-                other => return Err(Refused::Field("function", u64::from(other))),
-            };
-            let event = event(What::Call { function, entered })?;
-            if entered > event.at {
-                return Err(Refused::Field("entered", entered));
-            }
-            Ok(Record::Event(event))
-        }
+        call::KIND_CALL => function_call(fields),
         other => Err(Refused::Kind(other)),
     }
+}
+
+impl Fields<'_> {
+    fn process(self) -> Result<u32, Refused> {
+        self.u32(offset_of!(Header, process))
+    }
+
+    fn event(self, what: What) -> Result<Event, Refused> {
+        Ok(Event {
+            at: self.u64(offset_of!(Header, at))?,
+            process: self.process()?,
+            thread: self.u32(offset_of!(Header, thread))?,
+            what,
+        })
+    }
+}
+
+/// A socket opened, ended or was closed.
+fn socket(fields: Fields<'_>, kind: u32) -> Result<Record, Refused> {
+    fields.at_least(size_of::<Socket>())?;
+    let fd = fields.u32(offset_of!(Socket, fd))?;
+    let class = class(fields.u32(offset_of!(Socket, class))?)?;
+    let end = End::of_descriptor(fields.process()?, fd);
+    let what = match kind {
+        net::KIND_OPENED => What::Opened { end },
+        net::KIND_PEER_CLOSED => What::PeerClosed { end },
+        _ => {
+            let moved = (fields.u64(offset_of!(Socket, moved_in))?, fields.u64(offset_of!(Socket, moved_out))?);
+            What::Closed { end, moved: Some(moved) }
+        }
+    };
+    let lifetime = fields.u64(offset_of!(Socket, lifetime))?;
+    Ok(Record::Descriptor { event: fields.event(what)?, class, lifetime })
+}
+
+/// Bytes crossed a socket.
+fn data(fields: Fields<'_>, kind: u32) -> Result<Record, Refused> {
+    let fd = fields.u32(offset_of!(Data, fd))?;
+    let class = class(fields.u32(offset_of!(Data, class))?)?;
+    let len = fields.u64(offset_of!(Data, len))?;
+    let captured = u64::from(fields.u32(offset_of!(Data, captured))?);
+    if len == 0 {
+        return Err(Refused::Field("len", len));
+    }
+    if captured > len || captured > net::CAPTURE_MAX as u64 {
+        return Err(Refused::Field("captured", captured));
+    }
+    let start = size_of::<Data>();
+    let payload = fields.0.get(start..start + captured as usize).ok_or(Refused::Short(fields.0.len()))?;
+    let what = What::Data {
+        end: End::of_descriptor(fields.process()?, fd),
+        direction: if kind == net::KIND_DATA_IN { Direction::In } else { Direction::Out },
+        len,
+        bytes: payload.to_vec(),
+        starts: fields.u32(offset_of!(Data, flags))? & net::FLAG_STARTS != 0,
+        offset: Some(fields.u64(offset_of!(Data, offset))?),
+    };
+    let lifetime = fields.u64(offset_of!(Data, lifetime))?;
+    Ok(Record::Descriptor { event: fields.event(what)?, class, lifetime })
+}
+
+/// A probed function was called.
+fn function_call(fields: Fields<'_>) -> Result<Record, Refused> {
+    fields.at_least(size_of::<Call>())?;
+    let entered = fields.u64(offset_of!(Call, entered))?;
+    let function = match fields.u32(offset_of!(Call, function))? {
+        call::FUNCTION_ENCODE => Function::Encode,
+        call::FUNCTION_DECODE => Function::Decode,
+        call::FUNCTION_CLOCK => Function::Clock,
+        other => return Err(Refused::Field("function", u64::from(other))),
+    };
+    let event = fields.event(What::Call { function, entered })?;
+    if entered > event.at {
+        return Err(Refused::Field("entered", entered));
+    }
+    Ok(Record::Event(event))
 }
 
 fn class(wire: u32) -> Result<Class, Refused> {
