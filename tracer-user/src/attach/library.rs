@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, SegmentFlags, SymbolKind};
 use tracer_ebpf::wire::call::FUNCTION_CLOCK;
 
-use super::plan::{self, Kind, Library, Point, Segment};
+use super::plan::{self, Library, Point, Segment};
 use super::{prologue, python};
+use crate::discover::kind::Kind;
 use crate::discover::text::{self, Mapping};
 
 /// The tokenizer library is 11 MB, an interpreter with debug information 35; nothing that is worth probing is near this.

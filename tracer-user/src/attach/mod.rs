@@ -17,11 +17,11 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crossbeam_channel::Receiver;
 
+use crate::discover::kind::Kind;
 use crate::input::{EventNanos, Input};
 use crate::output::Verdict;
 use crate::source::ring::{Command, Reader, monotonic_ns};
 use loader::{LoadError, Options, Probes};
-use plan::Kind;
 use table::Table;
 
 /// A process to trace.

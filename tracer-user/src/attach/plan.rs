@@ -4,11 +4,12 @@
 //! [`Point`]s in it. Symbols are matched by pattern, because Rust's mangled names carry a hash that changes with every build.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracer_ebpf::wire::call::{FUNCTION_DECODE, FUNCTION_ENCODE};
 
 use crate::discover::elf::is_encode;
+use crate::discover::kind::Kind;
 use crate::discover::text::Mapping;
 
 /// One library file, however many processes map it.
@@ -42,34 +43,6 @@ pub struct Segment {
     pub offset: u64,
     pub size: u64,
     pub executable: bool,
-}
-
-/// What a library is to a front end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Hugging Face's tokenizer library (`tokenizers.abi3.so`, or one built for one Python).
-    Tokenizer,
-    /// msgspec's extension module, which decodes the engine's messages.
-    Messages,
-    /// The Python interpreter: the executable, or the library where it is built as one.
-    Interpreter,
-}
-
-impl Kind {
-    pub fn of(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_str()?;
-        let is_library = path.extension().is_some_and(|extension| extension == "so");
-        let folder = path.parent().and_then(Path::file_name);
-        if is_library && name.starts_with("tokenizers.") {
-            Some(Self::Tokenizer)
-        } else if is_library && name.starts_with("_core.") && folder.is_some_and(|folder| folder == "msgspec") {
-            Some(Self::Messages)
-        } else if name.starts_with("libpython3") || (name.starts_with("python") && !name.contains(".so")) {
-            Some(Self::Interpreter)
-        } else {
-            None
-        }
-    }
 }
 
 /// The libraries of a kind among the mappings of the processes, one an inode.
@@ -178,21 +151,6 @@ mod tests {
         );
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].function, found[0].offset), (FUNCTION_ENCODE, 0x31_a360));
-    }
-
-    #[test]
-    fn a_library_is_known_by_its_name() {
-        for (path, expected) in [
-            ("/v/site-packages/tokenizers/tokenizers.abi3.so", Some(Kind::Tokenizer)),
-            ("/v/site-packages/msgspec/_core.cpython-312-x86_64-linux-gnu.so", Some(Kind::Messages)),
-            ("/v/site-packages/pydantic/_core.cpython-312-x86_64-linux-gnu.so", None),
-            ("/usr/lib/libpython3.11.so.1.0", Some(Kind::Interpreter)),
-            ("/usr/bin/python3.12", Some(Kind::Interpreter)),
-            ("/v/site-packages/torch/lib/libtorch_python.so", None),
-            ("/v/lib/python3.11/lib-dynload/math.cpython-311-x86_64-linux-gnu.so", None),
-        ] {
-            assert_eq!(Kind::of(Path::new(path)), expected, "{path}");
-        }
     }
 
     #[test]

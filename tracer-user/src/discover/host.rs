@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::argv;
 use super::failure::{self, Hidden};
+use super::kind::Kind;
 use super::package::{self, read_capped};
 use super::text::{self, Mapping, Stat, Status};
 use super::tree::{self, Forest, Look, Member, Part, Seen};
@@ -233,12 +234,6 @@ impl Look for Survey<'_> {
     }
 }
 
-/// `tokenizers/tokenizers.abi3.so` and its like.
-fn is_tokenizer(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.starts_with("tokenizers.") && name.contains(".so")
-}
-
 impl<'a> Survey<'a> {
     fn of(host: &'a Host) -> Self {
         let entries = std::fs::read_dir(&host.proc).into_iter().flatten();
@@ -376,7 +371,7 @@ impl<'a> Survey<'a> {
             comm: seen.stat.comm.clone(),
             tcp: holdings.tcp.clone(),
             unix: holdings.unix.clone(),
-            tokenizers: self.mapped_files(pid, &holdings.mapped, is_tokenizer),
+            tokenizers: self.mapped_files(pid, &holdings.mapped, |path| Kind::of(path) == Some(Kind::Tokenizer)),
             network_namespace: holdings.network_namespace,
             // The kernel's own clock, which probes read, is the one without the offset.
             clock_offset_ns: text::monotonic_offset_ns(&String::from_utf8_lossy(&offsets))

@@ -13,6 +13,7 @@ mod container;
 pub mod elf;
 pub mod failure;
 mod host;
+pub mod kind;
 mod package;
 pub mod privilege;
 pub mod text;

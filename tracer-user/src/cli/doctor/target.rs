@@ -9,8 +9,9 @@ use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 
 use super::Check;
-use crate::attach::plan::{Kind, Point};
+use crate::attach::plan::Point;
 use crate::attach::{library, plan, table};
+use crate::discover::kind::Kind;
 use crate::discover::privilege::is_supported;
 use crate::discover::{self, Host, ServerProcess, ServerProcesses, printable_path, role_name};
 use crate::engine;
@@ -231,7 +232,7 @@ fn endpoint(found: &ServerProcesses) -> Check {
         return Check::ok("endpoint", format!("{address}, in a network namespace of its own; not tried from here"));
     }
     let reachable = SocketAddr::new(reachable(address.ip()), address.port());
-    judge(reachable, found.tls, &ask(reachable, found.tls))
+    judge(reachable, found.tls, &ask(reachable, found.tls, ENDPOINT_TIMEOUT))
 }
 
 /// Where to reach a socket that is bound to every address.
@@ -244,10 +245,10 @@ fn reachable(address: IpAddr) -> IpAddr {
     }
 }
 
-fn ask(address: SocketAddr, tls: bool) -> Answer {
-    let connected = TcpStream::connect_timeout(&address, ENDPOINT_TIMEOUT).and_then(|stream| {
-        stream.set_read_timeout(Some(ENDPOINT_TIMEOUT))?;
-        stream.set_write_timeout(Some(ENDPOINT_TIMEOUT))?;
+fn ask(address: SocketAddr, tls: bool, patience: Duration) -> Answer {
+    let connected = TcpStream::connect_timeout(&address, patience).and_then(|stream| {
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(stream)
     });
     let mut stream = match connected {
@@ -300,6 +301,9 @@ mod tests {
     use super::*;
 
     /// A server for one connection that answers `response`; gives its address.
+    /// A busy machine may take more than a user's second to run the other thread.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     fn serve(response: &'static [u8]) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -322,7 +326,7 @@ mod tests {
             (b"\x15\x03\x01\x00\x02\x02\x46", Answer::Silent, Status::Warn),
         ] {
             let address = serve(response);
-            let answer = ask(address, false);
+            let answer = ask(address, false, PATIENCE);
             assert_eq!(answer, expected);
             assert_eq!(judge(address, false, &answer).status, status);
         }
@@ -331,7 +335,7 @@ mod tests {
     #[test]
     fn a_closed_port_is_said_to_be_closed() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let answer = ask(address, false);
+        let answer = ask(address, false, PATIENCE);
         assert!(matches!(&answer, Answer::Refused(error) if error.contains("refused")), "{answer:?}");
         assert_eq!(judge(address, false, &answer).status, Status::Warn);
     }
