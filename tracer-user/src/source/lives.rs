@@ -25,7 +25,10 @@ pub(super) enum Meeting {
     Same,
     /// It begins a new one, and the close of the one before was not seen.
     Unannounced,
-    /// It comes from one that is over.
+    /// It comes from one that is over, and there is none since: a record that overtook nothing but the close. Where it belongs, its
+    /// time says.
+    Late,
+    /// It comes from one that is over, and the number is another's by now.
     Old,
 }
 
@@ -42,7 +45,7 @@ impl Lives {
         let life = Life { lifetime, from: at, is_foreign: false };
         let is_closed = self.is_closed(end, lifetime);
         match self.lives.get_mut(&end) {
-            None if is_closed => Meeting::Old,
+            None if is_closed => Meeting::Late,
             None => {
                 self.lives.insert(end, life);
                 Meeting::Same
@@ -122,7 +125,8 @@ mod tests {
         assert_eq!(lives.meet(end, 30, 104), Meeting::Same, "an announced end leaves nothing behind");
         assert!(lives.close(end, 30));
         assert!(!lives.close(end, 25), "a late word of an earlier one");
-        assert_eq!(lives.meet(end, 30, 105), Meeting::Old, "it is over");
+        assert_eq!(lives.meet(end, 30, 105), Meeting::Late, "it is over");
+        assert_eq!(lives.get(end), None, "and stays so");
         assert_eq!(lives.meet(end, 40, 106), Meeting::Same);
     }
 

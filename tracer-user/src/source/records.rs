@@ -116,7 +116,7 @@ impl Records {
             return;
         }
         match self.lives.meet(end, lifetime, event.at) {
-            Meeting::Same => {}
+            Meeting::Same | Meeting::Late => {}
             Meeting::Old => {
                 self.lost(event.at, 1, LossStage::Unclassified);
                 return;
