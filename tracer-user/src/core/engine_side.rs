@@ -261,6 +261,9 @@ impl Core {
         {
             generation.chunks = steps.ends_between(scheduled, place.at).take(MAX_CHUNKS).collect();
         }
+        if took.first && generation.added.is_some() {
+            self.uptake.keeps_statistics(place.front_end, !output.events.is_empty());
+        }
         let prompt = (generation.prompt_tokens, generation.cached_tokens);
         let first_seen = generation.added.is_some() || !output.events.is_empty() || output.prompt_tokens.is_some();
         let labels = self.about.labels(place.engine);

@@ -159,24 +159,24 @@ impl Core {
                 self.encodes.returned(process, entered, at);
             }
             What::Call { function: Function::Decode, .. } => {
-                for key in self.uptake.decodes(process, thread) {
-                    Self::taken_up(&mut self.generations, *key, at);
-                }
+                let firsts = self.uptake.decodes(process, thread, at);
+                self.taken_up(&firsts, at);
             }
             What::Call { function: Function::Clock, .. } => {
-                for key in self.uptake.reads_clock(process, thread) {
-                    Self::taken_up(&mut self.generations, key, at);
-                }
+                let firsts = self.uptake.reads_clock(process, thread, at);
+                self.taken_up(&firsts, at);
             }
             What::Forked { .. } | What::Executed => {}
             What::Exited => self.exited(process, at, out),
         }
     }
 
-    /// The front end got to the request's first output.
-    fn taken_up(generations: &mut Generations, key: u64, at: EventNanos) {
-        if let Some(generation) = generations.get_mut(key) {
-            generation.taken_up = Some(at);
+    /// The front end got to the first output of these requests.
+    fn taken_up(&mut self, firsts: &[u64], at: EventNanos) {
+        for key in firsts {
+            if let Some(generation) = self.generations.get_mut(*key) {
+                generation.taken_up = Some(at);
+            }
         }
     }
 

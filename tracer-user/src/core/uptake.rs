@@ -4,13 +4,19 @@
 //! request whose first output came in a message, when the front end got to it. vLLM stamps a first token there, not when the
 //! message arrives: with 700 requests open its event loop is 5 to 250 ms behind (measured: docs/architecture.md). The messages of
 //! a process are decoded in the order in which they arrived, and the first reading of the clock after that, on the same thread,
-//! is the stamp; or another reading between the two, which is nearer than the arrival all the same. A message that nobody decodes
-//! is forgotten when the order is lost or [`MAX_WAITING`] wait; its requests keep the time at which it arrived.
+//! is the stamp; or another reading between the two, which is nearer than the arrival all the same. A server that keeps no statistics
+//! (`--disable-log-stats`: its first outputs bring no events) stamps nothing, and no reading is taken for a stamp then, nor one that comes
+//! [`MAX_AGE`] after the message was decoded. What is not seen is not guessed: the time of the decoding stands, or that of the arrival
+//! when the order is lost or [`MAX_WAITING`] messages wait.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Messages of a process that wait to be decoded: 20 s of 50 steps a second.
-const MAX_WAITING: usize = 1_024;
+use crate::input::EventNanos;
+
+/// Messages of a process that wait to be decoded: 40 s of eight engines with 50 steps a second.
+const MAX_WAITING: usize = 16_384;
+/// How long after it was decoded a message may be stamped, ns: eight times the most that was seen.
+const MAX_AGE: EventNanos = 2_000_000_000;
 
 /// Requests whose first output is in a message.
 type Firsts = Vec<u64>;
@@ -19,8 +25,17 @@ type Firsts = Vec<u64>;
 struct FrontEnd {
     /// Arrived, in order.
     waiting: VecDeque<Message>,
-    /// Decoded by this thread and not stamped: in order.
-    decoded: VecDeque<(u32, Firsts)>,
+    /// Decoded and not stamped: in order.
+    decoded: VecDeque<Decoded>,
+    /// It stamps what it takes up.
+    stamps: bool,
+}
+
+#[derive(Debug)]
+struct Decoded {
+    at: EventNanos,
+    thread: u32,
+    firsts: Firsts,
 }
 
 #[derive(Debug)]
@@ -30,6 +45,13 @@ struct Message {
     firsts: Firsts,
 }
 
+impl FrontEnd {
+    /// Bounds what is decoded, too.
+    fn forget_old(&mut self, now: EventNanos) {
+        while self.decoded.pop_front_if(|decoded| decoded.at.saturating_add(MAX_AGE) < now).is_some() {}
+    }
+}
+
 /// All front ends whose decoder is probed.
 #[derive(Debug, Default)]
 pub(super) struct Uptake {
@@ -37,6 +59,13 @@ pub(super) struct Uptake {
 }
 
 impl Uptake {
+    /// The first output of a request came, with life events (which a server that keeps statistics sends) or without.
+    pub(super) fn keeps_statistics(&mut self, process: u32, does: bool) {
+        if let Some(front_end) = self.front_ends.get_mut(&process) {
+            front_end.stamps = does;
+        }
+    }
+
     /// A message arrived; `firsts`: requests whose first output is in it.
     pub(super) fn arrived(&mut self, process: u32, stamped: bool, firsts: Firsts) {
         // Until a call of its decoder was seen nothing says that it is probed.
@@ -48,29 +77,26 @@ impl Uptake {
     }
 
     /// The front end decodes a message: its requests, as far as is known.
-    pub(super) fn decodes(&mut self, process: u32, thread: u32) -> &[u64] {
+    pub(super) fn decodes(&mut self, process: u32, thread: u32, at: EventNanos) -> Firsts {
         let front_end = self.front_ends.entry(process).or_default();
         // One that arrived before the attach, or was lost.
-        let Some(message) = front_end.waiting.pop_front() else { return &[] };
-        if !message.stamped {
-            return &[];
+        let Some(Message { stamped, firsts }) = front_end.waiting.pop_front() else { return Firsts::new() };
+        if stamped && front_end.stamps {
+            front_end.forget_old(at);
+            front_end.decoded.push_back(Decoded { at, thread, firsts: firsts.clone() });
         }
-        if front_end.decoded.len() == MAX_WAITING {
-            front_end.decoded.pop_front();
-        }
-        front_end.decoded.push_back((thread, message.firsts));
-        front_end.decoded.back().map_or(&[], |(_, firsts)| firsts)
+        firsts
     }
 
     /// The front end reads its clock: the requests of the message that this stamps.
-    pub(super) fn reads_clock(&mut self, process: u32, thread: u32) -> Firsts {
+    pub(super) fn reads_clock(&mut self, process: u32, thread: u32, at: EventNanos) -> Firsts {
         let Some(front_end) = self.front_ends.get_mut(&process) else { return Firsts::new() };
-        match front_end.decoded.front() {
-            Some((by, _)) if *by == thread => {
-                front_end.decoded.pop_front().map_or_else(Firsts::new, |(_, firsts)| firsts)
-            }
-            _ => Firsts::new(),
-        }
+        front_end.forget_old(at);
+        front_end
+            .decoded
+            .pop_front_if(|decoded| decoded.thread == thread)
+            .map(|decoded| decoded.firsts)
+            .unwrap_or_default()
     }
 
     /// Calls may have been lost: which message is next is not known.
@@ -95,7 +121,8 @@ mod tests {
     /// Probed: a first call was seen.
     fn uptake() -> Uptake {
         let mut uptake = Uptake::default();
-        assert_eq!(uptake.decodes(1, 1), NONE);
+        assert_eq!(uptake.decodes(1, 1, 0), NONE);
+        uptake.keeps_statistics(1, true);
         uptake
     }
 
@@ -105,12 +132,12 @@ mod tests {
         let mut uptake = uptake();
         uptake.arrived(1, true, vec![7]);
         uptake.arrived(1, true, vec![8]);
-        assert_eq!(uptake.reads_clock(1, 1), NONE, "nothing is decoded");
-        assert_eq!(uptake.decodes(1, 1), [7]);
-        assert_eq!(uptake.reads_clock(1, 1), [7]);
-        assert_eq!(uptake.reads_clock(1, 1), NONE);
-        assert_eq!(uptake.decodes(1, 1), [8]);
-        assert_eq!(uptake.reads_clock(1, 1), [8]);
+        assert_eq!(uptake.reads_clock(1, 1, 1), NONE, "nothing is decoded");
+        assert_eq!(uptake.decodes(1, 1, 0), [7]);
+        assert_eq!(uptake.reads_clock(1, 1, 1), [7]);
+        assert_eq!(uptake.reads_clock(1, 1, 1), NONE);
+        assert_eq!(uptake.decodes(1, 1, 0), [8]);
+        assert_eq!(uptake.reads_clock(1, 1, 1), [8]);
     }
 
     #[test]
@@ -118,9 +145,9 @@ mod tests {
         let mut uptake = uptake();
         for key in [7, 8] {
             uptake.arrived(1, true, vec![key]);
-            uptake.decodes(1, 1);
+            uptake.decodes(1, 1, 0);
         }
-        assert_eq!((uptake.reads_clock(1, 1), uptake.reads_clock(1, 1)), (vec![7], vec![8]));
+        assert_eq!((uptake.reads_clock(1, 1, 1), uptake.reads_clock(1, 1, 1)), (vec![7], vec![8]));
     }
 
     #[test]
@@ -128,9 +155,9 @@ mod tests {
         let mut uptake = uptake();
         uptake.arrived(1, false, vec![]);
         uptake.arrived(1, true, vec![8]);
-        assert_eq!(uptake.decodes(1, 1), NONE);
-        assert_eq!(uptake.reads_clock(1, 1), NONE);
-        assert_eq!(uptake.decodes(1, 1), [8]);
+        assert_eq!(uptake.decodes(1, 1, 0), NONE);
+        assert_eq!(uptake.reads_clock(1, 1, 1), NONE);
+        assert_eq!(uptake.decodes(1, 1, 0), [8]);
     }
 
     #[test]
@@ -138,11 +165,11 @@ mod tests {
         let mut uptake = uptake();
         uptake.arrived(1, true, vec![7]);
         uptake.arrived(2, true, vec![9]);
-        uptake.decodes(1, 1);
-        assert_eq!(uptake.reads_clock(1, 5), NONE);
-        assert_eq!(uptake.reads_clock(2, 1), NONE);
-        assert_eq!(uptake.decodes(2, 2), NONE, "it was not known to be probed when 9 arrived");
-        assert_eq!(uptake.reads_clock(1, 1), [7]);
+        uptake.decodes(1, 1, 0);
+        assert_eq!(uptake.reads_clock(1, 5, 1), NONE);
+        assert_eq!(uptake.reads_clock(2, 1, 1), NONE);
+        assert_eq!(uptake.decodes(2, 2, 0), NONE, "it was not known to be probed when 9 arrived");
+        assert_eq!(uptake.reads_clock(1, 1, 1), [7]);
     }
 
     #[test]
@@ -151,15 +178,36 @@ mod tests {
         uptake.arrived(1, true, vec![7]);
         uptake.lost();
         uptake.arrived(1, true, vec![8]);
-        assert_eq!(uptake.decodes(1, 1), [8]);
+        assert_eq!(uptake.decodes(1, 1, 0), [8]);
     }
 
     #[test]
     fn a_decoder_that_stops_being_seen_fills_nothing() {
         let mut uptake = uptake();
-        for key in 0..10_000 {
+        for key in 0..100_000 {
             uptake.arrived(1, true, vec![key]);
         }
         assert!(uptake.front_ends[&1].waiting.len() <= MAX_WAITING);
+    }
+
+    #[test]
+    fn a_server_without_statistics_stamps_nothing() {
+        // the first outputs come without events ─ decoded ─ a clock that is somebody else's
+        let mut uptake = uptake();
+        uptake.keeps_statistics(1, false);
+        uptake.arrived(1, true, vec![7]);
+        assert_eq!(uptake.decodes(1, 1, 0), [7]);
+        assert_eq!(uptake.reads_clock(1, 1, 1), NONE);
+    }
+
+    #[test]
+    fn a_reading_long_after_the_message_is_no_stamp() {
+        let mut uptake = uptake();
+        for key in [7, 8] {
+            uptake.arrived(1, true, vec![key]);
+        }
+        uptake.decodes(1, 1, 0);
+        uptake.decodes(1, 1, MAX_AGE);
+        assert_eq!(uptake.reads_clock(1, 1, MAX_AGE + 1), [8], "7 was decoded too long ago");
     }
 }
