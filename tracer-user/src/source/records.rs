@@ -271,11 +271,50 @@ impl Records {
         }
         // The rings are the better buffer: let them fill for a moment.
         if let Err(SendTimeoutError::Timeout(batch)) = self.sender.send_timeout(batch, QUEUE_PATIENCE) {
-            let held = batch.len();
-            // The account and what was learned take no room.
-            self.batch.extend(batch.into_iter().filter(|input| !matches!(input, Input::Event(_) | Input::Tick(_))));
-            let count = (held - self.batch.len()) as u64;
-            self.batch.push(Input::Lost(Lost { at: monotonic_ns(), count, stage: LossStage::Queue }));
+            self.batch = without_events(batch, monotonic_ns());
         }
+    }
+}
+
+/// What is left of a batch that found no room: the account of it, and the newest clock anchor. A queue that nobody empties does not
+/// make it grow.
+fn without_events(batch: Vec<Input>, now: EventNanos) -> Vec<Input> {
+    let (mut lost, mut delivered) = ([0; LossStage::ALL.len()], [0; Probe::ALL.len()]);
+    let mut fact = None;
+    for input in batch {
+        match input {
+            Input::Event(_) => lost[LossStage::Queue as usize] += 1,
+            Input::Lost(told) => lost[told.stage as usize] += told.count,
+            Input::Delivered(told) => delivered[told.probe as usize] += told.count,
+            Input::Fact(_) => fact = Some(input),
+            Input::Tick(_) => {}
+        }
+    }
+    let lost = LossStage::ALL.map(|stage| Lost { at: now, count: lost[stage as usize], stage });
+    let delivered = Probe::ALL.map(|probe| Delivered { probe, count: delivered[probe as usize] });
+    let lost = lost.into_iter().filter(|lost| lost.count > 0).map(Input::Lost);
+    let delivered = delivered.into_iter().filter(|delivered| delivered.count > 0).map(Input::Delivered);
+    fact.into_iter().chain(lost).chain(delivered).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Fact;
+
+    #[test]
+    fn what_is_left_of_a_batch_that_found_no_room_is_its_account() {
+        // twice: 3 events, a tick, a loss that was told, a count, a clock anchor
+        let event = || Input::Event(Event { at: 1, process: 1, thread: 1, what: What::Executed });
+        let told = || Input::Lost(Lost { at: 1, count: 5, stage: LossStage::DataRing });
+        let count = || Input::Delivered(Delivered { probe: Probe::Syscall, count: 3 });
+        let anchor = |event_ns| Input::Fact(Fact::Clock { event_ns, unix_ns: 1 });
+        let batch = |at| vec![event(), event(), event(), Input::Tick(at), told(), count(), anchor(at)];
+        let mut left = without_events(batch(1), 8);
+        left.extend(batch(2));
+        let lost = |count, stage| Input::Lost(Lost { at: 9, count, stage });
+        let sum = Input::Delivered(Delivered { probe: Probe::Syscall, count: 6 });
+        let expected = [anchor(2), lost(10, LossStage::DataRing), lost(6, LossStage::Queue), sum];
+        assert_eq!(without_events(left, 9), expected, "a tick is nothing lost");
     }
 }
