@@ -102,6 +102,19 @@ pub fn lost_at<'a>(inputs: impl IntoIterator<Item = &'a Input>, stage: LossStage
     inputs.into_iter().map(count).sum()
 }
 
+/// Lets the fixtures run, and gives the calls of library functions that the session saw.
+pub fn calls(session: Session, fixtures: &mut [Fixture]) -> Vec<Event> {
+    fixtures.iter_mut().for_each(Fixture::go);
+    let mut calls = Vec::new();
+    session.detach(|batch| {
+        calls.extend(batch.into_iter().filter_map(|input| match input {
+            Input::Event(event) if matches!(event.what, What::Call { .. }) => Some(event),
+            _ => None,
+        }));
+    });
+    calls
+}
+
 /// All inputs of a traced run.
 pub struct Trace {
     pub inputs: Vec<Input>,

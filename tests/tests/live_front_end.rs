@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use inferspan::attach::loader::Options;
 use inferspan::attach::{FrontEnd, Session, Target};
-use inferspan::input::{Event, Function, Input, What};
+use inferspan::input::{Event, Function, What};
 use inferspan_harness::installed::Vllm;
-use inferspan_tests::live::{Fixture, may_trace};
+use inferspan_tests::live::{self, Fixture, may_trace};
 
 /// Reads the clock 20 times on the main thread and 5 on another, and other clocks that do not count.
 const CLOCKS: &str = "
@@ -45,14 +45,7 @@ fn calls(python: &str, script: &str) -> (FrontEnd, u32, Vec<Event>) {
     let mut session = Session::start(&Options::default(), &targets).expect("attach");
     let found = session.attach_front_end(targets[0].tgid);
     assert_eq!(session.attach_front_end(targets[0].tgid), FrontEnd::default(), "a process is probed once");
-    fixtures.iter_mut().for_each(Fixture::go);
-    let mut calls = Vec::new();
-    session.detach(|batch| {
-        calls.extend(batch.into_iter().filter_map(|input| match input {
-            Input::Event(event) if matches!(event.what, What::Call { .. }) => Some(event),
-            _ => None,
-        }));
-    });
+    let calls = live::calls(session, &mut fixtures);
     (found, targets[0].tgid, calls)
 }
 
@@ -99,12 +92,30 @@ fn every_reading_of_the_clock_is_seen_and_no_other_process_s() {
 }
 
 #[test]
+fn a_number_that_is_free_again_is_probed_again() {
+    if !may_trace("a_number_that_is_free_again_is_probed_again") {
+        return;
+    }
+    let fixture = Fixture::start("python3", &["-c", CLOCKS]);
+    let target = Target { tgid: fixture.tgid, capture: false };
+    let mut session = Session::start(&Options::default(), &[target]).expect("attach");
+    let before = session.attached();
+    assert!(session.attach_front_end(target.tgid).clock);
+    assert_eq!(session.attached(), before + 1);
+    session.ended(target.tgid);
+    assert_eq!(session.attached(), before, "nothing is left of it");
+    assert!(session.attach_front_end(target.tgid).clock);
+    let clocks = of(&live::calls(session, &mut [fixture]), Function::Clock).len();
+    assert_eq!(clocks, 25, "each reading once");
+}
+
+#[test]
 fn the_decoder_of_messages_is_seen_in_order_with_the_clock() {
     let test = "the_decoder_of_messages_is_seen_in_order_with_the_clock";
     let Some(installed) = may_trace(test).then(Vllm::from_env).flatten() else { return };
     let python = installed.venv.join("bin/python");
     let (found, _, calls) = calls(python.to_str().expect("UTF-8"), MESSAGES);
-    assert_eq!(found, FrontEnd { decoder: true, clock: true });
+    assert_eq!(found, FrontEnd { decoder: true, clock: true, warnings: Vec::new() });
     let order: Vec<Function> = calls
         .iter()
         .filter_map(|call| match call.what {

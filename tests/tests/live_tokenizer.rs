@@ -5,8 +5,8 @@ use std::process::Command;
 
 use inferspan::attach::loader::Options;
 use inferspan::attach::{Session, Target, TokenizerProbes};
-use inferspan::input::{Event, Function, Input, What};
-use inferspan_tests::live::{Fixture, may_trace};
+use inferspan::input::{Event, Function, What};
+use inferspan_tests::live::{self, Fixture, may_trace};
 
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");
 
@@ -35,14 +35,7 @@ fn calls(fixtures: &mut [Fixture]) -> (Vec<Event>, TokenizerProbes) {
     let mut session = Session::start(&Options::default(), &targets).expect("attach");
     let probes = session.attach_tokenizers(&[tgid]);
     assert!(session.attach_tokenizers(&[tgid]).functions == 0, "a library is probed once");
-    fixtures.iter_mut().for_each(Fixture::go);
-    let mut calls = Vec::new();
-    session.detach(|batch| {
-        calls.extend(batch.into_iter().filter_map(|input| match input {
-            Input::Event(event) if matches!(event.what, What::Call { .. }) => Some(event),
-            _ => None,
-        }));
-    });
+    let calls = live::calls(session, fixtures);
     (calls, probes)
 }
 

@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracer_ebpf::wire::call::cookie;
@@ -206,13 +206,27 @@ impl Probes {
     /// Attaches entry and return probes at `points` of the library at `path`, for every process: the programs filter.
     pub fn attach_library(&mut self, path: &Path, points: &[Point]) -> Result<(), LoadError> {
         self.attach_points("call_entry", path, points, UProbeScope::AllProcesses)?;
-        self.attach_points("call_return", path, points, UProbeScope::AllProcesses)
+        self.attach_points("call_return", path, points, UProbeScope::AllProcesses)?;
+        Ok(())
     }
 
     /// Attaches probes of the entry alone at `points` of the library at `path`, in one process.
-    pub fn attach_entries(&mut self, path: &Path, points: &[Point], process: u32) -> Result<(), LoadError> {
-        let Some(process) = NonZeroU32::new(process) else { return Ok(()) };
+    pub fn attach_entries(
+        &mut self,
+        path: &Path,
+        points: &[Point],
+        process: u32,
+    ) -> Result<Vec<UProbeLinkId>, LoadError> {
+        let Some(process) = NonZeroU32::new(process) else { return Ok(Vec::new()) };
         self.attach_points("call_only", path, points, UProbeScope::OneProcess(process))
+    }
+
+    /// Takes such probes back; the process is gone, so one that cannot be is no loss.
+    pub fn detach_entries(&mut self, links: Vec<UProbeLinkId>) {
+        let Ok(program) = program::<UProbe>(&mut self.ebpf, "call_only") else { return };
+        for link in links {
+            self.attached -= usize::from(program.detach(link).is_ok());
+        }
     }
 
     fn attach_points(
@@ -221,11 +235,12 @@ impl Probes {
         path: &Path,
         points: &[Point],
         scope: UProbeScope,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Vec<UProbeLinkId>, LoadError> {
         let program: &mut UProbe = program(&mut self.ebpf, name)?;
         if self.loaded.insert(name) {
             program.load().map_err(|error| program_error(name, &error))?;
         }
+        let mut links = Vec::with_capacity(points.len());
         for (index, point) in points.iter().enumerate() {
             let at = UProbeAttachPoint {
                 // A return probe finds the return address where the entry has it.
@@ -235,12 +250,13 @@ impl Probes {
                 }),
                 cookie: Some(cookie(index as u32, point.function)),
             };
-            program
+            let link = program
                 .attach(at, path, scope)
                 .map_err(|error| attach_error(name, format!("{}+{:#x}", path.display(), point.offset), &error))?;
+            links.push(link);
             self.attached += 1;
         }
-        Ok(())
+        Ok(links)
     }
 
     /// Probes attached so far.

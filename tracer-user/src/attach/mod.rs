@@ -11,10 +11,12 @@ mod prologue;
 mod python;
 pub mod table;
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
+use aya::programs::uprobe::UProbeLinkId;
 use crossbeam_channel::Receiver;
 
 use crate::discover::kind::Kind;
@@ -22,6 +24,7 @@ use crate::input::{EventNanos, Input};
 use crate::output::Verdict;
 use crate::source::ring::{Command, Reader, monotonic_ns};
 use loader::{LoadError, Options, Probes};
+use plan::Point;
 use table::Table;
 
 /// A process to trace.
@@ -43,10 +46,12 @@ pub struct TokenizerProbes {
 }
 
 /// What of a front end's handling of messages is probed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FrontEnd {
     pub decoder: bool,
     pub clock: bool,
+    /// Why one that is there is not; for the user.
+    pub warnings: Vec<String>,
 }
 
 /// Attached programs and their running reader.
@@ -59,8 +64,10 @@ pub struct Session {
     libraries: BTreeSet<((u32, u32), u64)>,
     /// Of these, the ones that are probed.
     probed: BTreeSet<((u32, u32), u64)>,
-    /// Front ends whose handling of messages is probed, or was tried to be.
-    front_ends: BTreeSet<u32>,
+    /// Front ends whose handling of messages is probed, or was tried to be, and their probes.
+    front_ends: BTreeMap<u32, Vec<UProbeLinkId>>,
+    /// What to probe in files that were read: the same for every front end of a server.
+    points: BTreeMap<((u32, u32), u64), Vec<Point>>,
 }
 
 impl Session {
@@ -103,7 +110,8 @@ impl Session {
             adopted,
             libraries: BTreeSet::new(),
             probed: BTreeSet::new(),
-            front_ends: BTreeSet::new(),
+            front_ends: BTreeMap::new(),
+            points: BTreeMap::new(),
         })
     }
 
@@ -184,19 +192,51 @@ impl Session {
     /// them the time at which a message arrived stands for it.
     pub fn attach_front_end(&mut self, process: u32) -> FrontEnd {
         let mut found = FrontEnd::default();
-        if !self.front_ends.insert(process) {
+        if self.front_ends.contains_key(&process) {
             return found;
         }
+        self.front_ends.insert(process, Vec::new());
+        // One that may not be looked into has been told of already.
         let Ok(mappings) = library::mappings(process) else { return found };
         let maps = [(process, mappings)];
-        for (kind, probed) in [(Kind::Messages, &mut found.decoder), (Kind::Interpreter, &mut found.clock)] {
+        for (kind, what, probed) in [
+            (Kind::Messages, "decoder of messages (msgspec)", &mut found.decoder),
+            (Kind::Interpreter, "clock (time.time)", &mut found.clock),
+        ] {
+            let mut why = None;
             for library in plan::libraries(&maps, kind) {
-                let Ok(path) = library::reach(&library) else { continue };
-                let points = library::points(&path, kind).unwrap_or_default();
-                *probed |= !points.is_empty() && self.probes.attach_entries(&path, &points, process).is_ok();
+                match self.attach_entries(&library, kind, process) {
+                    Ok(()) => *probed = true,
+                    Err(error) => why = Some(error),
+                }
+            }
+            // An executable that is a shell around a library of Python has no table of its own.
+            if let Some(why) = why.filter(|_| !*probed) {
+                found.warnings.push(format!("process {process}: its {what} is not probed: {why}"));
             }
         }
         found
+    }
+
+    fn attach_entries(&mut self, library: &plan::Library, kind: Kind, process: u32) -> Result<(), String> {
+        let path = library::reach(library).map_err(|error| error.to_string())?;
+        let points = match self.points.entry((library.device, library.inode)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(library::points(&path, kind).map_err(|error| error.to_string())?),
+        };
+        if points.is_empty() {
+            return Err(format!("it is not found in {}", library.path.display()));
+        }
+        let links = self.probes.attach_entries(&path, points, process).map_err(|error| error.to_string())?;
+        self.front_ends.entry(process).or_default().extend(links);
+        Ok(())
+    }
+
+    /// A process has ended: its number may be another front end's.
+    pub fn ended(&mut self, process: u32) {
+        if let Some(links) = self.front_ends.remove(&process) {
+            self.probes.detach_entries(links);
+        }
     }
 
     /// Detaches everything, then passes on what was still on its way.

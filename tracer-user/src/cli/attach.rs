@@ -20,7 +20,7 @@ use crate::export::flags::OutputArgs;
 use crate::export::{Pressure, Sinks};
 use crate::input::{LossStage, Probe, Role, Server};
 use crate::run::live::{End, LAG_NS, Live, targets_of};
-use crate::run::{Finished, Run};
+use crate::run::{Ended, Run};
 use crate::telemetry::Telemetry;
 
 /// Digits of a container id that are enough to name it.
@@ -242,8 +242,8 @@ fn warn(what: &str) {
 }
 
 /// Says what was seen.
-fn conclude(end: End, finished: &Finished, telemetry: &Telemetry) -> Code {
-    let Finished { summary, late, .. } = finished;
+fn conclude(end: End, finished: &Ended, telemetry: &Telemetry) -> Code {
+    let Ended { summary, late, .. } = finished;
     if end == End::Target {
         eprintln!("inferspan: the server has ended");
     }

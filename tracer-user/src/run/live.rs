@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
-use super::{Finished, Run};
+use super::{Ended, Run};
 use crate::attach::{Session, Target};
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
@@ -99,7 +99,9 @@ impl Live {
             let front_ends: Vec<u32> =
                 found.processes.iter().filter(|process| process.role == Role::Api).map(|process| process.pid).collect();
             for process in &front_ends {
-                self.session.attach_front_end(*process);
+                let found = self.session.attach_front_end(*process);
+                let ends = "ttft_engine ends when the first token arrives, not when the server takes it up";
+                warnings.extend(found.warnings.into_iter().map(|why| format!("{why}; {ends}")));
             }
             let probes = self.session.attach_tokenizers(&front_ends);
             for tgid in probes.processes {
@@ -155,6 +157,7 @@ impl Live {
             match event.what {
                 What::Exited => {
                     self.alive.remove(&event.process);
+                    self.session.ended(event.process);
                 }
                 What::Forked { .. } | What::Executed => {
                     let now = Instant::now();
@@ -192,7 +195,7 @@ impl Live {
     }
 
     /// Detaches and flushes.
-    pub fn finish(self) -> Finished {
+    pub fn finish(self) -> Ended {
         let Self { session, mut run, .. } = self;
         session.detach(|batch| {
             for input in batch {

@@ -15,7 +15,7 @@ use crate::core::Config;
 use crate::export::prometheus::server::MetricsServer;
 use crate::export::{Sinks, Summary};
 use crate::input::{EventNanos, Input};
-use crate::output::{Output, Verdict};
+use crate::output::Verdict;
 use crate::telemetry::Telemetry;
 use pipeline::Pipeline;
 
@@ -29,7 +29,7 @@ pub struct Run {
 
 /// What a run amounts to.
 #[derive(Debug)]
-pub struct Finished {
+pub struct Ended {
     pub summary: Summary,
     /// Inputs that came too late to be put in order.
     pub late: u64,
@@ -54,12 +54,12 @@ impl Run {
 
     /// Hands on what was said since the last call.
     pub fn export(&mut self) {
-        self.telemetry.spans_dropped_limit.store(self.pipeline.spans_dropped(), Relaxed);
-        let outputs = self.pipeline.outputs();
-        outputs.retain(|output| !matches!(output, Output::Verdict(_)));
-        if !outputs.is_empty() {
-            self.sinks.push(outputs);
+        if self.pipeline.outputs().is_empty() {
+            return;
         }
+        // It grows with traces, which are outputs.
+        self.telemetry.spans_dropped_limit.store(self.pipeline.spans_dropped(), Relaxed);
+        self.sinks.push(self.pipeline.outputs());
     }
 
     /// The stream is over: everything held and everything open goes out.
@@ -71,10 +71,10 @@ impl Run {
     }
 
     /// Flushes the exporters and waits for them. `keep_serving`: the metrics endpoint is not taken down.
-    pub fn finish(mut self, keep_serving: bool) -> Finished {
+    pub fn finish(mut self, keep_serving: bool) -> Ended {
         self.close();
         let metrics_server = if keep_serving { self.sinks.keep_metrics_server() } else { None };
         let late = self.pipeline.late();
-        Finished { summary: self.sinks.finish(), late, metrics_server }
+        Ended { summary: self.sinks.finish(), late, metrics_server }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::preroll::{self, Preroll};
-use super::{Finished, Run};
+use super::{Ended, Run};
 use crate::core::Config;
 use crate::export::Sinks;
 use crate::input::{Delivered, Event, EventNanos, Input, LossStage, Lost, Probe, What};
@@ -46,7 +46,7 @@ pub struct Replayed {
     pub uncertainty: Option<u64>,
     /// Why the rest of the log was not read.
     pub broken: Option<LogError>,
-    pub finished: Finished,
+    pub finished: Ended,
 }
 
 impl Opened {
