@@ -58,6 +58,22 @@ impl Made {
         made
     }
 
+    /// The one record of the completion with this id.
+    ///
+    /// # Panics
+    /// When there is none, or several.
+    pub fn completion(&self, id: &str) -> &AccessRecord {
+        let id = format!("cmpl-{id}");
+        let found: Vec<_> = self.access.iter().filter(|record| record.request_id.as_deref() == Some(&id)).collect();
+        let [record] = found.as_slice() else { panic!("{} records of {id}: {:#?}", found.len(), self.access) };
+        record
+    }
+
+    /// The events of all roots.
+    pub fn root_events(&self) -> Vec<&'static str> {
+        self.traces.iter().flat_map(|trace| trace.spans[0].events.iter().map(|event| event.name)).collect()
+    }
+
     pub fn generations(&self) -> impl Iterator<Item = &GenerationRecord> {
         self.access.iter().flat_map(|a| &a.generations)
     }

@@ -240,6 +240,16 @@ fn shifted(input: &Input, shift: u32) -> Input {
     input
 }
 
+/// The last event of a streamed completion: a token, and that it is over by length.
+pub fn last(id: &str) -> Vec<u8> {
+    chunk(&format!("data: {{\"id\":\"cmpl-{id}\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":\"length\"}}]}}\n\n"))
+}
+
+/// The mark at the end of a stream.
+pub fn done() -> Vec<u8> {
+    chunk("data: [DONE]\n\n")
+}
+
 /// ZMTP frames of one message.
 pub fn zmtp(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = Vec::new();

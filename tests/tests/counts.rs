@@ -3,32 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use inferspan::input::Function;
-use inferspan::output::{AccessRecord, Metric, Outcome};
+use inferspan::output::{Metric, Outcome};
 use inferspan_demo_engine::wire::LENGTH;
-use inferspan_tests::pipeline::Made;
-use inferspan_tests::story::{END, STREAM, Story, chunk, connection, json, post};
+use inferspan_tests::story::{END, STREAM, Story, connection, done, json, last, post};
 
 const PATH: &str = "/v1/completions";
-
-fn last(id: &str) -> Vec<u8> {
-    chunk(&format!("data: {{\"id\":\"cmpl-{id}\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":\"length\"}}]}}\n\n"))
-}
-
-fn done() -> Vec<u8> {
-    chunk("data: [DONE]\n\n")
-}
-
-fn of<'a>(made: &'a Made, id: &str) -> &'a AccessRecord {
-    let id = format!("cmpl-{id}");
-    let mut found = made.access.iter().filter(|record| record.request_id.as_deref() == Some(&id));
-    let record = found.next().unwrap_or_else(|| panic!("no record of {id}: {:#?}", made.access));
-    assert!(found.next().is_none(), "two records of {id}: {:#?}", made.access);
-    record
-}
-
-fn root_events(made: &Made) -> Vec<&'static str> {
-    made.traces.iter().flat_map(|trace| trace.spans[0].events.iter().map(|event| event.name)).collect()
-}
 
 #[test]
 fn a_beam_search_is_one_request() {
@@ -53,7 +32,7 @@ fn a_beam_search_is_one_request() {
     story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
     let made = story.made();
     assert_eq!(made.access.len(), 1, "{:#?}", made.access);
-    let record = of(&made, "a");
+    let record = made.completion("a");
     assert_eq!((record.outcome, record.incomplete.as_deref()), (Outcome::Length, None));
     assert!((record.seconds.tokenize.unwrap() - 0.001).abs() < 1e-9);
     assert_eq!((record.generations.len(), record.output_tokens, record.prompt_tokens), (5, Some(5), Some(5)));
@@ -100,7 +79,7 @@ fn samples_of_one_prompt_share_its_tokens() {
     let usage = r#""usage":{"prompt_tokens":5,"total_tokens":7,"completion_tokens":2}"#;
     story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
     let made = story.made();
-    let record = of(&made, "a");
+    let record = made.completion("a");
     assert_eq!((record.prompt_tokens, record.output_tokens, record.incomplete.as_deref()), (Some(5), Some(2), None));
     let counted: u64 =
         made.metrics.iter().map(|m| if let Metric::Prompt { tokens, .. } = m { *tokens } else { 0 }).sum();
@@ -118,7 +97,7 @@ fn a_usage_that_contradicts_the_count_is_told() {
     let usage = r#""usage":{"prompt_tokens":5,"total_tokens":8,"completion_tokens":3}"#;
     story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
     let made = story.made();
-    assert_eq!(of(&made, "a").incomplete.as_deref(), Some("usage_differs"));
+    assert_eq!(made.completion("a").incomplete.as_deref(), Some("usage_differs"));
     assert!(made.metrics.iter().any(|metric| matches!(metric, Metric::UsageDiffers { .. })));
 }
 
@@ -135,10 +114,10 @@ fn time_to_first_token_starts_at_the_first_byte_and_vllms_at_its_stamp() {
     story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
     story.respond(end, &[STREAM, &last("a"), &done(), END].concat());
     let made = story.made();
-    let seconds = of(&made, "a").seconds;
+    let seconds = made.completion("a").seconds;
     assert!((seconds.ttft.unwrap() - 0.152).abs() < 1e-6, "{seconds:?}");
     assert!((seconds.ttft_engine.unwrap() - 0.052).abs() < 2e-6, "{seconds:?}");
-    assert!(root_events(&made).contains(&"first_content_written"));
+    assert!(made.root_events().contains(&"first_content_written"));
 }
 
 #[test]
@@ -159,7 +138,7 @@ fn vllms_first_token_is_when_the_front_end_gets_to_it() {
     story.enters(Function::Clock);
     story.respond(end, &[STREAM, &last("a"), &done(), END].concat());
     let made = story.made();
-    let seconds = of(&made, "a").seconds;
+    let seconds = made.completion("a").seconds;
     assert!((seconds.ttft.unwrap() - 0.052).abs() < 2e-6, "it arrived long before: {seconds:?}");
     assert!((seconds.ttft_engine.unwrap() - 1.055).abs() < 2e-6, "{seconds:?}");
 }
@@ -180,5 +159,5 @@ fn a_pipelined_request_waits_and_that_is_not_parsing() {
         story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-{id}","choices":[{{"finish_reason":"length"}}]}}"#)));
     }
     let made = story.made();
-    assert!(of(&made, "b").seconds.parse.unwrap() < 0.06, "{:#?}", of(&made, "b"));
+    assert!(made.completion("b").seconds.parse.unwrap() < 0.06, "{:#?}", made.completion("b"));
 }

@@ -6,7 +6,7 @@ use inferspan::input::{Direction, LossStage, What};
 use inferspan::output::{AccessRecord, FinishReason, Metric, Outcome};
 use inferspan_demo_engine::wire::LENGTH;
 use inferspan_tests::pipeline::Made;
-use inferspan_tests::story::{API, END, ENGINE, STREAM, Story, chunk, connection, json, post, zmtp};
+use inferspan_tests::story::{API, END, ENGINE, STREAM, Story, chunk, connection, done, json, last, post, zmtp};
 
 const PATH: &str = "/v1/completions";
 
@@ -14,14 +14,6 @@ fn delta(id: &str) -> Vec<u8> {
     chunk(&format!(
         "data: {{\"id\":\"cmpl-{id}\",\"model\":\"tiny\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":null}}]}}\n\n"
     ))
-}
-
-fn last(id: &str) -> Vec<u8> {
-    chunk(&format!("data: {{\"id\":\"cmpl-{id}\",\"choices\":[{{\"text\":\"x\",\"finish_reason\":\"length\"}}]}}\n\n"))
-}
-
-fn done() -> Vec<u8> {
-    chunk("data: [DONE]\n\n")
 }
 
 /// One streamed request of two tokens on connection 1; `skip` says which of its calls are lost: 0 the request, 1 the response's head,
@@ -45,17 +37,9 @@ fn stream(story: &mut Story, id: &str, skip: &[usize]) {
     say(story, 5, Direction::Out, END);
 }
 
-fn of<'a>(made: &'a Made, id: &str) -> &'a AccessRecord {
-    let id = format!("cmpl-{id}");
-    let mut found = made.access.iter().filter(|record| record.request_id.as_deref() == Some(&id));
-    let record = found.next().unwrap_or_else(|| panic!("no record of {id}: {:#?}", made.access));
-    assert!(found.next().is_none(), "two records of {id}: {:#?}", made.access);
-    record
-}
-
 /// It is whole and as it was.
 fn is_right(made: &Made, id: &str) {
-    let record = of(made, id);
+    let record = made.completion(id);
     assert_eq!((record.outcome, record.incomplete.as_deref()), (Outcome::Length, None), "{id}: {record:#?}");
     assert_eq!((record.output_tokens, record.generations.len(), record.status), (Some(2), 1, Some(200)), "{id}");
     assert!(record.seconds.e2e.unwrap() < 0.02, "{id}: {record:#?}");
@@ -83,7 +67,7 @@ fn a_lost_call_of_a_stream_touches_that_stream_only() {
             continue;
         }
         assert_eq!(made.access.len(), 4, "call {missing} missing: {:#?}", made.access);
-        let b = of(&made, "b");
+        let b = made.completion("b");
         assert_eq!(b.output_tokens, Some(2));
         if missing == 5 {
             assert_eq!(b.outcome, Outcome::Unknown, "{b:#?}");
@@ -105,7 +89,7 @@ fn a_lost_request_leaves_its_response_to_nobody() {
     let made = story.made();
     is_right(&made, "a");
     is_right(&made, "c");
-    assert_eq!(of(&made, "b").incomplete.as_deref(), Some("http_side_unseen"));
+    assert_eq!(made.completion("b").incomplete.as_deref(), Some("http_side_unseen"));
 }
 
 #[test]
@@ -124,7 +108,7 @@ fn a_lost_piece_of_a_request_body_touches_that_request_only() {
     story.close(end);
     let made = story.made();
     is_right(&made, "b");
-    assert_eq!((of(&made, "a").outcome, of(&made, "a").output_tokens), (Outcome::Length, Some(2)));
+    assert_eq!((made.completion("a").outcome, made.completion("a").output_tokens), (Outcome::Length, Some(2)));
 }
 
 #[test]
@@ -167,7 +151,7 @@ fn chunks_and_their_end_in_one_capped_call_shift_nothing() {
         story.close(end);
         let made = story.made();
         is_right(&made, "b");
-        let a = of(&made, "a");
+        let a = made.completion("a");
         assert_eq!((a.output_tokens, made.access.len()), (Some(2), 2));
         let expected = if with_tail { Outcome::Length } else { Outcome::Unknown };
         assert_eq!(a.outcome, expected, "{with_tail}: {a:#?}");
@@ -195,7 +179,7 @@ fn a_response_that_was_lost_whole_is_found_out_by_the_next_ones_id() {
     let made = story.made();
     is_right(&made, "b");
     is_right(&made, "c");
-    assert_eq!(of(&made, "a").outcome, Outcome::Unknown);
+    assert_eq!(made.completion("a").outcome, Outcome::Unknown);
 }
 
 #[test]
@@ -218,7 +202,7 @@ fn a_counted_loss_is_told_and_marks_the_connection_it_is_on() {
     }
     let made = story.made();
     is_right(&made, "b");
-    let a = of(&made, "a");
+    let a = made.completion("a");
     assert_eq!((a.outcome, a.incomplete.as_deref()), (Outcome::Length, Some("records_lost")), "{a:#?}");
     assert_eq!(made.lost.iter().map(|lost| (lost.stage, lost.count)).collect::<Vec<_>>(), [(LossStage::Gap, 1)]);
 }
@@ -244,7 +228,7 @@ fn a_lost_engine_message_marks_what_was_running_and_nothing_later() {
     }
     stream(&mut story, "c", &[]);
     let made = story.made();
-    assert_eq!(of(&made, "a").incomplete.as_deref(), Some("records_lost"));
+    assert_eq!(made.completion("a").incomplete.as_deref(), Some("records_lost"));
     is_right(&made, "c");
 }
 
@@ -273,10 +257,6 @@ fn outcomes(made: &Made) -> Vec<(Outcome, Option<String>)> {
     made.access.iter().map(|record| (record.outcome, error(record))).collect()
 }
 
-fn root_events(made: &Made) -> Vec<&'static str> {
-    made.traces.iter().flat_map(|trace| trace.spans[0].events.iter().map(|event| event.name)).collect()
-}
-
 #[test]
 fn a_killed_api_process_is_an_error_of_every_open_request() {
     let mut story = Story::default();
@@ -284,7 +264,7 @@ fn a_killed_api_process_is_an_error_of_every_open_request() {
     story.event(API, What::Exited);
     let made = story.made();
     assert_eq!(outcomes(&made), vec![(Outcome::Error, Some("server_exited".to_owned())); 2]);
-    assert!(!root_events(&made).contains(&"client_disconnected"));
+    assert!(!made.root_events().contains(&"client_disconnected"));
     assert!(made.access.iter().all(|record| record.finish_reasons == [FinishReason::Error]), "{:#?}", made.access);
 }
 
@@ -297,9 +277,9 @@ fn a_server_that_closes_unasked_failed_and_a_client_that_leaves_did_not() {
     story.close(connection(2));
     story.abort(&["cmpl-a-0-0123abcd", "cmpl-b-0-0123abcd"]);
     let made = story.made();
-    assert_eq!(of(&made, "a").outcome, Outcome::Error);
-    assert_eq!(of(&made, "b").outcome, Outcome::Abort);
-    assert!(root_events(&made).contains(&"server_closed"));
+    assert_eq!(made.completion("a").outcome, Outcome::Error);
+    assert_eq!(made.completion("b").outcome, Outcome::Abort);
+    assert!(made.root_events().contains(&"server_closed"));
 }
 
 #[test]
@@ -330,7 +310,7 @@ fn errors_in_the_middle_of_a_stream_are_errors() {
         story.respond(connection(1), &[done(), END.to_vec()].concat());
         story.abort(&["cmpl-a-0-0123abcd"]);
         let made = story.made();
-        assert_eq!((of(&made, "a").outcome, of(&made, "a").status), (Outcome::Error, Some(200)), "{error}");
+        assert_eq!((made.completion("a").outcome, made.completion("a").status), (Outcome::Error, Some(200)), "{error}");
     }
 }
 
@@ -370,8 +350,8 @@ fn a_cut_prompt_of_token_ids_is_not_tokenised() {
     story.outputs(&[("cmpl-a-0-0123abcd", 2, Some(LENGTH), true)]);
     story.respond(end, &json(200, r#"{"id":"cmpl-a","choices":[{"finish_reason":"length"}]}"#));
     let made = story.made();
-    assert_eq!(of(&made, "a").seconds.tokenize, None);
-    assert_eq!(of(&made, "a").incomplete, None);
+    assert_eq!(made.completion("a").seconds.tokenize, None);
+    assert_eq!(made.completion("a").incomplete, None);
 }
 
 #[test]

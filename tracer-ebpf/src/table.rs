@@ -140,8 +140,8 @@ pub fn peer_closed(caller: Caller, fd: u32) {
     }
 }
 
-/// A child has a copy of its parent's descriptor; `entry` is a [`fresh`] one. Gives 1 when that found no room, to be counted behind the loop: a branch in it
-/// doubles what the verifier has to look at.
+/// A child has a copy of its parent's descriptor; `entry` is a [`fresh`] one. Gives 1 when that found no room, to be counted
+/// behind the loop: a branch in it doubles what the verifier has to look at.
 #[inline(always)]
 pub fn inherit(parent: u32, child: u32, fd: u32, entry: &mut Descriptor) -> u64 {
     // SAFETY: a live map value of plain numbers.

