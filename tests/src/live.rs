@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use inferspan::attach::loader::{LoadError, Options};
+use inferspan::attach::LoadError;
+use inferspan::attach::loader::Options;
 use inferspan::attach::{Session, Target};
 use inferspan::input::{Direction, End, Event, Input, LossStage, What};
 

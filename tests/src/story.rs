@@ -230,7 +230,7 @@ fn shifted(input: &Input, shift: u32) -> Input {
                 What::Call { .. } | What::Executed | What::Exited => {}
             }
         }
-        Input::Fact(Fact::Process { tgid, .. } | Fact::TokenizerProbed { tgid }) => *tgid += shift,
+        Input::Fact(Fact::Process { tgid, .. } | Fact::Probed { tgid, .. }) => *tgid += shift,
         Input::Fact(Fact::Server(server)) => {
             let pid = server.pid + shift;
             *server = Server { pid, ..(**server).clone() }.into();

@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use inferspan::attach::family::clock::CLOCK;
+use inferspan::attach::family::messages::MESSAGES;
 use inferspan::attach::loader::Options;
-use inferspan::attach::{FrontEnd, Session, Target};
-use inferspan::input::{Event, Function, What};
+use inferspan::attach::{Attached, Session, Target};
+use inferspan::input::{Event, Function, Role, What};
 use inferspan_harness::installed::Vllm;
 use inferspan_tests::live::{self, Fixture, may_trace};
 
@@ -24,7 +26,7 @@ print('done', flush=True)
 ";
 
 /// Decodes three messages, two JSON texts, and one message by the function that is no decoder.
-const MESSAGES: &str = "
+const DECODES: &str = "
 import sys, time
 import msgspec
 decoder, json = msgspec.msgpack.Decoder(), msgspec.json.Decoder()
@@ -39,14 +41,20 @@ print('done', flush=True)
 ";
 
 /// Lets both run, the first one probed, and gives what was found and the calls that were seen.
-fn calls(python: &str, script: &str) -> (FrontEnd, u32, Vec<Event>) {
+fn calls(python: &str, script: &str) -> (Attached, u32, Vec<Event>) {
     let mut fixtures = [0, 1].map(|_| Fixture::start(python, &["-c", script]));
     let targets = [0, 1].map(|at: usize| Target { tgid: fixtures[at].tgid, capture: false });
     let mut session = Session::start(&Options::default(), &targets).expect("attach");
-    let found = session.attach_front_end(targets[0].tgid);
-    assert_eq!(session.attach_front_end(targets[0].tgid), FrontEnd::default(), "a process is probed once");
+    let process = [(targets[0].tgid, Role::Api)];
+    let found = session.attach_libraries(&process);
+    assert!(session.attach_libraries(&process).is_empty(), "a process is probed once");
     let calls = live::calls(session, &mut fixtures);
     (found, targets[0].tgid, calls)
+}
+
+/// What is probed.
+fn probed(found: &Attached) -> Vec<&'static str> {
+    found.probed.iter().map(|probed| probed.family.what).collect()
 }
 
 fn of(calls: &[Event], wanted: Function) -> Vec<&Event> {
@@ -77,7 +85,7 @@ fn every_reading_of_the_clock_is_seen_and_no_other_process_s() {
         eprintln!("{python}");
         tried += 1;
         let (found, process, calls) = calls(python, CLOCKS);
-        assert!(found.clock, "{python}: time.time is not found");
+        assert_eq!(probed(&found), [CLOCK.what], "{python}: time.time is not found");
         let mut threads: BTreeMap<u32, usize> = BTreeMap::new();
         for call in of(&calls, Function::Clock) {
             assert_eq!(call.process, process, "{python}: the probe is one process's");
@@ -100,11 +108,11 @@ fn a_number_that_is_free_again_is_probed_again() {
     let target = Target { tgid: fixture.tgid, capture: false };
     let mut session = Session::start(&Options::default(), &[target]).expect("attach");
     let before = session.attached();
-    assert!(session.attach_front_end(target.tgid).clock);
+    assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)])), [CLOCK.what]);
     assert_eq!(session.attached(), before + 1);
     session.ended(target.tgid);
     assert_eq!(session.attached(), before, "nothing is left of it");
-    assert!(session.attach_front_end(target.tgid).clock);
+    assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)])), [CLOCK.what]);
     let clocks = of(&live::calls(session, &mut [fixture]), Function::Clock).len();
     assert_eq!(clocks, 25, "each reading once");
 }
@@ -114,8 +122,9 @@ fn the_decoder_of_messages_is_seen_in_order_with_the_clock() {
     let test = "the_decoder_of_messages_is_seen_in_order_with_the_clock";
     let Some(installed) = may_trace(test).then(Vllm::from_env).flatten() else { return };
     let python = installed.venv.join("bin/python");
-    let (found, _, calls) = calls(python.to_str().expect("UTF-8"), MESSAGES);
-    assert_eq!(found, FrontEnd { decoder: true, clock: true, warnings: Vec::new() });
+    let (found, _, calls) = calls(python.to_str().expect("UTF-8"), DECODES);
+    assert_eq!(probed(&found), [MESSAGES.what, CLOCK.what]);
+    assert_eq!(found.warnings, [""; 0]);
     let order: Vec<Function> = calls
         .iter()
         .filter_map(|call| match call.what {

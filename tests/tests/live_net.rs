@@ -1,6 +1,7 @@
 //! The kernel side on this kernel: system calls of a fixture, byte for byte.
 
 use inferspan::attach::loader::{Cap, Caps, Options};
+use inferspan::attach::rings::RINGS;
 use inferspan::attach::{Session, Target};
 use inferspan::input::{Direction, End, Fact, Input, LossStage, What};
 use inferspan_tests::live::{Fixture, Piece, Trace, lost_at, may_trace};
@@ -212,7 +213,8 @@ fn a_full_ring_is_counted_and_told() {
         return;
     }
     let mut fixture = Fixture::start(SOCKETS, &["flood"]);
-    let options = Options { data_ring_bytes: 4096 * 4, ..Options::default() };
+    let small = RINGS.map(|ring| if ring.stage == LossStage::DataRing { 4096 * 4 } else { ring.bytes });
+    let options = Options { ring_bytes: small, ..Options::default() };
     let trace = Trace::of(&mut fixture, &options);
     let seen = trace.events().filter(|event| matches!(event.what, What::Data { .. })).count() as u64;
     let told: u64 = trace

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use inferspan::attach::loader::Options;
-use inferspan::attach::{Session, Target, TokenizerProbes};
-use inferspan::input::{Event, Function, What};
+use inferspan::attach::{Attached, Session, Target};
+use inferspan::input::{Event, Function, Probe, Role, What};
 use inferspan_tests::live::{self, Fixture, may_trace};
 
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");
@@ -29,12 +29,13 @@ fn library(test: &str, flags: &[&str]) -> PathBuf {
 }
 
 /// Attaches to the first of `fixtures`, lets all run, and gives the calls that were seen.
-fn calls(fixtures: &mut [Fixture]) -> (Vec<Event>, TokenizerProbes) {
+fn calls(fixtures: &mut [Fixture]) -> (Vec<Event>, Attached) {
     let tgid = fixtures[0].tgid;
     let targets = [Target { tgid, capture: true }];
     let mut session = Session::start(&Options::default(), &targets).expect("attach");
-    let probes = session.attach_tokenizers(&[tgid]);
-    assert!(session.attach_tokenizers(&[tgid]).functions == 0, "a library is probed once");
+    let process = [(tgid, Role::Api)];
+    let probes = session.attach_libraries(&process);
+    assert!(session.attach_libraries(&process).is_empty(), "a library is probed once");
     let calls = live::calls(session, fixtures);
     (calls, probes)
 }
@@ -52,7 +53,8 @@ fn calls_of_the_target_are_timed_and_those_of_others_are_not_seen() {
     let mut fixtures = [fixture(&library), fixture(&library)];
     let (calls, probes) = calls(&mut fixtures);
     assert_eq!(probes.warnings, [""; 0]);
-    assert_eq!((probes.functions, &probes.processes[..]), (2, &[fixtures[0].tgid][..]));
+    let of: Vec<_> = probes.probed.iter().map(|probed| (probed.process, probed.functions)).collect();
+    assert_eq!(of, [(fixtures[0].tgid, 2)]);
     assert!(calls.iter().all(|call| call.process == fixtures[0].tgid), "the filter is by process, the probe by file");
     let of = |wanted: Function| -> Vec<&Event> {
         calls.iter().filter(|call| matches!(call.what, What::Call { function, .. } if function == wanted)).collect()
@@ -78,7 +80,7 @@ fn a_library_that_was_deleted_after_it_was_mapped_is_probed() {
     let mut fixtures = [fixture(&library)];
     std::fs::remove_file(&library).expect("remove");
     let (calls, probes) = calls(&mut fixtures);
-    assert_eq!(probes.functions, 2);
+    assert_eq!(probes.functions(Probe::Tokenizer), 2);
     assert_eq!(calls.len(), 6);
 }
 
@@ -90,7 +92,7 @@ fn a_stripped_library_is_a_warning() {
     let library = library("stripped", &["-s"]);
     let mut fixtures = [fixture(&library)];
     let (calls, probes) = calls(&mut fixtures);
-    assert_eq!((probes.functions, probes.processes.len(), calls.len()), (0, 0, 0));
+    assert_eq!((probes.probed.len(), calls.len()), (0, 0));
     assert_eq!(probes.warnings.len(), 1);
     assert!(probes.warnings[0].contains("stripped"), "{}", probes.warnings[0]);
 }

@@ -2,8 +2,9 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::RingBuf};
 use tracer_ebpf::wire::header::Header;
+use tracer_ebpf::wire::ring;
 
-use crate::maps::{self, DATA, DROPS, DROPS_DATA, DROPS_EDGES, EDGES};
+use crate::maps::{self, DATA, DROPS, EDGES};
 
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
@@ -37,16 +38,16 @@ pub fn count_drops(index: u32, count: u64) {
 /// Puts a fixed-size record into the ring of request edges.
 #[inline(always)]
 pub fn edge<T: 'static>(record: &T) {
-    if EDGES.output::<T>(record, wake(&EDGES, maps::edges_wake_bytes())).is_err() {
-        count_drop(DROPS_EDGES);
+    if EDGES.output::<T>(record, wake(&EDGES, maps::wake_bytes::<{ ring::EDGES }>())).is_err() {
+        count_drop(ring::EDGES);
     }
 }
 
 /// Puts a payload record into the ring of payloads.
 #[inline(always)]
 pub fn data(record: &[u8]) {
-    if DATA.output::<[u8]>(record, wake(&DATA, maps::data_wake_bytes())).is_err() {
-        count_drop(DROPS_DATA);
+    if DATA.output::<[u8]>(record, wake(&DATA, maps::wake_bytes::<{ ring::DATA }>())).is_err() {
+        count_drop(ring::DATA);
     }
 }
 

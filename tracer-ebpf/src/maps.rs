@@ -5,6 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use tracer_ebpf::wire::net::{CAPS as CAPS_LEN, CAPTURE_MAX, Data, Descriptor, Told};
+use tracer_ebpf::wire::ring::{DROPS_LEN, RINGS};
 use tracer_ebpf::wire::target::{DESCRIPTORS_MAX, OFFSETS_LEN};
 
 /// Traced thread groups: tgid → flags of [`tracer_ebpf::wire::target`].
@@ -28,16 +29,9 @@ pub static EDGES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static DATA: RingBuf = RingBuf::with_byte_size(1 << 23, 0);
 
-/// Index into [`DROPS`].
-pub const DROPS_EDGES: u32 = 0;
-/// Index into [`DROPS`].
-pub const DROPS_DATA: u32 = 1;
-/// Index into [`DROPS`]: descriptors that found [`DESCRIPTORS`] full.
-pub const DROPS_DESCRIPTORS: u32 = 2;
-
-/// What found its ring or the table full, since the load; one counter a place and CPU.
+/// What found its ring or the table full, since the load, by the indices of [`tracer_ebpf::wire::ring`]; one counter a place and CPU.
 #[map]
-pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROPS_LEN, 0);
 
 /// A call whose capture takes more than one record or buffer, and how far it has come. In a map, because it goes on over tail
 /// calls.
@@ -99,23 +93,13 @@ pub static CALLS: LruHashMap<CallKey, u64> = LruHashMap::with_max_entries(8192, 
 #[unsafe(no_mangle)]
 static CAPS: [u32; CAPS_LEN] = [256; CAPS_LEN];
 
-/// A ring that holds more than this many bytes wakes its reader; a quarter of the ring.
+/// A ring that holds more than this many bytes wakes its reader; a quarter of the ring. By the rings' indices.
 #[unsafe(no_mangle)]
-static EDGES_WAKE_BYTES: u64 = 1 << 18;
-#[unsafe(no_mangle)]
-static DATA_WAKE_BYTES: u64 = 1 << 21;
+static WAKE_BYTES: [u64; RINGS] = [1 << 18; RINGS];
 
 /// Offsets in this kernel's structs, from its BTF, by `OFFSET_*` of the wire; 0 where it does not say.
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; OFFSETS_LEN] = [0; OFFSETS_LEN];
-
-/// Reads a global that the loader may have replaced; a plain read would be folded to the initial value.
-macro_rules! global {
-    ($name:ident) => {
-        // SAFETY: a live, aligned static of this object.
-        unsafe { core::ptr::read_volatile(&raw const $name) }
-    };
-}
 
 pub fn cap(index: usize) -> u64 {
     let base = (&raw const CAPS).cast::<u32>();
@@ -123,12 +107,12 @@ pub fn cap(index: usize) -> u64 {
     u64::from(unsafe { core::ptr::read_volatile(base.add(index & (CAPS_LEN - 1))) })
 }
 
-pub fn edges_wake_bytes() -> u64 {
-    global!(EDGES_WAKE_BYTES)
-}
-
-pub fn data_wake_bytes() -> u64 {
-    global!(DATA_WAKE_BYTES)
+/// How many bytes in the ring `RING` wake its reader.
+pub fn wake_bytes<const RING: u32>() -> u64 {
+    const { assert!((RING as usize) < RINGS) };
+    let base = (&raw const WAKE_BYTES).cast::<u64>();
+    // SAFETY: inside the elements, as asserted. Volatile: the loader may have replaced the value, and a plain read would be folded.
+    unsafe { core::ptr::read_volatile(base.add(RING as usize)) }
 }
 
 /// The offset of `FIELD`, an `OFFSET_*` of the wire.

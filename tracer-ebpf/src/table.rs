@@ -7,11 +7,12 @@ use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_ebpf::wire::net::{
     CLASS_IGNORED, CLASS_UNKNOWN, Descriptor, KIND_CLOSED, KIND_OPENED, KIND_PEER_CLOSED, Socket, is_open,
 };
+use tracer_ebpf::wire::ring;
 use tracer_ebpf::wire::target::{KNOWN, OFFSET_FDT_FD, OFFSET_FDT_MAX, OFFSET_FILES_FDT, OFFSET_TASK_FILES};
 
 use crate::{
     emit,
-    maps::{self, DESCRIPTORS, DROPS_DESCRIPTORS, TOLD},
+    maps::{self, DESCRIPTORS, TOLD},
 };
 
 /// The calling thread, and the flags of its process.
@@ -44,7 +45,7 @@ fn entry(key: u64) -> Option<Descriptor> {
 fn insert(key: u64, class: u32, lifetime: u64) {
     let entry = Descriptor { class, pad: 0, lifetime, moved_in: 0, moved_out: 0 };
     if DESCRIPTORS.insert(key, entry, 0).is_err() && class != CLASS_IGNORED {
-        emit::count_drop(DROPS_DESCRIPTORS);
+        emit::count_drop(ring::DROPS_DESCRIPTORS);
     }
 }
 

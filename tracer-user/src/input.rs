@@ -111,8 +111,8 @@ pub enum Fact {
     Clock { event_ns: EventNanos, unix_ns: u64 },
     /// Add this to an engine timestamp (`time.monotonic()`, ns) to get event-clock ns. 0 live; estimated for a syscall log.
     EngineClock { offset_ns: i64 },
-    /// Uprobes on the tokenizer are attached in this process, so a missing `Call` means that none happened.
-    TokenizerProbed { tgid: u32 },
+    /// Uprobes of this kind are attached in this process, so a missing `Call` means that none happened.
+    Probed { tgid: u32, probe: Probe },
 }
 
 /// The traced server, as far as discovery knows it.

@@ -6,13 +6,14 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use tracer_ebpf::wire::proc::{Forked, KIND_EXECUTED, KIND_EXITED, KIND_FORKED, Process};
+use tracer_ebpf::wire::ring;
 use tracer_ebpf::wire::target::{
     CAPTURE, KNOWN, OFFSET_SIGNAL_LIVE, OFFSET_TASK_PID, OFFSET_TASK_SIGNAL, OFFSET_TASK_TGID,
 };
 
 use crate::{
     emit, filter,
-    maps::{self, DROPS_DESCRIPTORS, TARGETS},
+    maps::{self, TARGETS},
     table,
 };
 
@@ -45,7 +46,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
         for fd in 0..INHERITED_MAX {
             refused += table::inherit((pid_tgid >> 32) as u32, tgid, fd, &mut entry);
         }
-        emit::count_drops(DROPS_DESCRIPTORS, refused);
+        emit::count_drops(ring::DROPS_DESCRIPTORS, refused);
     }
     #[cfg(feature = "debug-log")]
     aya_log_ebpf::info!(&ctx, "{} forked {}", (pid_tgid >> 32) as u32, tgid);

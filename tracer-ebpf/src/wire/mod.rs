@@ -7,4 +7,5 @@ pub mod call;
 pub mod header;
 pub mod net;
 pub mod proc;
+pub mod ring;
 pub mod target;

@@ -5,14 +5,13 @@
 //! an object that lacks one is refused with the name.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::wire::call::cookie;
 use tracer_ebpf::wire::net::{
     CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, cap_index,
@@ -20,7 +19,9 @@ use tracer_ebpf::wire::net::{
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 
 use super::btf;
-use super::plan::Point;
+use super::error::{LoadError, attach_error, load_error, program_error};
+use super::family::{At, Point, Program, TRACEPOINTS, Tracepoint};
+use super::rings::{RINGS, WAKE_PART};
 use super::table::Table;
 
 /// The object that is built into the binary.
@@ -68,10 +69,8 @@ impl Default for Caps {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub caps: Caps,
-    /// Size of the ring of request edges, bytes; a power-of-two number of pages.
-    pub edge_ring_bytes: u32,
-    /// Size of the ring of payloads, bytes; a power-of-two number of pages.
-    pub data_ring_bytes: u32,
+    /// Sizes of the rings, bytes, by their indices; power-of-two numbers of pages.
+    pub ring_bytes: [u32; RINGS.len()],
     /// Descriptors that can be followed at a time, in all traced processes.
     pub descriptors: u32,
     /// Another object than the built-in one.
@@ -82,11 +81,9 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        // 8 MiB hold 0.5 s of a server that moves 16 MiB/s through its sockets; the reader drains every 10 ms.
         Self {
             caps: Caps::default(),
-            edge_ring_bytes: 1 << 20,
-            data_ring_bytes: 1 << 23,
+            ring_bytes: RINGS.map(|ring| ring.bytes),
             descriptors: DESCRIPTORS_MAX,
             object: None,
             debug_log: false,
@@ -94,36 +91,20 @@ impl Default for Options {
     }
 }
 
-/// Why the programs are not attached.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error("the BPF object {path} cannot be read: {error}")]
-    Object { path: PathBuf, error: io::Error },
-    #[error("the BPF object has no {what} named `{name}`")]
-    Missing { what: &'static str, name: &'static str },
-    #[error("the BPF object writes no log: {0}")]
-    NoLog(String),
-    #[error("the kernel refuses {what}: operation not permitted")]
-    Permission { what: String },
-    #[error("the kernel's verifier refuses program `{program}`: {error}\n{log}")]
-    Verifier { program: &'static str, error: io::Error, log: String },
-    #[error("cannot attach `{program}` to {point}: {error}")]
-    Attach { program: &'static str, point: String, error: String },
-    #[error("inferspan traces on x86-64 only for now: the programs read that machine's registers")]
-    Architecture,
-    #[error("inferspan runs in a pid namespace of its own, and the kernel reports the host's process ids")]
-    PidNamespace,
-    #[error("the BPF object cannot be loaded: {0}")]
-    Other(String),
-}
-
 /// What the reader thread needs.
 pub struct Rings {
-    pub edges: RingBuf<MapData>,
-    pub data: RingBuf<MapData>,
-    /// Index 0: edges, 1: data, 2: descriptors.
+    /// By their indices.
+    pub rings: Vec<RingBuf<MapData>>,
+    /// What found no room, by the indices of `wire::ring`.
     pub drops: PerCpuArray<MapData, u64>,
     pub table: Table,
+}
+
+/// A probe that is attached.
+#[derive(Debug)]
+pub struct Link {
+    program: &'static str,
+    id: UProbeLinkId,
 }
 
 /// Loaded and attached programs.
@@ -154,16 +135,16 @@ impl Probes {
         let offsets = btf::running_kernel();
         let caps = cap_table(options.caps);
         let cpus = possible_cpus()?;
-        let (edges_wake, data_wake) = (u64::from(options.edge_ring_bytes / 4), u64::from(options.data_ring_bytes / 4));
+        let wake = options.ring_bytes.map(|bytes| u64::from(bytes / WAKE_PART));
         let mut loader = EbpfLoader::new();
         loader
             .override_global("CAPS", &caps, true)
-            .override_global("EDGES_WAKE_BYTES", &edges_wake, true)
-            .override_global("DATA_WAKE_BYTES", &data_wake, true)
-            .map_max_entries("EDGES", options.edge_ring_bytes)
-            .map_max_entries("DATA", options.data_ring_bytes)
+            .override_global("WAKE_BYTES", &wake, true)
             .map_max_entries("DESCRIPTORS", options.descriptors)
             .map_max_entries("SCRATCH", cpus);
+        for (ring, bytes) in RINGS.iter().zip(options.ring_bytes) {
+            loader.map_max_entries(ring.map, bytes);
+        }
         if let Some(offsets) = &offsets {
             loader.override_global("OFFSETS", offsets, true);
         }
@@ -176,8 +157,7 @@ impl Probes {
         }
         .map_err(|error| load_error(&error))?;
         let rings = Rings {
-            edges: take(&mut ebpf, "EDGES")?,
-            data: take(&mut ebpf, "DATA")?,
+            rings: RINGS.iter().map(|ring| take(&mut ebpf, ring.map)).collect::<Result<_, _>>()?,
             drops: take(&mut ebpf, "DROPS")?,
             table: Table::new(take(&mut ebpf, "TARGETS")?, take(&mut ebpf, "DESCRIPTORS")?, take(&mut ebpf, "TOLD")?),
         };
@@ -187,76 +167,77 @@ impl Probes {
         Ok((Self { ebpf, tail_calls, not_following, loaded: BTreeSet::new(), attached: 0 }, rings))
     }
 
-    /// Attaches life first, then system calls: a child that is born in between is followed.
+    /// Attaches the programs of the kernel's tracepoints.
     pub fn attach(&mut self) -> Result<(), LoadError> {
-        if self.not_following.is_none() {
-            self.attach_raw("process_fork", "sched_process_fork")?;
-        }
-        self.attach_raw("process_exec", "sched_process_exec")?;
-        self.attach_raw("process_exit", "sched_process_exit")?;
         let walk: &mut RawTracePoint = program(&mut self.ebpf, "walk")?;
         walk.load().map_err(|error| program_error("walk", &error))?;
         let descriptor = walk.fd().map_err(|error| program_error("walk", &error))?;
         self.tail_calls
             .set(0, descriptor, 0)
             .map_err(|error| LoadError::Other(format!("the program `walk` cannot be called: {error}")))?;
-        self.attach_raw("sys_exit", "sys_exit")
-    }
-
-    /// Attaches entry and return probes at `points` of the library at `path`, for every process: the programs filter.
-    pub fn attach_library(&mut self, path: &Path, points: &[Point]) -> Result<(), LoadError> {
-        self.attach_points("call_entry", path, points, UProbeScope::AllProcesses)?;
-        self.attach_points("call_return", path, points, UProbeScope::AllProcesses)?;
+        for tracepoint in TRACEPOINTS {
+            if !tracepoint.needs_btf || self.not_following.is_none() {
+                self.attach_raw(tracepoint)?;
+            }
+        }
         Ok(())
     }
 
-    /// Attaches probes of the entry alone at `points` of the library at `path`, in one process.
-    pub fn attach_entries(
+    /// Attaches `programs` at `points` of the library at `path`, in one process or in all: the programs filter. All of them or none.
+    pub fn attach_points(
         &mut self,
+        programs: &[Program],
         path: &Path,
         points: &[Point],
-        process: u32,
-    ) -> Result<Vec<UProbeLinkId>, LoadError> {
-        let Some(process) = NonZeroU32::new(process) else { return Ok(Vec::new()) };
-        self.attach_points("call_only", path, points, UProbeScope::OneProcess(process))
-    }
-
-    /// Takes such probes back; the process is gone, so one that cannot be is no loss.
-    pub fn detach_entries(&mut self, links: Vec<UProbeLinkId>) {
-        let Ok(program) = program::<UProbe>(&mut self.ebpf, "call_only") else { return };
-        for link in links {
-            self.attached -= usize::from(program.detach(link).is_ok());
+        process: Option<u32>,
+    ) -> Result<Vec<Link>, LoadError> {
+        let scope = process.and_then(NonZeroU32::new).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
+        let mut links = Vec::with_capacity(programs.len() * points.len());
+        for program in programs {
+            if let Err(error) = self.attach_program(*program, path, points, scope, &mut links) {
+                self.detach(links);
+                return Err(error);
+            }
         }
+        Ok(links)
     }
 
-    fn attach_points(
+    fn attach_program(
         &mut self,
-        name: &'static str,
+        Program { name, at }: Program,
         path: &Path,
         points: &[Point],
         scope: UProbeScope,
-    ) -> Result<Vec<UProbeLinkId>, LoadError> {
+        links: &mut Vec<Link>,
+    ) -> Result<(), LoadError> {
         let program: &mut UProbe = program(&mut self.ebpf, name)?;
         if self.loaded.insert(name) {
             program.load().map_err(|error| program_error(name, &error))?;
         }
-        let mut links = Vec::with_capacity(points.len());
         for (index, point) in points.iter().enumerate() {
-            let at = UProbeAttachPoint {
-                // A return probe finds the return address where the entry has it.
-                location: UProbeAttachLocation::AbsoluteOffset(match name {
-                    "call_return" => point.offset,
-                    _ => point.offset + point.quickest,
-                }),
+            let offset = match at {
+                At::Quickest => point.offset + point.quickest,
+                At::Return => point.offset,
+            };
+            let place = UProbeAttachPoint {
+                location: UProbeAttachLocation::AbsoluteOffset(offset),
                 cookie: Some(cookie(index as u32, point.function)),
             };
-            let link = program
-                .attach(at, path, scope)
-                .map_err(|error| attach_error(name, format!("{}+{:#x}", path.display(), point.offset), &error))?;
-            links.push(link);
+            let id = program
+                .attach(place, path, scope)
+                .map_err(|error| attach_error(name, format!("{}+{offset:#x}", path.display()), &error))?;
+            links.push(Link { program: name, id });
             self.attached += 1;
         }
-        Ok(links)
+        Ok(())
+    }
+
+    /// Takes probes back. One that cannot be is no loss: its process is gone.
+    pub fn detach(&mut self, links: Vec<Link>) {
+        for link in links {
+            let Ok(program) = program::<UProbe>(&mut self.ebpf, link.program) else { continue };
+            self.attached -= usize::from(program.detach(link.id).is_ok());
+        }
     }
 
     /// Probes attached so far.
@@ -269,7 +250,7 @@ impl Probes {
         &mut self.ebpf
     }
 
-    fn attach_raw(&mut self, name: &'static str, tracepoint: &str) -> Result<(), LoadError> {
+    fn attach_raw(&mut self, Tracepoint { program: name, name: tracepoint, .. }: Tracepoint) -> Result<(), LoadError> {
         let program: &mut RawTracePoint = program(&mut self.ebpf, name)?;
         program.load().map_err(|error| program_error(name, &error))?;
         program
@@ -311,66 +292,6 @@ where
 {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing { what: "program", name })?;
     program.try_into().map_err(|error: ProgramError| LoadError::Other(format!("program `{name}`: {error}")))
-}
-
-/// The operating system's error at the bottom of an error's chain.
-fn root_errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>()
-            && let Some(errno) = io.raw_os_error()
-        {
-            return Some(errno);
-        }
-        next = error.source();
-    }
-    None
-}
-
-/// An error with all its sources, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let source_text = source.to_string();
-        if !text.contains(&source_text) {
-            text.push_str(": ");
-            text.push_str(&source_text);
-        }
-        next = source.source();
-    }
-    text
-}
-
-fn load_error(error: &EbpfError) -> LoadError {
-    match root_errno(error) {
-        Some(libc::EPERM | libc::EACCES) => LoadError::Permission { what: "creating BPF maps".to_owned() },
-        _ => LoadError::Other(chain(error)),
-    }
-}
-
-fn program_error(program: &'static str, error: &ProgramError) -> LoadError {
-    if let ProgramError::LoadError { io_error, verifier_log } = error {
-        let log = verifier_log.to_string();
-        // The verifier's own refusal is EACCES too; only a refusal that it did not explain is about privileges.
-        if log.trim().is_empty() && matches!(io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
-            return LoadError::Permission { what: format!("loading the BPF program `{program}`") };
-        }
-        let tail: Vec<&str> = log.lines().rev().take(30).collect();
-        let log = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
-        let error = io_error
-            .raw_os_error()
-            .map_or_else(|| io::Error::other(io_error.to_string()), io::Error::from_raw_os_error);
-        return LoadError::Verifier { program, error, log };
-    }
-    attach_error(program, "the kernel".to_owned(), error)
-}
-
-fn attach_error(program: &'static str, point: String, error: &ProgramError) -> LoadError {
-    match root_errno(error) {
-        Some(libc::EPERM | libc::EACCES) => LoadError::Permission { what: format!("attaching `{program}` to {point}") },
-        _ => LoadError::Attach { program, point, error: chain(error) },
-    }
 }
 
 /// Kernels before 5.11 charge maps to `RLIMIT_MEMLOCK`; later ones do not look at it, so a failure is none of our business

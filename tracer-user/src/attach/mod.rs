@@ -1,30 +1,33 @@
 //! Attaching: the programs into the kernel, the processes into their filter, probes onto libraries of the front ends.
 //!
 //! Enters: processes to trace. Leaves: a [`Session`] whose inputs come out of one channel. Invariant: dropping the session
-//! detaches everything; a target is never written to. `plan`, `prologue` and `python` are pure; `btf`, `loader`, `library` and `table` touch the world.
+//! detaches everything; a target is never written to. `family`, `code`, `plan` and `prologue` are pure; `btf`, `files`, `libraries`,
+//! `loader` and `table` touch the world.
 
 mod btf;
-pub mod library;
+pub mod code;
+mod error;
+pub mod family;
+pub mod files;
+mod libraries;
 pub mod loader;
 pub mod plan;
 mod prologue;
-mod python;
+pub mod rings;
 pub mod table;
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use aya::programs::uprobe::UProbeLinkId;
 use crossbeam_channel::Receiver;
 
-use crate::discover::kind::Kind;
-use crate::input::{EventNanos, Input};
+use crate::input::{EventNanos, Input, Role};
 use crate::output::Verdict;
 use crate::source::ring::{Command, Reader, monotonic_ns};
-use loader::{LoadError, Options, Probes};
-use plan::Point;
+pub use error::LoadError;
+use libraries::Libraries;
+pub use libraries::{Attached, Probed};
+use loader::{Options, Probes};
 use table::Table;
 
 /// A process to trace.
@@ -35,39 +38,13 @@ pub struct Target {
     pub capture: bool,
 }
 
-/// What attaching to the tokenizer library gave.
-#[derive(Debug, Default)]
-pub struct TokenizerProbes {
-    /// Processes in which a call cannot be missed from now on.
-    pub processes: Vec<u32>,
-    pub functions: usize,
-    /// Why a library that is mapped is not probed; for the user.
-    pub warnings: Vec<String>,
-}
-
-/// What of a front end's handling of messages is probed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FrontEnd {
-    pub decoder: bool,
-    pub clock: bool,
-    /// Why one that is there is not; for the user.
-    pub warnings: Vec<String>,
-}
-
 /// Attached programs and their running reader.
 #[derive(Debug)]
 pub struct Session {
     probes: Probes,
     reader: Reader,
     adopted: Vec<(u32, u32)>,
-    /// Device and inode of every library looked at, so that none is probed twice.
-    libraries: BTreeSet<((u32, u32), u64)>,
-    /// Of these, the ones that are probed.
-    probed: BTreeSet<((u32, u32), u64)>,
-    /// Front ends whose handling of messages is probed, or was tried to be, and their probes.
-    front_ends: BTreeMap<u32, Vec<UProbeLinkId>>,
-    /// What to probe in files that were read: the same for every front end of a server.
-    points: BTreeMap<((u32, u32), u64), Vec<Point>>,
+    libraries: Libraries,
 }
 
 impl Session {
@@ -104,15 +81,7 @@ impl Session {
             adopted.push((parent, child.tgid));
         }
         let reader = Reader::spawn(rings).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
-        Ok(Self {
-            probes,
-            reader,
-            adopted,
-            libraries: BTreeSet::new(),
-            probed: BTreeSet::new(),
-            front_ends: BTreeMap::new(),
-            points: BTreeMap::new(),
-        })
+        Ok(Self { probes, reader, adopted, libraries: Libraries::default() })
     }
 
     /// Batches of inputs, as they come.
@@ -146,97 +115,18 @@ impl Session {
         self.probes.attached()
     }
 
-    /// Probes the tokenizer libraries that the processes map. Done after the sockets are live: reading an ELF file of 11 MB
-    /// takes its time. A library that is stripped, or not there, is a warning.
-    pub fn attach_tokenizers(&mut self, processes: &[u32]) -> TokenizerProbes {
-        let maps: Vec<_> = processes.iter().filter_map(|pid| Some((*pid, library::mappings(*pid).ok()?))).collect();
-        let mut result = TokenizerProbes::default();
-        let mut probed = BTreeSet::new();
-        for tokenizer in plan::libraries(&maps, Kind::Tokenizer) {
-            if !self.libraries.insert((tokenizer.device, tokenizer.inode)) {
-                // A process that came later: the probes are on the file, for every process.
-                if self.probed.contains(&(tokenizer.device, tokenizer.inode)) {
-                    probed.extend(tokenizer.processes.iter().copied());
-                }
-                continue;
-            }
-            match self.attach_tokenizer(&tokenizer) {
-                Ok(functions) => {
-                    result.functions += functions;
-                    self.probed.insert((tokenizer.device, tokenizer.inode));
-                    probed.extend(tokenizer.processes.iter().copied());
-                }
-                Err(why) => {
-                    result
-                        .warnings
-                        .push(format!("tokenizer library {} is not probed: {why}", tokenizer.path.display()));
-                }
-            }
-        }
-        result.processes = probed.into_iter().collect();
-        result
-    }
-
-    fn attach_tokenizer(&mut self, tokenizer: &plan::Library) -> Result<usize, String> {
-        let path = library::reach(tokenizer).map_err(|error| error.to_string())?;
-        let points = library::points(&path, Kind::Tokenizer).map_err(|error| error.to_string())?;
-        if points.is_empty() {
-            return Err("it has no symbols (stripped), so its functions cannot be found".to_owned());
-        }
-        self.probes.attach_library(&path, &points).map_err(|error| error.to_string())?;
-        Ok(points.len())
-    }
-
-    /// Probes where a front end takes up a message of its engine: the decoder, and the clock that vLLM reads behind it for its time
-    /// to first token. Each process by itself: an engine decodes as well, and many a Python reads its clock. Best effort: without
-    /// them the time at which a message arrived stands for it.
-    pub fn attach_front_end(&mut self, process: u32) -> FrontEnd {
-        let mut found = FrontEnd::default();
-        if self.front_ends.contains_key(&process) {
-            return found;
-        }
-        self.front_ends.insert(process, Vec::new());
+    /// Probes the functions of every family that is of interest in the processes. Done after the sockets are live: reading an ELF file of
+    /// 11 MB takes its time. What is probed already stays; a library that is stripped, or not there, is a warning.
+    pub fn attach_libraries(&mut self, processes: &[(u32, Role)]) -> Attached {
         // One that may not be looked into has been told of already.
-        let Ok(mappings) = library::mappings(process) else { return found };
-        let maps = [(process, mappings)];
-        for (kind, what, probed) in [
-            (Kind::Messages, "decoder of messages (msgspec)", &mut found.decoder),
-            (Kind::Interpreter, "clock (time.time)", &mut found.clock),
-        ] {
-            let mut why = None;
-            for library in plan::libraries(&maps, kind) {
-                match self.attach_entries(&library, kind, process) {
-                    Ok(()) => *probed = true,
-                    Err(error) => why = Some(error),
-                }
-            }
-            // An executable that is a shell around a library of Python has no table of its own.
-            if let Some(why) = why.filter(|_| !*probed) {
-                found.warnings.push(format!("process {process}: its {what} is not probed: {why}"));
-            }
-        }
-        found
+        let looked = |(process, role): &(u32, Role)| Some((*process, *role, files::mappings(*process).ok()?));
+        let maps: Vec<_> = processes.iter().filter_map(looked).collect();
+        self.libraries.attach(&mut self.probes, &maps)
     }
 
-    fn attach_entries(&mut self, library: &plan::Library, kind: Kind, process: u32) -> Result<(), String> {
-        let path = library::reach(library).map_err(|error| error.to_string())?;
-        let points = match self.points.entry((library.device, library.inode)) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(library::points(&path, kind).map_err(|error| error.to_string())?),
-        };
-        if points.is_empty() {
-            return Err(format!("it is not found in {}", library.path.display()));
-        }
-        let links = self.probes.attach_entries(&path, points, process).map_err(|error| error.to_string())?;
-        self.front_ends.entry(process).or_default().extend(links);
-        Ok(())
-    }
-
-    /// A process has ended: its number may be another front end's.
+    /// A process has ended: its number may be another one's.
     pub fn ended(&mut self, process: u32) {
-        if let Some(links) = self.front_ends.remove(&process) {
-            self.probes.detach_entries(links);
-        }
+        self.libraries.ended(&mut self.probes, process);
     }
 
     /// Detaches everything, then passes on what was still on its way.

@@ -10,7 +10,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use tracer_ebpf::wire::net::{CLASS_IGNORED, CLASS_UNKNOWN, Descriptor, Told};
 use tracer_ebpf::wire::target::{CAPTURE, KNOWN};
 
-use crate::decode::event::Class;
+use crate::decode::record::net::Class;
 use crate::input::End;
 use crate::source::descriptors;
 

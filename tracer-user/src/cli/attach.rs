@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::attach::LoadError;
 use crate::attach::Session;
-use crate::attach::loader::{LoadError, Options};
+use crate::attach::loader::Options;
 use crate::core::Config;
 use crate::discover::failure::parse_pid;
 use crate::discover::privilege::Privileges;

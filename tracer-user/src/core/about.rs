@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::input::{Fact, Role, Server};
+use crate::input::{Fact, Probe, Role, Server};
 use crate::model::ids;
 use crate::output::{Labels, Metric};
 
@@ -70,9 +70,11 @@ impl About {
             }
             Fact::Clock { event_ns, unix_ns } => self.clock.anchor(event_ns, unix_ns),
             Fact::EngineClock { offset_ns } => self.clock.set_engine_offset(offset_ns),
-            Fact::TokenizerProbed { tgid } => {
+            Fact::Probed { tgid, probe: Probe::Tokenizer } => {
                 self.tokenizer_probed.insert(tgid);
             }
+            // What these show is taken where it comes; that none came says nothing.
+            Fact::Probed { .. } => {}
         }
     }
 

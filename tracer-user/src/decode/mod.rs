@@ -4,9 +4,9 @@
 //! whole messages, or what a cut one holds, marked so. The same stream cut elsewhere gives the same messages. Refused: what
 //! does not parse is counted and skipped up to the next place where parsing can start again.
 
-pub mod event;
 pub mod http;
 pub mod json;
 pub mod msgpack;
+pub mod record;
 pub mod sse;
 pub mod zmtp;

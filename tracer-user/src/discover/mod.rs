@@ -10,7 +10,6 @@
 
 mod argv;
 mod container;
-pub mod elf;
 pub mod failure;
 mod host;
 pub mod kind;

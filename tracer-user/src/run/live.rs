@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::{Ended, Run};
-use crate::attach::{Session, Target};
+use crate::attach::{Probed, Session, Target};
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
@@ -89,25 +89,20 @@ impl Live {
         &self.session
     }
 
-    /// Probes the libraries of the front ends; gives what a user should know.
+    /// Probes the libraries of the servers' processes; gives what a user should know.
     pub fn probe_libraries(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
         for (index, found) in self.servers.iter().enumerate() {
             if !engine::by_name(&found.server.engine).has_messages() {
                 continue;
             }
-            let front_ends: Vec<u32> =
-                found.processes.iter().filter(|process| process.role == Role::Api).map(|process| process.pid).collect();
-            for process in &front_ends {
-                let found = self.session.attach_front_end(*process);
-                let ends = "ttft_engine ends when the first token arrives, not when the server takes it up";
-                warnings.extend(found.warnings.into_iter().map(|why| format!("{why}; {ends}")));
+            let processes: Vec<(u32, Role)> =
+                found.processes.iter().map(|process| (process.pid, process.role)).collect();
+            let attached = self.session.attach_libraries(&processes);
+            for Probed { family, process, .. } in attached.probed {
+                self.run.push(Some(index), Input::Fact(Fact::Probed { tgid: process, probe: family.probe }));
             }
-            let probes = self.session.attach_tokenizers(&front_ends);
-            for tgid in probes.processes {
-                self.run.push(Some(index), Input::Fact(Fact::TokenizerProbed { tgid }));
-            }
-            warnings.extend(probes.warnings.into_iter().map(|why| format!("{why}; tokenizer times will be missing")));
+            warnings.extend(attached.warnings);
         }
         warnings
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 
-use crate::decode::event::Class;
+use crate::decode::record::net::Class;
 
 /// Longest protocol name the kernel knows is shorter (`struct proto::name` is 32 bytes).
 const PROTOCOL_BYTES: usize = 32;

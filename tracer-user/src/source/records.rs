@@ -14,7 +14,7 @@ use super::lives::{Lives, Meeting};
 use super::ring::monotonic_ns;
 use crate::attach::Target;
 use crate::attach::table::{self, Table};
-use crate::decode::event::{Class, Record};
+use crate::decode::record::{Record, net::Class};
 use crate::input::{Delivered, End, Event, EventNanos, Function, Input, LossStage, Lost, Probe, What};
 use crate::output::{Speaks, Verdict};
 

@@ -1,8 +1,8 @@
-//! The live source: one thread drains both rings and hands batches of inputs on.
+//! The live source: one thread drains all rings and hands batches of inputs on.
 //!
 //! Enters: ring bytes, drop counters, `/proc` for descriptors the kernel side does not know. Leaves: [`Input`]s in batches (what a record means is
 //! [`super::records`]'s),
-//! through a bounded channel: events of both rings (to be ordered by [`crate::order`]), a tick about every
+//! through a bounded channel: events of all rings (to be ordered by [`crate::order`]), a tick about every
 //! 20 ms, a clock anchor a second, and every loss. Invariant: after `Tick(t)` no event older than `t` minus the time
 //! a program takes follows. What does not fit the channel is dropped and counted.
 
@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use aya::maps::RingBuf;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use tracer_ebpf::wire::ring::DROPS_LEN;
 
 use super::records::Records;
 use crate::attach::Target;
 use crate::attach::loader::Rings;
-use crate::decode::event::{self, Record, Refused};
+use crate::attach::rings::RINGS;
+use crate::decode::record::{self, Record, Refused};
 use crate::input::{EventNanos, Fact, Input, LossStage};
 use crate::output::Verdict;
 
@@ -61,10 +63,9 @@ impl Reader {
         let mut drain = Drain {
             records: Records::new(rings.table, sender),
             commands: told,
-            edges: Head { ring: rings.edges, next: None },
-            data: Head { ring: rings.data, next: None },
+            heads: rings.rings.into_iter().map(|ring| Head { ring, next: None }).collect(),
             drops: rings.drops,
-            dropped: [0; 3],
+            dropped: [0; DROPS_LEN as usize],
         };
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("inferspan-ring".to_owned()).spawn(move || {
@@ -131,10 +132,10 @@ fn wake_ups(rings: &Rings) -> io::Result<OwnedFd> {
     }
     // SAFETY: a fresh descriptor that nobody else owns.
     let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-    for ring in [rings.edges.as_raw_fd(), rings.data.as_raw_fd()] {
+    for ring in &rings.rings {
         let mut interest = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
         // SAFETY: both descriptors are open and `interest` lives across the call.
-        if unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, ring, &raw mut interest) } < 0 {
+        if unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, ring.as_raw_fd(), &raw mut interest) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
@@ -158,17 +159,16 @@ impl Head {
     fn time(&mut self) -> Option<u64> {
         if self.next.is_none() {
             let bytes = self.ring.next()?;
-            self.next = Some((event::time_of(&bytes).unwrap_or(0), event::decode(&bytes)));
+            self.next = Some((record::time_of(&bytes).unwrap_or(0), record::decode(&bytes)));
         }
         self.next.as_ref().map(|(at, _)| *at)
     }
 }
 
 struct Drain {
-    edges: Head,
-    data: Head,
+    heads: Vec<Head>,
     drops: aya::maps::PerCpuArray<aya::maps::MapData, u64>,
-    dropped: [u64; 3],
+    dropped: [u64; DROPS_LEN as usize],
     commands: Receiver<Command>,
     records: Records,
 }
@@ -210,12 +210,8 @@ impl Drain {
     /// step, and a producer that is faster than it cannot hold up the ticks.
     fn drain_until(&mut self, until: u64) {
         loop {
-            let head = match (self.edges.time(), self.data.time()) {
-                (Some(edge), Some(data)) if edge > data => &mut self.data,
-                (Some(_), _) => &mut self.edges,
-                (None, Some(_)) => &mut self.data,
-                (None, None) => return,
-            };
+            let oldest = self.heads.iter_mut().filter_map(|head| Some((head.time()?, head))).min_by_key(|(at, _)| *at);
+            let Some((_, head)) = oldest else { return };
             match head.next.take() {
                 Some((at, record)) if at > until => {
                     head.next = Some((at, record));
@@ -230,8 +226,8 @@ impl Drain {
 
     /// Reads the kernel side's drop counters; what is new is told and counted.
     fn report_losses(&mut self, now: u64) {
-        let places = [(0u32, LossStage::EdgeRing), (1, LossStage::DataRing), (2, LossStage::Descriptors)];
-        for (index, stage) in places {
+        let stages = RINGS.iter().map(|ring| ring.stage).chain([LossStage::Descriptors]);
+        for (index, stage) in (0u32..).zip(stages) {
             let Ok(counters) = self.drops.get(&index, 0) else { continue };
             let total = counters.iter().sum::<u64>();
             let seen = &mut self.dropped[index as usize];

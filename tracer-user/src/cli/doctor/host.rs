@@ -10,8 +10,10 @@ use aya::sys::is_map_supported;
 use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 
 use super::Check;
-use crate::attach::loader::{LoadError, Options, Probes, Rings};
-use crate::attach::plan::Point;
+use crate::attach::LoadError;
+use crate::attach::family::{Point, TIMED};
+use crate::attach::loader::{Options, Probes, Rings};
+use crate::attach::rings::RINGS;
 use crate::discover::privilege::{Capability, Privileges};
 use crate::discover::text;
 
@@ -61,7 +63,7 @@ pub(super) fn checks() -> Vec<Check> {
 /// that programs still to be loaded refer to.
 fn load() -> Result<(Probes, Rings), LoadError> {
     // The smallest rings: nothing is to come through them.
-    let options = Options { edge_ring_bytes: 4096, data_ring_bytes: 4096, ..Options::default() };
+    let options = Options { ring_bytes: [4096; RINGS.len()], ..Options::default() };
     let (mut probes, rings) = Probes::load(&options)?;
     probes.attach()?;
     Ok((probes, rings))
@@ -80,7 +82,8 @@ fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
     let address = never_called as *const () as u64;
     let offset = file_offset(&maps, address).ok_or("inferspan's own code is not mapped from a file")?;
     let point = Point { function: FUNCTION_ENCODE, offset, quickest: 0, symbol: "never_called".to_owned() };
-    probes.attach_library(&PathBuf::from("/proc/self/exe"), &[point]).map_err(|error| error.to_string())
+    let links = probes.attach_points(TIMED, &PathBuf::from("/proc/self/exe"), &[point], None);
+    links.map(drop).map_err(|error| error.to_string())
 }
 
 /// Where in its file the code at `address` lies.

@@ -9,9 +9,11 @@ use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 
 use super::Check;
-use crate::attach::plan::Point;
-use crate::attach::{library, plan, table};
-use crate::discover::kind::Kind;
+use crate::attach::family::clock::CLOCK;
+use crate::attach::family::messages::MESSAGES;
+use crate::attach::family::tokenizer::TOKENIZER;
+use crate::attach::family::{Family, Point};
+use crate::attach::{files, plan, table};
 use crate::discover::privilege::is_supported;
 use crate::discover::{self, Host, ServerProcess, ServerProcesses, printable_path, role_name};
 use crate::engine;
@@ -105,11 +107,12 @@ fn access(found: &ServerProcesses) -> Check {
 /// One check for each library file that an API server has mapped, found and read as `attach` does.
 fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
     let maps: Vec<_> =
-        of(found, Role::Api).filter_map(|process| Some((process.pid, library::mappings(process.pid).ok()?))).collect();
-    let checks: Vec<Check> = plan::libraries(&maps, Kind::Tokenizer)
+        of(found, Role::Api).filter_map(|process| Some((process.pid, files::mappings(process.pid).ok()?))).collect();
+    let maps = maps.iter().map(|(pid, mappings)| (*pid, mappings.as_slice()));
+    let checks: Vec<Check> = plan::libraries(maps, TOKENIZER.kind)
         .iter()
         .map(|tokenizer| {
-            let points = library::reach(tokenizer).and_then(|path| library::points(&path, Kind::Tokenizer));
+            let points = files::reach(tokenizer).and_then(|path| files::points(&path, &TOKENIZER));
             judge_tokenizer(&printable_path(Path::new(&tokenizer.path)), points.map_err(|error| error.to_string()))
         })
         .collect();
@@ -126,14 +129,14 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
 
 /// Whether it can be seen when a front end gets to the engine's messages.
 fn front_end(pid: u32) -> Check {
-    let maps = [(pid, library::mappings(pid).unwrap_or_default())];
-    let has = |kind| {
-        plan::libraries(&maps, kind).iter().any(|file| {
-            let points = library::reach(file).and_then(|path| library::points(&path, kind));
+    let maps = files::mappings(pid).unwrap_or_default();
+    let has = |family: &Family| {
+        plan::libraries([(pid, maps.as_slice())], family.kind).iter().any(|file| {
+            let points = files::reach(file).and_then(|path| files::points(&path, family));
             points.is_ok_and(|points| !points.is_empty())
         })
     };
-    match (has(Kind::Messages), has(Kind::Interpreter)) {
+    match (has(&MESSAGES), has(&CLOCK)) {
         (true, true) => {
             Check::ok("front_end", format!("process {pid}: the decoder of messages and the clock are found"))
         }

@@ -1,11 +1,26 @@
-//! Names of the functions of interest in a tokenizer library.
-//!
-//! Pure: a symbol in, whether it is one of them out. Patterns, because Rust's mangled names carry a hash that changes
-//! with every build. Finding and reading the library is `attach::library`'s.
+//! The functions of Hugging Face's tokenizer library that make tokens of text.
+
+use tracer_ebpf::wire::call::FUNCTION_ENCODE;
+
+use super::{Family, Scope, TIMED};
+use crate::discover::kind::Kind;
+use crate::input::{Probe, Role};
+
+pub static TOKENIZER: Family = Family {
+    what: "tokenizer library",
+    without: "tokenizer times will be missing",
+    probe: Probe::Tokenizer,
+    kind: Kind::Tokenizer,
+    roles: &[Role::Api],
+    scope: Scope::File,
+    programs: TIMED,
+    points: |code| code.functions(|symbol| is_encode(symbol).then_some(FUNCTION_ENCODE)),
+    hidden: "it has no symbols (stripped), so its functions cannot be found",
+};
 
 /// Whether a mangled name is one of the functions that make tokens of text: PyO3 wraps a method `m` in `__pymethod_m__`, and Rust's mangling adds a hash that
 /// changes with every build (in the crate's name, or as `17h<16 hex>E` at the end).
-pub fn is_encode(symbol: &str) -> bool {
+fn is_encode(symbol: &str) -> bool {
     let name = match symbol.rsplit_once("17h") {
         Some((name, hash)) if hash.len() == 17 && hash.ends_with('E') => name,
         _ => symbol,

@@ -1,6 +1,6 @@
-//! Finds a C function of Python in an interpreter's file, stripped or not.
+//! The clock of Python, `time.time`, found in an interpreter's file, stripped or not.
 //!
-//! Enters: an ELF file. Leaves: the address of the function behind a method's name. CPython keeps the methods of a module in an
+//! CPython keeps the methods of a module in an
 //! array of `PyMethodDef` (Include/methodobject.h; unchanged since Python 2), which names each function beside its address; the
 //! linker leaves it in the file's data, or, where the file can lie anywhere, in relocations. Nothing else in a file looks like two
 //! given names in a row with the right flags, so a hit is no guess.
@@ -8,6 +8,26 @@
 use std::collections::HashMap;
 
 use object::{Object as _, ObjectSegment as _, RelocationFlags, SegmentFlags, elf};
+use tracer_ebpf::wire::call::FUNCTION_CLOCK;
+
+use super::{ENTERED, Family, Scope};
+use crate::discover::kind::Kind;
+use crate::input::{Probe, Role};
+
+pub static CLOCK: Family = Family {
+    what: "clock (time.time)",
+    without: "ttft_engine ends when the first token arrives, not when the server takes it up",
+    probe: Probe::FrontEnd,
+    kind: Kind::Interpreter,
+    roles: &[Role::Api],
+    // Many a Python reads its clock.
+    scope: Scope::Process,
+    programs: ENTERED,
+    points: |code| {
+        time_time(code.file()).and_then(|at| code.point(FUNCTION_CLOCK, at, "time.time")).into_iter().collect()
+    },
+    hidden: "its table of methods is not found",
+};
 
 /// `METH_NOARGS`
 const NO_ARGUMENTS: u32 = 0x0004;
@@ -17,7 +37,7 @@ const METHOD_BYTES: u64 = 32;
 const RELOCATIONS_MAX: usize = 4_000_000;
 
 /// The function behind `time.time`: first of the module's methods, and `time_ns` behind it since Python 3.7.
-pub(super) fn time_time(file: &object::File<'_>) -> Option<u64> {
+fn time_time(file: &object::File<'_>) -> Option<u64> {
     let image = Image::of(file);
     image.data.iter().find_map(|segment| {
         let last = segment.address + (segment.bytes.len() as u64).saturating_sub(2 * METHOD_BYTES);

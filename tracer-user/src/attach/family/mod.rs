@@ -1,0 +1,96 @@
+//! What is probed, as data: families of functions in libraries, and the kernel's tracepoints.
+//!
+//! A family says in which files of which processes its functions are, how to find them, and what runs there; the rest of the room
+//! attaches any of them alike. A new one is a file here and a line in [`FAMILIES`], its programs in `tracer-ebpf`, and its records in
+//! `decode::record`.
+
+pub mod clock;
+pub mod messages;
+pub mod tokenizer;
+
+use super::code::Code;
+use crate::discover::kind::Kind;
+use crate::input::{Probe, Role};
+
+/// Functions that are probed together.
+#[derive(Debug)]
+pub struct Family {
+    /// For the user: `tokenizer library`.
+    pub what: &'static str,
+    /// What is missing without it; for the user.
+    pub without: &'static str,
+    /// Whose events they are.
+    pub probe: Probe,
+    /// Which of the mapped files hold them.
+    pub kind: Kind,
+    /// Processes in which they are of interest.
+    pub roles: &'static [Role],
+    pub scope: Scope,
+    pub programs: &'static [Program],
+    /// Finds them in such a file; empty where they are not in it, or have no names there.
+    pub points: fn(&Code<'_>) -> Vec<Point>,
+    /// Why none are found, when none are.
+    pub hidden: &'static str,
+}
+
+/// Whose calls reach the programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Every process that maps the file, once attached: only targets do, or the programs filter.
+    File,
+    /// Each process by itself: too many others call it.
+    Process,
+}
+
+/// A program of the object, and where at a point it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    pub name: &'static str,
+    pub at: At,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The instruction near the entry on which a probe costs least.
+    Quickest,
+    /// The return. Such a probe is placed at the entry itself, where it finds the return address.
+    Return,
+}
+
+/// A function to probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// A `FUNCTION_*` of the wire.
+    pub function: u32,
+    /// Offset of its entry in the file.
+    pub offset: u64,
+    /// How far behind it lies the instruction on which a probe of the entry costs least, bytes.
+    pub quickest: u64,
+    pub symbol: String,
+}
+
+/// Every family. An order that two of them need among the events of one thread is that of the calls, not of this list.
+pub static FAMILIES: [&Family; 3] = [&messages::MESSAGES, &clock::CLOCK, &tokenizer::TOKENIZER];
+
+/// A function is timed from its entry to its return.
+pub const TIMED: &[Program] =
+    &[Program { name: "call_entry", at: At::Quickest }, Program { name: "call_return", at: At::Return }];
+/// Only the entry is seen.
+pub const ENTERED: &[Program] = &[Program { name: "call_only", at: At::Quickest }];
+
+/// A program at one of the kernel's raw tracepoints, for every process: the programs filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracepoint {
+    pub program: &'static str,
+    pub name: &'static str,
+    /// It reads the kernel's structs, and stays out where the kernel has no BTF.
+    pub needs_btf: bool,
+}
+
+/// In the order in which they are attached: life first, then system calls, so that a child that is born in between is followed.
+pub const TRACEPOINTS: [Tracepoint; 4] = [
+    Tracepoint { program: "process_fork", name: "sched_process_fork", needs_btf: true },
+    Tracepoint { program: "process_exec", name: "sched_process_exec", needs_btf: false },
+    Tracepoint { program: "process_exit", name: "sched_process_exit", needs_btf: false },
+    Tracepoint { program: "sys_exit", name: "sys_exit", needs_btf: false },
+];
