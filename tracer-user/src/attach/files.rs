@@ -12,29 +12,21 @@ use std::path::{Path, PathBuf};
 use super::code::Code;
 use super::family::{Family, Point};
 use super::plan::Library;
-use crate::discover::text::{self, Mapping};
+use crate::proc::Proc;
 
 /// The tokenizer library is 11 MB, an interpreter with debug information 35; nothing that is worth probing is near this.
 const FILE_BYTES_MAX: u64 = 1 << 28;
 
-/// A vLLM process has some 2,000 mappings.
-const MAPPINGS_MAX: usize = 100_000;
-
-/// The file mappings of a process.
-pub fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
-    let text = fs::read(format!("/proc/{pid}/maps"))?;
-    Ok(text::maps(&text).take(MAPPINGS_MAX).collect())
-}
-
 /// A path that leads to the library's very inode.
 pub fn reach(library: &Library) -> io::Result<PathBuf> {
     let (pid, start, end) = library.through;
-    let exact = PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}"));
+    let proc = Proc::this();
+    let exact = proc.mapped_file(pid, start, end);
     if File::open(&exact).is_ok() {
         return Ok(exact);
     }
     let below = library.path.strip_prefix("/").unwrap_or(&library.path);
-    let by_name = PathBuf::from(format!("/proc/{pid}/root")).join(below);
+    let by_name = proc.root_of(pid).join(below);
     if fs::metadata(&by_name)?.ino() != library.inode {
         return Err(io::Error::other("the file at its path is not the one that is mapped"));
     }

@@ -11,8 +11,8 @@ use super::family::{FAMILIES, Family, Point, Scope};
 use super::files;
 use super::loader::{Link, Probes};
 use super::plan::{self, FileId, Library};
-use crate::discover::text::Mapping;
 use crate::input::{Probe, Role};
+use crate::proc::text::Mapping;
 
 /// What attaching to the libraries of some processes gave.
 #[derive(Debug, Default)]

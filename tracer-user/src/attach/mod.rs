@@ -16,13 +16,11 @@ mod prologue;
 pub mod rings;
 pub mod table;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-
 use crossbeam_channel::Receiver;
 
 use crate::input::{EventNanos, Input, Role};
 use crate::output::Verdict;
+use crate::proc::{FIRST_PID_NAMESPACE, OWN, Proc};
 use crate::source::ring::{Command, Reader, monotonic_ns};
 pub use error::LoadError;
 use libraries::Libraries;
@@ -119,7 +117,7 @@ impl Session {
     /// 11 MB takes its time. What is probed already stays; a library that is stripped, or not there, is a warning.
     pub fn attach_libraries(&mut self, processes: &[(u32, Role)]) -> Attached {
         // One that may not be looked into has been told of already.
-        let looked = |(process, role): &(u32, Role)| Some((*process, *role, files::mappings(*process).ok()?));
+        let looked = |(process, role): &(u32, Role)| Some((*process, *role, Proc::this().maps(*process).ok()?));
         let maps: Vec<_> = processes.iter().filter_map(looked).collect();
         self.libraries.attach(&mut self.probes, &maps)
     }
@@ -138,10 +136,8 @@ impl Session {
 
 /// The kernel side sees thread-group ids of the first pid namespace; this process must see the same numbers.
 fn in_first_pid_namespace() -> Result<(), LoadError> {
-    // PROC_PID_INIT_INO, include/linux/proc_ns.h
-    const FIRST: u64 = 0xEFFF_FFFC;
-    match fs::metadata("/proc/self/ns/pid") {
-        Ok(namespace) if namespace.ino() != FIRST => Err(LoadError::PidNamespace),
+    match Proc::this().namespace(OWN, "pid") {
+        Some(namespace) if namespace != FIRST_PID_NAMESPACE => Err(LoadError::PidNamespace),
         _ => Ok(()),
     }
 }
@@ -149,16 +145,9 @@ fn in_first_pid_namespace() -> Result<(), LoadError> {
 /// Children of targets that are not traced, behind their parents: born after the targets were listed and before the fork
 /// program ran.
 fn unknown_children(targets: &[Target], table: &Table) -> Vec<(u32, Target)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let parents: Vec<(u32, u32)> = entries
-        .filter_map(|entry| {
-            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // `pid (comm) state ppid …`; comm may hold anything but ends at the last parenthesis.
-            let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
-            Some((pid, parent))
-        })
-        .collect();
+    let proc = Proc::this();
+    let parent_of = |pid: u32| Some((pid, proc.stat(pid).ok()?.parent));
+    let parents: Vec<(u32, u32)> = proc.processes().unwrap_or_default().into_iter().filter_map(parent_of).collect();
     let mut children: Vec<(u32, Target)> = Vec::new();
     let mut from: Vec<Target> = targets.to_vec();
     while let Some(parent) = from.pop() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::discover::kind::Kind;
-use crate::discover::text::Mapping;
+use crate::proc::text::Mapping;
 
 /// The identity that a uprobe attaches to: device (major, minor) and inode.
 pub type FileId = ((u32, u32), u64);

@@ -12,7 +12,7 @@ use tracer_ebpf::wire::target::{CAPTURE, KNOWN};
 
 use crate::decode::record::net::Class;
 use crate::input::End;
-use crate::source::descriptors;
+use crate::proc::{Proc, descriptors};
 
 /// `BPF_NOEXIST`: what the kernel side has learned since wins over what `/proc` said.
 const NO_EXIST: u64 = 1;
@@ -80,7 +80,7 @@ impl Table {
     /// Says what every descriptor is that the process has open; gives the lifetimes of the entries made, by descriptor.
     pub fn look(&mut self, tgid: u32, now: u64) -> BTreeMap<u32, u64> {
         let mut made = BTreeMap::new();
-        for fd in descriptors::open_descriptors(tgid).unwrap_or_default() {
+        for fd in Proc::this().descriptors(tgid).unwrap_or_default() {
             let Ok(class) = descriptors::class_of(tgid, fd) else { continue };
             let key = End::of_descriptor(tgid, fd);
             // What an earlier lifetime left.

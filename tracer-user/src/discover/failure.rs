@@ -1,6 +1,6 @@
 //! Why a PID does not lead to a server: a text, an exit code and a fix each.
 //!
-//! Names of processes in these texts have been through [`super::text::printable`].
+//! Names of processes in these texts have been through [`crate::sanitise::printable`].
 
 use crate::exit::{Code, Failure};
 

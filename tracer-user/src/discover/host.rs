@@ -1,39 +1,30 @@
-//! Reading `/proc`: the one place of discovery that looks at the world.
+//! A pass over a host's processes.
 //!
 //! Enters: a PID, or nothing. Leaves: [`ServerProcesses`], or the [`Failure`] that fits. What a process has is read between
 //! two readings of its start time, so what is reported belongs to it and not to a later process of the same number.
-//! Processes that end meanwhile are left out. Every file is read up to a cap.
+//! Processes that end meanwhile are left out.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::argv;
 use super::failure::{self, Hidden};
 use super::kind::Kind;
-use super::package::{self, read_capped};
-use super::text::{self, Mapping, Stat, Status};
+use super::package;
 use super::tree::{self, Forest, Look, Member, Part, Seen};
 use super::{Host, MappedFile, ServerProcess, ServerProcesses, TcpSocket, UnixSocket, container};
 use crate::engine::process::Program;
 use crate::engine::{self, ENGINES};
 use crate::exit::Failure;
 use crate::input::Server;
-
-/// Caps on what is read. The largest seen: 250 kB of maps (real vLLM), tens of MB of sockets (a busy proxy in the same namespace).
-const TEXT_MAX: u64 = 1 << 20;
-const MAPS_MAX: u64 = 16 << 20;
-const SOCKETS_MAX: u64 = 64 << 20;
-const DESCRIPTORS_MAX: usize = 65_536;
-const THREADS_MAX: usize = 4096;
-
-/// Inode of the host's first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
-const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+use crate::proc::root::Root;
+use crate::proc::text::{self, Mapping, Stat};
+use crate::proc::{FIRST_PID_NAMESPACE, OWN};
+use crate::sanitise::printable;
 
 /// ZeroMQ names its threads so (libzmq, `ZMQbg/IO/0`, `ZMQbg/Reaper`).
 const ZMQ_THREAD: &[u8] = b"ZMQbg/";
@@ -49,7 +40,7 @@ impl Host {
         let Some(root) = survey.forest.root_of(pid, &survey) else { return Err(self.no_server(&survey, &stat)) };
         let found = survey.server(root).ok_or_else(|| failure::gone(pid))?;
         if !self.same_process(pid, stat.start_ticks) {
-            let other = self.stat(pid).is_ok_and(|now| now.start_ticks != stat.start_ticks);
+            let other = self.proc.stat(pid).is_ok_and(|now| now.start_ticks != stat.start_ticks);
             return Err(if other { failure::reused(pid) } else { failure::gone(pid) });
         }
         Ok(found)
@@ -63,23 +54,23 @@ impl Host {
 
     /// As [`super::same_process`].
     pub fn same_process(&self, pid: u32, start_ticks: u64) -> bool {
-        self.stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks && !is_dead(&stat))
+        self.proc.stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks && !is_dead(&stat))
     }
 
     /// Start time of a process, in clock ticks since boot; `None` when there is no such process.
     pub fn start_ticks(&self, pid: u32) -> Option<u64> {
-        self.stat(pid).ok().map(|stat| stat.start_ticks)
+        self.proc.stat(pid).ok().map(|stat| stat.start_ticks)
     }
 
     /// A process that is alive, is a process, is no kernel thread and may be looked into.
     fn living(&self, pid: u32) -> Result<Stat, Failure> {
-        let stat = self.stat(pid).map_err(|error| match error.kind() {
+        let stat = self.proc.stat(pid).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => failure::forbidden(pid, "?"),
             _ => failure::no_process(pid, &self.hidden(pid)),
         })?;
-        let status = self.status(pid).map_err(|_| failure::gone(pid))?;
+        let status = self.proc.status(pid).map_err(|_| failure::gone(pid))?;
         if status.tgid != pid {
-            let name = self.stat(status.tgid).map(|process| process.comm).unwrap_or_default();
+            let name = self.proc.stat(status.tgid).map(|process| process.comm).unwrap_or_default();
             return Err(failure::thread(pid, status.tgid, &name));
         }
         if is_dead(&stat) {
@@ -89,7 +80,7 @@ impl Host {
             let inside = self.inside(pid, &Survey::of(self), true);
             return Err(failure::kernel_thread(pid, &stat.comm, &Hidden { inside, ..Hidden::default() }));
         }
-        match std::fs::read_dir(self.path(pid, "fd")) {
+        match self.proc.descriptors(pid) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failure::forbidden(pid, &stat.comm)),
             Err(_) => Err(failure::gone(pid)),
             Ok(_) => Ok(stat),
@@ -116,13 +107,10 @@ impl Host {
     /// Why a process that may exist is not seen.
     fn hidden(&self, pid: u32) -> Hidden {
         let survey = Survey::of(self);
-        let own = self.proc.join("self");
-        let mounts = read_capped(&own.join("mounts"), TEXT_MAX).unwrap_or_default();
-        let root = status_at(&own).is_ok_and(|status| status.euid == Some(0));
-        let namespace = std::fs::read_link(own.join("ns/pid")).ok();
-        let namespace = namespace.and_then(|link| text::namespace_inode(link.as_os_str().as_encoded_bytes()));
+        let root = self.proc.status(OWN).is_ok_and(|status| status.euid == Some(0));
+        let namespace = self.proc.namespace(OWN, "pid");
         Hidden {
-            hidepid: text::hidepid(&String::from_utf8_lossy(&mounts)).filter(|_| !root).map(str::to_owned),
+            hidepid: text::hidepid(&self.proc.mounts(OWN)).filter(|_| !root).map(str::to_owned),
             inner_namespace: namespace.is_some_and(|inode| inode != FIRST_PID_NAMESPACE),
             inside: self.inside(pid, &survey, false),
         }
@@ -131,7 +119,8 @@ impl Host {
     /// Processes whose PID in an inner namespace is `pid`; those of servers if there are any, else all unless `servers_only`.
     fn inside(&self, pid: u32, survey: &Survey<'_>, servers_only: bool) -> Vec<u32> {
         let matches = |outer: &u32| {
-            self.status(*outer)
+            self.proc
+                .status(*outer)
                 .is_ok_and(|status| status.namespace_pids.len() > 1 && status.namespace_pids.last() == Some(&pid))
         };
         let all: Vec<u32> = survey.forest.pids().filter(matches).collect();
@@ -140,51 +129,21 @@ impl Host {
         if servers_only || !servers.is_empty() { servers } else { all }
     }
 
-    pub(super) fn path(&self, pid: u32, name: &str) -> PathBuf {
-        self.proc.join(pid.to_string()).join(name)
-    }
-
-    pub(super) fn read(&self, pid: u32, name: &str, max: u64) -> io::Result<Vec<u8>> {
-        read_capped(&self.path(pid, name), max)
-    }
-
-    pub(super) fn stat(&self, pid: u32) -> io::Result<Stat> {
-        text::stat(&self.read(pid, "stat", TEXT_MAX)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-
-    pub(super) fn status(&self, pid: u32) -> io::Result<Status> {
-        status_at(&self.proc.join(pid.to_string()))
-    }
-
     /// Inode of a process's network namespace.
     pub fn network_namespace(&self, pid: u32) -> Option<u64> {
-        text::namespace_inode(&self.link(pid, "ns/net").ok()?)
-    }
-
-    pub(super) fn link(&self, pid: u32, name: &str) -> io::Result<Vec<u8>> {
-        std::fs::read_link(self.path(pid, name)).map(|link| OsString::from(link).into_vec())
-    }
-
-    /// Numbers among the names in a directory of a process.
-    fn numbers(&self, pid: u32, name: &str, max: usize) -> io::Result<Vec<u32>> {
-        let entries = std::fs::read_dir(self.path(pid, name))?;
-        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).take(max).collect())
+        self.proc.namespace(pid, "net")
     }
 
     fn seen(&self, pid: u32) -> Option<Seen> {
-        let stat = self.stat(pid).ok().filter(|stat| !is_dead(stat))?;
+        let stat = self.proc.stat(pid).ok().filter(|stat| !is_dead(stat))?;
         if stat.kernel_thread {
             return Some(Seen { stat, title: None, program: Program::Other });
         }
-        let words = text::arguments(&self.read(pid, "cmdline", TEXT_MAX).unwrap_or_default());
+        let words = self.proc.arguments(pid);
         let title = engine::title(words.first().map(String::as_str).unwrap_or_default(), &stat.comm);
         let program = argv::program(&words);
         Some(Seen { stat, title, program })
     }
-}
-
-fn status_at(process: &Path) -> io::Result<Status> {
-    text::status(&read_capped(&process.join("status"), TEXT_MAX)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn is_dead(stat: &Stat) -> bool {
@@ -236,10 +195,9 @@ impl Look for Survey<'_> {
 
 impl<'a> Survey<'a> {
     fn of(host: &'a Host) -> Self {
-        let entries = std::fs::read_dir(&host.proc).into_iter().flatten();
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let pids = host.proc.processes().unwrap_or_default();
         let own = std::process::id();
-        let forest = Forest::new(pids.filter(|pid| *pid != own).filter_map(|pid| host.seen(pid)));
+        let forest = Forest::new(pids.into_iter().filter(|pid| *pid != own).filter_map(|pid| host.seen(pid)));
         Self { host, forest, holdings: RefCell::default(), sockets: RefCell::default() }
     }
 
@@ -247,11 +205,7 @@ impl<'a> Survey<'a> {
         if let Some(known) = self.holdings.borrow().get(&pid) {
             return known.zmq;
         }
-        let threads = self.host.numbers(pid, "task", THREADS_MAX).unwrap_or_default();
-        threads.iter().any(|thread| {
-            let comm = self.host.read(pid, &format!("task/{thread}/comm"), TEXT_MAX).unwrap_or_default();
-            comm.starts_with(ZMQ_THREAD)
-        })
+        self.host.proc.thread_names(pid).iter().any(|name| name.starts_with(ZMQ_THREAD))
     }
 
     fn holdings(&self, pid: u32) -> Rc<Holdings> {
@@ -265,13 +219,11 @@ impl<'a> Survey<'a> {
 
     fn look_into(&self, pid: u32) -> Holdings {
         let mut holdings = Holdings { zmq: self.zmq(pid), ..Holdings::default() };
-        let (Ok(descriptors), Ok(maps)) =
-            (self.host.numbers(pid, "fd", DESCRIPTORS_MAX), self.host.read(pid, "maps", MAPS_MAX))
-        else {
+        let (Ok(descriptors), Ok(maps)) = (self.host.proc.descriptors(pid), self.host.proc.maps(pid)) else {
             return holdings;
         };
         holdings.readable = true;
-        holdings.mapped = text::maps(&maps).collect();
+        holdings.mapped = maps;
         holdings.gpus = holdings
             .mapped
             .iter()
@@ -280,7 +232,7 @@ impl<'a> Survey<'a> {
         holdings.network_namespace = self.host.network_namespace(pid);
         let sockets = self.sockets(pid, holdings.network_namespace);
         for fd in descriptors {
-            let Ok(link) = self.host.link(pid, &format!("fd/{fd}")) else { continue };
+            let Ok(link) = self.host.proc.descriptor(pid, fd) else { continue };
             if let Some(inode) = text::socket_inode(&link) {
                 if let Some(tcp) = sockets.tcp.get(&inode) {
                     holdings.tcp.push(TcpSocket { fd, inode, local: tcp.local, peer: tcp.peer });
@@ -303,8 +255,8 @@ impl<'a> Survey<'a> {
         if let Some(known) = self.sockets.borrow().get(&namespace) {
             return Rc::clone(known);
         }
-        let table = |name: &str| self.host.read(pid, name, SOCKETS_MAX).unwrap_or_default();
-        let (v4, v6, unix) = (table("net/tcp"), table("net/tcp6"), table("net/unix"));
+        let table = |name: &str| self.host.proc.sockets(pid, name);
+        let (v4, v6, unix) = (table("tcp"), table("tcp6"), table("unix"));
         let sockets = Rc::new(Sockets {
             tcp: text::tcp(&v4).chain(text::tcp(&v6)).map(|socket| (socket.inode, socket)).collect(),
             unix: text::unix(&unix).map(|socket| (socket.inode, socket)).collect(),
@@ -358,8 +310,7 @@ impl<'a> Survey<'a> {
 
     fn process(&self, seen: &Seen, holdings: &Holdings, part: Part) -> ServerProcess {
         let pid = seen.stat.pid;
-        let offsets = self.host.read(pid, "timens_offsets", TEXT_MAX).unwrap_or_default();
-        let namespaces = self.host.status(pid).map(|status| status.namespace_pids).unwrap_or_default();
+        let namespaces = self.host.proc.status(pid).map(|status| status.namespace_pids).unwrap_or_default();
         ServerProcess {
             pid,
             parent: seen.stat.parent,
@@ -374,9 +325,7 @@ impl<'a> Survey<'a> {
             tokenizers: self.mapped_files(pid, &holdings.mapped, |path| Kind::of(path) == Some(Kind::Tokenizer)),
             network_namespace: holdings.network_namespace,
             // The kernel's own clock, which probes read, is the one without the offset.
-            clock_offset_ns: text::monotonic_offset_ns(&String::from_utf8_lossy(&offsets))
-                .and_then(i64::checked_neg)
-                .unwrap_or_default(),
+            clock_offset_ns: self.host.proc.monotonic_offset_ns(pid).and_then(i64::checked_neg).unwrap_or_default(),
             readable: holdings.readable,
         }
     }
@@ -389,9 +338,9 @@ impl<'a> Survey<'a> {
                 continue;
             }
             let open_path = if mapping.deleted {
-                self.host.path(pid, &format!("map_files/{:x}-{:x}", mapping.start, mapping.end))
+                self.host.proc.mapped_file(pid, mapping.start, mapping.end)
             } else {
-                self.host.path(pid, "root").join(mapping.path.strip_prefix("/").unwrap_or(&mapping.path))
+                self.host.proc.root_of(pid).join(mapping.path.strip_prefix("/").unwrap_or(&mapping.path))
             };
             files.push(MappedFile {
                 path: mapping.path.clone(),
@@ -407,25 +356,23 @@ impl<'a> Survey<'a> {
     }
 
     fn identity(&self, root: u32, held: &[(&Seen, Rc<Holdings>)]) -> Server {
-        let environ = self.host.read(root, "environ", TEXT_MAX).unwrap_or_default();
-        let cgroup = self.host.read(root, "cgroup", TEXT_MAX).unwrap_or_default();
         let launch = match held.first().map(|(seen, _)| &seen.program) {
             Some(Program::Launcher(launch)) => launch.clone(),
-            _ => argv::options(&text::arguments(&self.host.read(root, "cmdline", TEXT_MAX).unwrap_or_default())),
+            _ => argv::options(&self.host.proc.arguments(root)),
         };
         let engine = engine::by_name(launch.engine);
         let version = engine.package().and_then(|package| {
             held.iter().find_map(|(seen, holdings)| {
-                let directory = package::Root::open(&self.host.path(seen.stat.pid, "root"))?;
+                let directory = Root::open(&self.host.proc.root_of(seen.stat.pid))?;
                 package::version(package, holdings.mapped.iter().map(|mapping| mapping.path.as_path()), &directory)
             })
         });
         Server {
-            service: text::variable(&environ, "OTEL_SERVICE_NAME").unwrap_or_else(|| engine.name().to_owned()),
-            model: launch.served_model().map(|model| text::printable(model.as_bytes())).unwrap_or_default(),
+            service: self.host.proc.variable(root, "OTEL_SERVICE_NAME").unwrap_or_else(|| engine.name().to_owned()),
+            model: launch.served_model().map(|model| printable(model.as_bytes())).unwrap_or_default(),
             engine: engine.name().to_owned(),
             engine_version: version,
-            container_id: container::container_id(&String::from_utf8_lossy(&cgroup)),
+            container_id: container::container_id(&self.host.proc.cgroup(root)),
             pid: root,
             start_ticks: held.first().map(|(seen, _)| seen.stat.start_ticks).unwrap_or_default(),
         }

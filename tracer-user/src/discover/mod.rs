@@ -15,7 +15,6 @@ mod host;
 pub mod kind;
 mod package;
 pub mod privilege;
-pub mod text;
 mod tree;
 
 use std::net::SocketAddr;
@@ -24,6 +23,8 @@ use std::sync::Arc;
 
 use crate::exit::Failure;
 use crate::input::{Fact, Role, Server};
+use crate::proc::Proc;
+use crate::sanitise::printable;
 
 /// One inference server: the process that was started and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,22 +153,22 @@ pub fn same_process(pid: u32, start_ticks: u64) -> bool {
 /// A host, seen through its `/proc`.
 #[derive(Debug, Clone)]
 pub struct Host {
-    proc: PathBuf,
+    proc: Proc,
 }
 
 impl Host {
     /// This host.
     pub fn this() -> Self {
-        Self::at("/proc")
+        Self { proc: Proc::this() }
     }
 
     /// Whatever lies in a directory of the shape of `/proc`: another mount of it, or a recorded snapshot.
     pub fn at(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into() }
+        Self { proc: Proc::at(proc) }
     }
 }
 
 /// A target's path made safe to print.
 pub fn printable_path(path: &std::path::Path) -> String {
-    text::printable(path.as_os_str().as_encoded_bytes())
+    printable(path.as_os_str().as_encoded_bytes())
 }

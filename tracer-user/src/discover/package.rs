@@ -2,58 +2,17 @@
 //!
 //! Enters: the paths of the files that a process has mapped, and its root directory. Leaves: the version that the
 //! installed package states: `<site-packages>/NAME-*.dist-info/METADATA`, else `NAME/_version.py` beside a mapped
-//! extension module (an editable install). The files are the target's, so they are opened inside its root (a symbolic
-//! link cannot lead out of it), only when regular, without blocking, and read up to a cap.
+//! extension module (an editable install).
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
-
-use super::text::printable;
 use crate::engine;
+use crate::proc::root::Root;
+use crate::sanitise::printable;
 
 /// The headers of a METADATA are within its first kilobytes; the README follows.
 const METADATA_MAX: u64 = 64 * 1024;
-
-/// A process's root directory, `/proc/PID/root`.
-#[derive(Debug)]
-pub(super) struct Root(OwnedFd);
-
-impl Root {
-    pub(super) fn open(path: &Path) -> Option<Self> {
-        open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok().map(Self)
-    }
-
-    fn open_inside(&self, path: &Path, flags: OFlags) -> Option<File> {
-        let relative = path.strip_prefix("/").unwrap_or(path);
-        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        openat2(&self.0, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
-            .ok()
-            .map(File::from)
-    }
-
-    fn read(&self, path: &Path) -> Option<Vec<u8>> {
-        let file = self.open_inside(path, OFlags::empty())?;
-        file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        let mut text = Vec::new();
-        file.take(METADATA_MAX).read_to_end(&mut text).ok()?;
-        Some(text)
-    }
-
-    /// Names in a directory.
-    fn names(&self, path: &Path) -> Vec<String> {
-        let Some(directory) = self.open_inside(path, OFlags::DIRECTORY) else { return Vec::new() };
-        // The descriptor is already inside the root; this reads the directory that it is.
-        let Ok(entries) = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())) else {
-            return Vec::new();
-        };
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
-    }
-}
 
 /// The version of `package` among the packages that the mapped files belong to.
 pub(super) fn version<'a>(
@@ -62,10 +21,9 @@ pub(super) fn version<'a>(
     root: &Root,
 ) -> Option<String> {
     let Places { libraries, packages } = places(package.name, mapped);
-    libraries
-        .iter()
-        .find_map(|library| installed(package, library, root))
-        .or_else(|| packages.iter().find_map(|package| module_version(&root.read(&package.join("_version.py"))?)))
+    libraries.iter().find_map(|library| installed(package, library, root)).or_else(|| {
+        packages.iter().find_map(|package| module_version(&root.read(&package.join("_version.py"), METADATA_MAX)?))
+    })
 }
 
 fn installed(package: engine::Package, library: &Path, root: &Root) -> Option<String> {
@@ -73,7 +31,7 @@ fn installed(package: engine::Package, library: &Path, root: &Root) -> Option<St
         .names(library)
         .iter()
         .filter(|name| name.starts_with(package.name) && name.ends_with(".dist-info"))
-        .filter_map(|name| metadata(&root.read(&library.join(name).join("METADATA"))?))
+        .filter_map(|name| metadata(&root.read(&library.join(name).join("METADATA"), METADATA_MAX)?))
         .collect();
     package
         .distributions
@@ -133,14 +91,6 @@ fn module_version(text: &[u8]) -> Option<String> {
     })?;
     let value = line.rsplit('=').next()?.trim().trim_matches(['\'', '"']);
     (!value.is_empty()).then(|| printable(value.as_bytes()))
-}
-
-/// Reads a file of this host's own, such as one in `/proc`, up to `max` bytes; longer ones are cut.
-pub(super) fn read_capped(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
-    let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
-    let mut text = Vec::new();
-    File::from(file).take(max).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]
@@ -239,7 +189,7 @@ mod tests {
         let mapped = [Path::new("/sp/site-packages/x.so")];
         assert_eq!(version(VLLM, mapped, &root), None);
         std::fs::remove_file(&link).unwrap();
-        rustix::fs::mknodat(CWD, &link, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &link, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         assert_eq!(version(VLLM, mapped, &root), None);
     }
 }

@@ -3,9 +3,10 @@
 //! Pure, but for [`Privileges::own`]. Enters: effective capabilities, and a server as found. Leaves: whether it can be
 //! traced, wholly or in part, and in words why not.
 
-use super::{Host, ServerProcesses};
+use super::ServerProcesses;
 use crate::engine;
 use crate::input::Role;
+use crate::proc::{OWN, Proc};
 
 /// A capability that matters here, by its number in include/uapi/linux/capability.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct Privileges(pub u64);
 impl Privileges {
     /// Those of this process; none when they cannot be read.
     pub fn own() -> Self {
-        Self(Host::this().status(std::process::id()).map(|status| status.effective).unwrap_or_default())
+        Self(Proc::this().status(OWN).map(|status| status.effective).unwrap_or_default())
     }
 
     pub fn has(self, capability: Capability) -> bool {

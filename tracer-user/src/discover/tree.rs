@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::text::Stat;
 use crate::engine::process::{Launch, Program, Title};
 use crate::input::Role;
+use crate::proc::text::Stat;
 
 /// Processes of one server that are looked at; a server has tens, so more is a fork bomb below it.
 pub(super) const SERVER_PROCESSES_MAX: usize = 4096;

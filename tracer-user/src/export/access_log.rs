@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Pressure;
 use super::lines::{Fate, Lines};
-use super::sanitise::is_unsafe;
 use super::sink::{Context, Sink, open_file};
 use crate::output::AccessRecord;
+use crate::sanitise::is_unsafe;
 
 /// Records that wait for the file at most; about 1 kB each.
 const QUEUE_RECORDS: u64 = 8192;

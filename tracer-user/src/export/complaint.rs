@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::sanitise::sanitise;
+use crate::sanitise::sanitise;
 
 /// A repeated failure is said again after this long.
 const REPEAT: Duration = Duration::from_mins(1);

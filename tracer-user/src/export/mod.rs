@@ -24,7 +24,6 @@ pub mod otlp;
 pub mod otlp_file;
 pub mod prometheus;
 pub mod queue;
-pub mod sanitise;
 pub mod sink;
 pub mod terminal;
 

@@ -15,6 +15,7 @@ use crate::attach::{Probed, Session, Target};
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
+use crate::proc::Proc;
 use crate::source::ring;
 
 /// How long an input may be late. Both rings are drained before each tick, so what is late by more than the time between
@@ -134,7 +135,7 @@ impl Live {
             }
             if now >= next_check {
                 next_check = now + CHECK_ALIVE_EVERY;
-                self.alive.retain(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+                self.alive.retain(|pid| Proc::this().exists(pid));
             }
             if self.alive.is_empty() {
                 return End::Target;

@@ -1,6 +1,5 @@
 //! Where inputs come from: the kernel's rings, or a file. The only rooms that make [`crate::input::Input`]s.
 
-pub mod descriptors;
 mod lives;
 mod records;
 pub mod ring;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
 
-use super::descriptors;
 use super::lives::{Lives, Meeting};
 use super::ring::monotonic_ns;
 use crate::attach::Target;
@@ -17,6 +16,7 @@ use crate::attach::table::{self, Table};
 use crate::decode::record::{Record, net::Class};
 use crate::input::{Delivered, End, Event, EventNanos, Function, Input, LossStage, Lost, Probe, What};
 use crate::output::{Speaks, Verdict};
+use crate::proc::descriptors;
 
 /// A batch is handed on at this many inputs or payload bytes, whichever comes first.
 const BATCH_INPUTS: usize = 512;

@@ -3,7 +3,7 @@
 //! They are attached for a moment with no process to trace, and, for the uprobes, to a function of inferspan's own that
 //! nobody calls.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::MapType;
 use aya::sys::is_map_supported;
@@ -15,33 +15,32 @@ use crate::attach::family::{Point, TIMED};
 use crate::attach::loader::{Options, Probes, Rings};
 use crate::attach::rings::RINGS;
 use crate::discover::privilege::{Capability, Privileges};
-use crate::discover::text;
+use crate::proc::text::Mapping;
+use crate::proc::{FIRST_PID_NAMESPACE, OWN, Proc};
 
 /// Ring buffers came with 5.8; attach cookies, by which one program serves all tokenizer functions, with 5.15.
 const OLDEST: (u32, u32) = (5, 8);
 const RECOMMENDED: (u32, u32) = (5, 15);
 /// Since 5.11 BPF memory is charged to the memory cgroup and no longer to `RLIMIT_MEMLOCK`.
 const MEMCG_ACCOUNTING: (u32, u32) = (5, 11);
-/// Inode of the host's first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
-const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 const ROOT: &str = "run as root (sudo)";
 
 pub(super) fn checks() -> Vec<Check> {
     let privileges = Privileges::own();
-    let release = read("/proc/sys/kernel/osrelease");
+    let proc = Proc::this();
+    let release = proc.kernel_value("kernel/osrelease");
     let version = release.as_deref().and_then(version);
-    let namespace = std::fs::read_link("/proc/self/ns/pid").ok();
     let mut checks = vec![
         kernel(release.as_deref(), version),
         architecture(std::env::consts::ARCH),
         btf(Path::new("/sys/kernel/btf/vmlinux").exists()),
-        pid_namespace(namespace.as_deref().and_then(Path::to_str)),
+        pid_namespace(proc.namespace(OWN, "pid")),
         capabilities(privileges),
         ptrace(privileges),
         lockdown(read("/sys/kernel/security/lockdown").as_deref()),
-        perf_event_paranoid(read("/proc/sys/kernel/perf_event_paranoid").as_deref(), privileges),
-        memlock(version, read("/proc/self/limits").as_deref(), privileges),
+        perf_event_paranoid(proc.kernel_value("kernel/perf_event_paranoid").as_deref(), privileges),
+        memlock(version, proc.limits(OWN).ok().as_deref(), privileges),
     ];
     checks.push(supported(
         "ring_buffer",
@@ -78,18 +77,18 @@ extern "C" fn never_called(value: u64) -> u64 {
 
 /// Uprobes in this binary.
 fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
-    let maps = std::fs::read("/proc/self/maps").map_err(|error| error.to_string())?;
+    let proc = Proc::this();
+    let maps = proc.maps(OWN).map_err(|error| error.to_string())?;
     let address = never_called as *const () as u64;
     let offset = file_offset(&maps, address).ok_or("inferspan's own code is not mapped from a file")?;
     let point = Point { function: FUNCTION_ENCODE, offset, quickest: 0, symbol: "never_called".to_owned() };
-    let links = probes.attach_points(TIMED, &PathBuf::from("/proc/self/exe"), &[point], None);
+    let links = probes.attach_points(TIMED, &proc.executable(OWN), &[point], None);
     links.map(drop).map_err(|error| error.to_string())
 }
 
 /// Where in its file the code at `address` lies.
-fn file_offset(maps: &[u8], address: u64) -> Option<u64> {
-    let mapping =
-        text::maps(maps).find(|mapping| mapping.executable && (mapping.start..mapping.end).contains(&address))?;
+fn file_offset(maps: &[Mapping], address: u64) -> Option<u64> {
+    let mapping = maps.iter().find(|mapping| mapping.executable && (mapping.start..mapping.end).contains(&address))?;
     mapping.offset.checked_add(address - mapping.start)
 }
 
@@ -154,7 +153,7 @@ fn btf(present: bool) -> Check {
     }
 }
 
-fn pid_namespace(namespace: Option<&str>) -> Check {
+fn pid_namespace(namespace: Option<u64>) -> Check {
     match namespace {
         Some(FIRST_PID_NAMESPACE) => Check::ok("pid_namespace", "the host's"),
         Some(_) => Check::fail(
@@ -380,7 +379,7 @@ mod tests {
 
     #[test]
     fn the_place_for_a_uprobe_is_where_its_code_is_in_the_file() {
-        let maps = std::fs::read("/proc/self/maps").unwrap();
+        let maps = Proc::this().maps(OWN).unwrap();
         let address = never_called as *const () as u64;
         let offset = file_offset(&maps, address).expect("this test is mapped from a file") as usize;
         let file = std::fs::read("/proc/self/exe").unwrap();
@@ -398,8 +397,8 @@ mod tests {
         assert_eq!(supported("ring_buffer", "x", Ok(false)).status, Status::Fail);
         let check = syscalls(Err(&LoadError::Permission { what: "creating BPF maps".into() }));
         assert!(check.status == Status::Fail && check.fix.is_some_and(|fix| fix.contains("CAP_BPF")));
-        assert_eq!(pid_namespace(Some("pid:[4026532999]")).status, Status::Fail);
-        assert_eq!(pid_namespace(Some("pid:[4026531836]")).status, Status::Ok);
+        assert_eq!(pid_namespace(Some(4_026_532_999)).status, Status::Fail);
+        assert_eq!(pid_namespace(Some(FIRST_PID_NAMESPACE)).status, Status::Ok);
         assert_eq!(architecture("aarch64").status, Status::Fail);
     }
 }

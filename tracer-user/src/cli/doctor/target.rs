@@ -15,10 +15,10 @@ use crate::attach::family::tokenizer::TOKENIZER;
 use crate::attach::family::{Family, Point};
 use crate::attach::{files, plan, table};
 use crate::discover::privilege::is_supported;
-use crate::discover::{self, Host, ServerProcess, ServerProcesses, printable_path, role_name};
+use crate::discover::{self, ServerProcess, ServerProcesses, printable_path, role_name};
 use crate::engine;
 use crate::input::Role;
-use crate::source::descriptors;
+use crate::proc::{OWN, Proc};
 
 /// How long an endpoint may take to accept, and then to answer.
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -107,7 +107,7 @@ fn access(found: &ServerProcesses) -> Check {
 /// One check for each library file that an API server has mapped, found and read as `attach` does.
 fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
     let maps: Vec<_> =
-        of(found, Role::Api).filter_map(|process| Some((process.pid, files::mappings(process.pid).ok()?))).collect();
+        of(found, Role::Api).filter_map(|process| Some((process.pid, Proc::this().maps(process.pid).ok()?))).collect();
     let maps = maps.iter().map(|(pid, mappings)| (*pid, mappings.as_slice()));
     let checks: Vec<Check> = plan::libraries(maps, TOKENIZER.kind)
         .iter()
@@ -129,7 +129,7 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
 
 /// Whether it can be seen when a front end gets to the engine's messages.
 fn front_end(pid: u32) -> Check {
-    let maps = files::mappings(pid).unwrap_or_default();
+    let maps = Proc::this().maps(pid).unwrap_or_default();
     let has = |family: &Family| {
         plan::libraries([(pid, maps.as_slice())], family.kind).iter().any(|file| {
             let points = files::reach(file).and_then(|path| files::points(&path, family));
@@ -180,7 +180,7 @@ fn sockets(found: &ServerProcesses) -> Check {
         .iter()
         .filter(|process| process.role != Role::Worker)
         .map(|process| {
-            let open = descriptors::open_descriptors(process.pid).unwrap_or_default();
+            let open = Proc::this().descriptors(process.pid).unwrap_or_default();
             open.into_iter().filter(|fd| table::is_stream_socket(process.pid, *fd)).count()
         })
         .sum();
@@ -231,7 +231,7 @@ fn endpoint(found: &ServerProcesses) -> Check {
             "none needed if it serves a unix socket or is headless",
         );
     };
-    if process.network_namespace != Host::this().network_namespace(std::process::id()) {
+    if process.network_namespace != Proc::this().namespace(OWN, "net") {
         return Check::ok("endpoint", format!("{address}, in a network namespace of its own; not tried from here"));
     }
     let reachable = SocketAddr::new(reachable(address.ip()), address.port());

@@ -3,6 +3,8 @@
 //! The flag wins over the variables. What is refused: a scheme other than http and https, `http/json`, a URL without a host, an
 //! exporter other than `otlp` and `none`.
 
+use reqwest::Url;
+
 use crate::exit::{Code, Failure};
 
 /// Wire protocol of the export.
@@ -84,19 +86,14 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
             "give a URL such as http://127.0.0.1:4317 (gRPC) or http://127.0.0.1:4318/v1/traces (HTTP)",
         )
     };
-    let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    match scheme {
-        "http" | "https" => {}
-        _ => return Err(bad("the scheme must be http or https")),
-    }
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let (host, port) = split_port(authority).ok_or_else(|| bad("the port is not a number"))?;
-    if host.is_empty() {
-        return Err(bad("there is no host"));
-    }
     if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(bad("there is white space in it"));
     }
+    let parsed = Url::parse(&url).map_err(|error| bad(&error.to_string()))?;
+    if !matches!(parsed.scheme(), "http" | "https") {
+        return Err(bad("the scheme must be http or https"));
+    }
+    let (path, port) = (parsed.path(), parsed.port());
     let has_path = !matches!(path, "" | "/");
     let protocol = match signal(env, "PROTOCOL").as_ref().map(|(_, protocol)| protocol.as_str()) {
         // A path says HTTP louder than a variable that was set for something else.
@@ -120,16 +117,6 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
         Protocol::HttpProtobuf => format!("{}{TRACES_PATH}", url.trim_end_matches('/')),
     };
     Ok(Some(Endpoint { url, protocol, source }))
-}
-
-/// `host`, `host:port`, `[v6]`, `[v6]:port`, each perhaps behind `user@`; `None` when the port is no number.
-fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    let authority = authority.rsplit('@').next().unwrap_or(authority);
-    let after_v6 = authority.rfind(']').map_or(0, |at| at + 1);
-    match authority[after_v6..].split_once(':') {
-        Some((rest, port)) => Some((&authority[..after_v6 + rest.len()], Some(port.parse().ok()?))),
-        None => Some((authority, None)),
-    }
 }
 
 #[cfg(test)]
@@ -213,8 +200,8 @@ mod tests {
     fn what_cannot_work_is_refused_with_the_reason() {
         for (url, why) in [
             ("ftp://h", "scheme"),
-            ("http://", "no host"),
-            ("http://:4317", "no host"),
+            ("http://", "empty host"),
+            ("http://:4317", "empty host"),
             ("http://h:port", "port"),
             ("http://a b", "white space"),
         ] {

@@ -12,6 +12,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use crate::input::Server;
 use crate::output::{self, Service, Trace};
+use crate::proc::Proc;
 
 /// Bytes of one string attribute; a back end's own limit is usually higher (Jaeger none, Tempo 2,048 by default).
 const MAX_TEXT: usize = 2048;
@@ -29,7 +30,7 @@ impl Origin {
     /// The origin of this process; `live` when the traced server runs on this host.
     pub fn of_this_process(live: bool) -> Self {
         let host = live
-            .then(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+            .then(|| Proc::this().kernel_value("kernel/hostname"))
             .flatten()
             .map(|name| name.trim().to_owned())
             .filter(|name| !name.is_empty());

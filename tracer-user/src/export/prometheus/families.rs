@@ -16,8 +16,8 @@ use super::buckets;
 use super::family::{Family, LabelPairs};
 use super::register::{Register, Rename};
 use super::series::{Exemplar, Histogram, MODEL, Phase, Ratio, SERVER, Series};
-use crate::export::sanitise::sanitise;
 use crate::output::{Labels, Metric, Outcome, RequestSeconds};
+use crate::sanitise::sanitise;
 
 /// Label sets (server, model, engine) that get series of their own. A server has one model, a few adapters and one engine per
 /// data-parallel rank; a client that invents model names must not grow us.

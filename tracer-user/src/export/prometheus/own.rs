@@ -10,8 +10,10 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
+use rustix::param::{clock_ticks_per_second, page_size};
 
 use crate::input::{LossStage, Probe};
+use crate::proc::{OWN, Proc};
 use crate::sample::LeftOut;
 use crate::telemetry::{LEVEL, Telemetry};
 
@@ -113,10 +115,10 @@ struct Usage {
 impl Usage {
     /// `None` when `/proc` is not there: no value beats a wrong one.
     fn read() -> Option<Self> {
-        let stat = procfs::process::Process::myself().ok()?.stat().ok()?;
+        let used = Proc::this().usage(OWN).ok()?;
         Some(Self {
-            cpu_seconds: (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64,
-            resident_bytes: stat.rss * procfs::page_size(),
+            cpu_seconds: used.cpu_ticks as f64 / clock_ticks_per_second() as f64,
+            resident_bytes: used.resident_pages * page_size() as u64,
         })
     }
 }

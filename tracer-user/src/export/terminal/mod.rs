@@ -8,10 +8,10 @@ use std::io::{self, IsTerminal, Write as _};
 use std::sync::Arc;
 
 use super::lines::Lines;
-use super::sanitise::sanitise;
 use super::sink::{Context, Sink};
 use super::{access_log, otlp};
 use crate::output::{AccessRecord, Outcome};
+use crate::sanitise::sanitise;
 
 pub mod summary;
 pub mod waterfall;
@@ -275,7 +275,7 @@ mod tests {
         let mut line = Vec::new();
         write_line(&record, true, PLAIN, &mut line).unwrap();
         let line = String::from_utf8(line).unwrap();
-        assert!(!line.chars().any(crate::export::sanitise::is_unsafe), "{line:?}");
+        assert!(!line.chars().any(crate::sanitise::is_unsafe), "{line:?}");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{Style, duration};
-use crate::export::sanitise::sanitise;
 use crate::model::keys::attribute;
 use crate::output::{Span, SpanId, SpanStatus, Trace, Value};
+use crate::sanitise::sanitise;
 
 /// Rows drawn of one trace; the rest is counted.
 const MAX_ROWS: usize = 24;

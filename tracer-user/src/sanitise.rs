@@ -1,6 +1,6 @@
 //! Makes a string that the target controls safe to show.
 //!
-//! Enters: anything that came over a socket (model names, paths, request ids). Leaves: one line without control characters,
+//! Enters: anything that came over a socket or out of `/proc` (model names, paths, request ids, titles). Leaves: one line without control characters,
 //! escape sequences, bidirectional overrides or invisible formatting, and no longer than asked. A terminal, a log line and a
 //! label all go through here; the JSON of the access log and of OTLP escapes by itself and keeps the bytes.
 
@@ -25,6 +25,16 @@ pub fn sanitise(text: &str, max: usize) -> Cow<'_, str> {
         out.push(if is_unsafe(c) { REPLACEMENT } else { c });
     }
     Cow::Owned(out)
+}
+
+/// Longest name or title kept of a target's string, in characters.
+const PRINTABLE_MAX: usize = 200;
+
+/// A name out of `/proc` or a file of the target's, made safe to show.
+pub fn printable(bytes: &[u8]) -> String {
+    // Four bytes a character at most, so that a huge string is not decoded whole.
+    let start = &bytes[..bytes.len().min((PRINTABLE_MAX + 1) * 4)];
+    sanitise(&String::from_utf8_lossy(start), PRINTABLE_MAX).into_owned()
 }
 
 /// Characters that change how the rest of a line is shown: C0 and C1 controls (escape sequences start with one), line and

@@ -10,11 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
+use crate::sanitise::printable;
+
 /// `PF_KTHREAD` in the flags of `/proc/PID/stat` (include/linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
-
-/// Longest name or title kept of a target's string, in characters.
-pub const PRINTABLE_MAX: usize = 200;
 
 /// `/proc/PID/stat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +45,22 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
         kernel_thread: flags & PF_KTHREAD != 0,
         start_ticks: field(22)?.parse().ok()?,
     })
+}
+
+/// What a process has used, from `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// In user and kernel mode, clock ticks.
+    pub cpu_ticks: u64,
+    pub resident_pages: u64,
+}
+
+pub fn usage(text: &[u8]) -> Option<Usage> {
+    let close = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = ascii(text.get(close + 1..)?)?.split_ascii_whitespace();
+    // proc(5): utime is field 14, stime 15, rss 24; the first here is field 3.
+    let (user, system) = (fields.nth(11)?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+    Some(Usage { cpu_ticks: user.checked_add(system)?, resident_pages: fields.nth(8)?.parse().ok()? })
 }
 
 /// `/proc/PID/status`.
@@ -283,23 +298,6 @@ pub fn arguments(cmdline: &[u8]) -> Vec<String> {
         return Vec::new();
     }
     cmdline[..end].split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
-}
-
-/// A target's string made safe to print: no control, no bidirectional or other invisible formatting character, no more
-/// than [`PRINTABLE_MAX`] characters.
-pub fn printable(bytes: &[u8]) -> String {
-    // Four bytes a character at most, so that a huge string is not decoded whole.
-    let bytes = &bytes[..bytes.len().min(PRINTABLE_MAX * 4)];
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .take(PRINTABLE_MAX)
-        .map(|char| if char.is_control() || is_format(char) { '\u{FFFD}' } else { char })
-        .collect()
-}
-
-/// Zero-width and direction-changing characters (Unicode's Cf that matter on a terminal).
-fn is_format(char: char) -> bool {
-    matches!(char, '\u{AD}' | '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
 }
 
 fn ascii(bytes: &[u8]) -> Option<&str> {
