@@ -4,19 +4,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::otlp::spans::{Origin, resource};
+use inferspan::export::prometheus::rows;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::model::keys;
 use inferspan::output::{Metric, Outcome, Output, Service};
 use inferspan_harness::http;
 use inferspan_harness::prometheus::Prometheus;
 use inferspan_tests::outputs;
-use inferspan_tests::signals::{document, families, names, repository, section, with_section};
+use inferspan_tests::signals::{Family, document, families, names, repository, section, with_section};
 use serde_json::Value;
 
 /// Sinks that have seen a request that went well and one that did not, so that every series is there.
@@ -48,13 +49,13 @@ fn scraped() -> (Sinks, String) {
 }
 
 #[test]
-fn the_metrics_table_is_what_a_scrape_shows() {
-    let (_sinks, text) = scraped();
+fn the_metrics_table_is_the_code_s() {
+    let mut rows = rows();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
     let mut table = String::from("| metric | type | labels | what |\n|---|---|---|---|\n");
-    for (name, family) in families(&text) {
-        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
-        let help = family.help.trim_end_matches('.');
-        writeln!(table, "| `{name}` | {} | {} | {help} |", family.kind, labels.join(", ")).unwrap();
+    for row in rows {
+        let labels: Vec<String> = row.labels.iter().map(|label| format!("`{label}`")).collect();
+        writeln!(table, "| `{}` | {} | {} | {} |", row.name, row.kind.name(), labels.join(", "), row.help).unwrap();
     }
     let document = document().unwrap();
     if std::env::var_os("INFERSPAN_BLESS").is_some() {
@@ -67,6 +68,23 @@ fn the_metrics_table_is_what_a_scrape_shows() {
         table.trim_end(),
         "docs/signals.md is out of date: INFERSPAN_BLESS=1 cargo test -p inferspan-tests --test signals"
     );
+}
+
+#[test]
+fn a_scrape_shows_every_row_of_the_table_and_nothing_else() {
+    let (_sinks, text) = scraped();
+    let shown: BTreeMap<String, Family> = families(&text);
+    let rows: BTreeMap<String, _> = rows().into_iter().map(|row| (row.name.clone(), row)).collect();
+    assert_eq!(shown.keys().collect::<Vec<_>>(), rows.keys().collect::<Vec<_>>());
+    for (name, family) in shown {
+        let row = &rows[&name];
+        assert_eq!(
+            (family.kind.as_str(), &family.labels[..]),
+            (row.kind.name(), &row.labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>()[..]),
+            "{name}"
+        );
+        assert_eq!(family.help.trim_end_matches('.'), row.help, "{name}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use prometheus_client::encoding::text::encode;
 
 use super::*;
+use crate::output::RequestSeconds;
 use crate::output::{SpanId, TraceId};
 
 fn labels(server: &str, model: &str) -> Labels {

@@ -24,6 +24,7 @@ pub mod own;
 mod register;
 mod series;
 pub mod server;
+pub mod table;
 pub mod text;
 
 /// Reads the metrics as text; clones share them.
@@ -78,6 +79,11 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     file.map(check_writable).transpose()?;
     let server = address.map(|address| MetricsServer::start(address, exposition.clone())).transpose()?;
     Ok(Some(Box::new(Metrics { families, exposition, server, file: file.map(Path::to_owned) })))
+}
+
+/// Every metric that there is, in the order in which they are shown.
+pub fn rows() -> Vec<table::Row> {
+    table::rows().into_iter().chain(own::rows()).collect()
 }
 
 /// A fresh set of metrics: the families to move, and the exposition to read.

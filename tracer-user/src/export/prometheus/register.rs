@@ -7,6 +7,7 @@ use prometheus_client::metrics::TypedMetric;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::family::{Family, Join, LabelPairs};
+use super::table::Kind;
 
 /// A family whose series can get other labels.
 pub(super) trait Rename: Debug + Send {
@@ -30,21 +31,16 @@ impl<'a> Register<'a> {
         Self { registry, all: Vec::new() }
     }
 
-    pub(super) fn plain<M>(&mut self, name: &str, help: &str, new: fn() -> M) -> Family<M>
+    /// A histogram's unit is seconds, and stands in its name.
+    pub(super) fn family<M>(&mut self, name: &str, help: &str, kind: Kind, new: fn() -> M) -> Family<M>
     where
         M: Join + Clone + EncodeMetric + TypedMetric + Debug + Send + Sync + 'static,
     {
         let family = self.hold(new);
-        self.registry.register(name, help, family.clone());
-        family
-    }
-
-    pub(super) fn seconds<M>(&mut self, name: &str, help: &str, new: fn() -> M) -> Family<M>
-    where
-        M: Join + Clone + EncodeMetric + TypedMetric + Debug + Send + Sync + 'static,
-    {
-        let family = self.hold(new);
-        self.registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+        match kind {
+            Kind::Histogram => self.registry.register_with_unit(name, help, Unit::Seconds, family.clone()),
+            Kind::Counter | Kind::Gauge => self.registry.register(name, help, family.clone()),
+        }
         family
     }
 
