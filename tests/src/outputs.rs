@@ -6,8 +6,9 @@ use std::sync::Arc;
 use inferspan::engine::SchedulerStats;
 use inferspan::input::Server;
 use inferspan::output::{
-    AccessRecord, EngineStep, FinishReason, GenerationRecord, GenerationSeconds, Labels, Merit, Metric, Outcome,
-    Output, RequestSeconds, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value,
+    AccessRecord, EngineStep, FinishReason, GenerationRecord, GenerationSeconds, Incomplete, Labels, Merit, Metric,
+    Outcome, Output, RequestSeconds, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId,
+    UnixNanos, Value,
 };
 
 /// 2026-11-24T00:00:00Z, unix ns: when the hand-made requests start.
@@ -151,9 +152,10 @@ pub fn access(n: u8) -> AccessRecord {
     };
     AccessRecord {
         v: 1,
-        time: "2026-11-24T00:00:00.200000000Z".into(),
-        trace_id: request_trace_id(n).to_string(),
-        span_id: span_id(n, 0).to_string(),
+        // 2026-11-24T00:00:00.2Z
+        time: UnixNanos(1_795_478_400_200_000_000),
+        trace_id: request_trace_id(n),
+        span_id: span_id(n, 0),
         request_id: Some(format!("cmpl-{n}")),
         method: Some("POST".into()),
         path: Some("/v1/completions".into()),
@@ -166,7 +168,7 @@ pub fn access(n: u8) -> AccessRecord {
         cached_tokens: Some(8),
         output_tokens: Some(3),
         preemptions: Some(1),
-        incomplete: None,
+        incomplete: Incomplete::default(),
         server: SERVER.into(),
         seconds,
         generations: vec![GenerationRecord {

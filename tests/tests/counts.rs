@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use inferspan::input::Function;
-use inferspan::output::{Metric, Outcome};
+use inferspan::output::{Metric, Missing, Outcome};
 use inferspan_demo_engine::wire::LENGTH;
 use inferspan_tests::story::{END, STREAM, Story, connection, done, json, last, post};
 
@@ -33,7 +33,7 @@ fn a_beam_search_is_one_request() {
     let made = story.made();
     assert_eq!(made.access.len(), 1, "{:#?}", made.access);
     let record = made.completion("a");
-    assert_eq!((record.outcome, record.incomplete.as_deref()), (Outcome::Length, None));
+    assert_eq!((record.outcome, record.incomplete.missing()), (Outcome::Length, &[][..]));
     assert!((record.seconds.tokenize.unwrap() - 0.001).abs() < 1e-9);
     assert_eq!((record.generations.len(), record.output_tokens, record.prompt_tokens), (5, Some(5), Some(5)));
     let finished = made.metrics.iter().filter(|metric| matches!(metric, Metric::Generation { .. })).count();
@@ -80,7 +80,7 @@ fn samples_of_one_prompt_share_its_tokens() {
     story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
     let made = story.made();
     let record = made.completion("a");
-    assert_eq!((record.prompt_tokens, record.output_tokens, record.incomplete.as_deref()), (Some(5), Some(2), None));
+    assert_eq!((record.prompt_tokens, record.output_tokens, record.incomplete.missing()), (Some(5), Some(2), &[][..]));
     let counted: u64 =
         made.metrics.iter().map(|m| if let Metric::Prompt { tokens, .. } = m { *tokens } else { 0 }).sum();
     assert_eq!(counted, 10, "the counters follow vLLM's own");
@@ -97,7 +97,7 @@ fn a_usage_that_contradicts_the_count_is_told() {
     let usage = r#""usage":{"prompt_tokens":5,"total_tokens":8,"completion_tokens":3}"#;
     story.respond(end, &json(200, &format!(r#"{{"id":"cmpl-a","choices":[{{"finish_reason":"length"}}],{usage}}}"#)));
     let made = story.made();
-    assert_eq!(made.completion("a").incomplete.as_deref(), Some("usage_differs"));
+    assert_eq!(made.completion("a").incomplete.missing(), [Missing::UsageDiffers]);
     assert!(made.metrics.iter().any(|metric| matches!(metric, Metric::UsageDiffers { .. })));
 }
 

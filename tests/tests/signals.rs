@@ -12,8 +12,9 @@ use inferspan::export::flags::OutputArgs;
 use inferspan::export::otlp::spans::{Origin, resource};
 use inferspan::export::prometheus::rows;
 use inferspan::export::{Pressure, Sinks};
+use inferspan::input::LossStage;
 use inferspan::model::keys;
-use inferspan::output::{Metric, Outcome, Output, Service};
+use inferspan::output::{Metric, Missing, Outcome, Output, Service};
 use inferspan_harness::http;
 use inferspan_harness::prometheus::Prometheus;
 use inferspan_tests::outputs;
@@ -175,6 +176,15 @@ fn the_span_tables_are_what_the_model_names() {
         emitted.sort_unstable();
         assert_eq!(documented, emitted, "{table}");
     }
+}
+
+#[test]
+fn the_tables_of_words_are_the_code_s() {
+    let document = document().unwrap();
+    let incomplete = Missing::ALL.map(Missing::name);
+    assert_eq!(names(&document, "incomplete").unwrap(), incomplete);
+    let stages = LossStage::ALL.map(LossStage::name);
+    assert_eq!(names(&document, "loss-stages").unwrap(), stages);
 }
 
 #[test]

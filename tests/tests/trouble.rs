@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use inferspan::input::{Direction, LossStage, What};
-use inferspan::output::{AccessRecord, FinishReason, Metric, Outcome};
+use inferspan::output::{AccessRecord, FinishReason, Metric, Missing, Outcome};
 use inferspan_demo_engine::wire::LENGTH;
 use inferspan_tests::pipeline::Made;
 use inferspan_tests::story::{API, END, ENGINE, STREAM, Story, chunk, connection, done, json, last, post, zmtp};
@@ -40,7 +40,7 @@ fn stream(story: &mut Story, id: &str, skip: &[usize]) {
 /// It is whole and as it was.
 fn is_right(made: &Made, id: &str) {
     let record = made.completion(id);
-    assert_eq!((record.outcome, record.incomplete.as_deref()), (Outcome::Length, None), "{id}: {record:#?}");
+    assert_eq!((record.outcome, record.incomplete.missing()), (Outcome::Length, &[][..]), "{id}: {record:#?}");
     assert_eq!((record.output_tokens, record.generations.len(), record.status), (Some(2), 1, Some(200)), "{id}");
     assert!(record.seconds.e2e.unwrap() < 0.02, "{id}: {record:#?}");
 }
@@ -71,7 +71,7 @@ fn a_lost_call_of_a_stream_touches_that_stream_only() {
         assert_eq!(b.output_tokens, Some(2));
         if missing == 5 {
             assert_eq!(b.outcome, Outcome::Unknown, "{b:#?}");
-            assert_eq!(b.incomplete.as_deref(), Some("response_end_unseen"));
+            assert_eq!(b.incomplete.missing(), [Missing::ResponseEndUnseen]);
             assert!(b.seconds.e2e.unwrap() < 0.02, "it ended when it was last heard of: {b:#?}");
         }
         assert!(made.access.iter().all(|record| record.outcome != Outcome::Abort), "{:#?}", made.access);
@@ -89,7 +89,7 @@ fn a_lost_request_leaves_its_response_to_nobody() {
     let made = story.made();
     is_right(&made, "a");
     is_right(&made, "c");
-    assert_eq!(made.completion("b").incomplete.as_deref(), Some("http_side_unseen"));
+    assert_eq!(made.completion("b").incomplete.missing(), [Missing::HttpSideUnseen]);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_counted_loss_is_told_and_marks_the_connection_it_is_on() {
     let made = story.made();
     is_right(&made, "b");
     let a = made.completion("a");
-    assert_eq!((a.outcome, a.incomplete.as_deref()), (Outcome::Length, Some("records_lost")), "{a:#?}");
+    assert_eq!((a.outcome, a.incomplete.missing()), (Outcome::Length, &[Missing::RecordsLost][..]), "{a:#?}");
     assert_eq!(made.lost.iter().map(|lost| (lost.stage, lost.count)).collect::<Vec<_>>(), [(LossStage::Gap, 1)]);
 }
 
@@ -228,7 +228,7 @@ fn a_lost_engine_message_marks_what_was_running_and_nothing_later() {
     }
     stream(&mut story, "c", &[]);
     let made = story.made();
-    assert_eq!(made.completion("a").incomplete.as_deref(), Some("records_lost"));
+    assert_eq!(made.completion("a").incomplete.missing(), [Missing::RecordsLost]);
     is_right(&made, "c");
 }
 
@@ -248,7 +248,7 @@ fn open_streams(story: &mut Story, ids: &[&str]) {
 fn outcomes(made: &Made) -> Vec<(Outcome, Option<String>)> {
     let error = |record: &AccessRecord| {
         made.metrics.iter().find_map(|metric| match metric {
-            Metric::Request { span_id, error_type, .. } if span_id.to_string() == record.span_id => {
+            Metric::Request { span_id, error_type, .. } if *span_id == record.span_id => {
                 error_type.as_deref().map(str::to_owned)
             }
             _ => None,
@@ -351,7 +351,7 @@ fn a_cut_prompt_of_token_ids_is_not_tokenised() {
     story.respond(end, &json(200, r#"{"id":"cmpl-a","choices":[{"finish_reason":"length"}]}"#));
     let made = story.made();
     assert_eq!(made.completion("a").seconds.tokenize, None);
-    assert_eq!(made.completion("a").incomplete, None);
+    assert_eq!(made.completion("a").incomplete.missing(), []);
 }
 
 #[test]

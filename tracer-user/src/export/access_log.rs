@@ -79,14 +79,18 @@ pub fn write(record: &AccessRecord, line: &mut Vec<u8>) -> io::Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::output::{FinishReason, GenerationRecord, GenerationSeconds, Outcome, RequestSeconds};
+    use crate::output::{
+        FinishReason, GenerationRecord, GenerationSeconds, Incomplete, Outcome, RequestSeconds, SpanId, TraceId,
+        UnixNanos,
+    };
 
     pub(crate) fn record() -> AccessRecord {
         AccessRecord {
             v: 1,
-            time: "2026-11-24T03:52:11.123456789Z".into(),
-            trace_id: "0123456789abcdef0123456789abcdef".into(),
-            span_id: "0123456789abcdef".into(),
+            // 2026-11-24T03:52:11.123456789Z
+            time: UnixNanos(1_795_492_331_123_456_789),
+            trace_id: TraceId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes()),
+            span_id: SpanId(0x0123_4567_89ab_cdef_u64.to_be_bytes()),
             request_id: Some("cmpl-1".into()),
             method: Some("POST".into()),
             path: Some("/v1/completions".into()),
@@ -99,7 +103,7 @@ pub(super) mod tests {
             cached_tokens: Some(0),
             output_tokens: Some(34),
             preemptions: Some(0),
-            incomplete: None,
+            incomplete: Incomplete::default(),
             server: "vllm-42".into(),
             seconds: RequestSeconds {
                 queue: Some(0.0001),

@@ -7,7 +7,8 @@ use super::generation::{Generation, seconds};
 use crate::clock::Clock;
 use crate::input::{EventNanos, Server};
 use crate::output::{
-    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Outcome, RequestSeconds, SpanId, TraceId,
+    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Incomplete, Missing, Outcome, RequestSeconds,
+    SpanId, TraceId, UnixNanos,
 };
 
 /// A finished request: its HTTP side, if seen, and its engine requests in order.
@@ -264,45 +265,30 @@ impl Finished<'_> {
         Some((seconds.e2e? - seconds.ttft?) / (tokens - 1) as f64)
     }
 
-    /// Why the tree is not whole, as words in a fixed order.
-    pub fn incomplete(&self) -> Option<String> {
-        let mut why = Vec::new();
+    /// Why the tree is not whole.
+    pub fn incomplete(&self) -> Incomplete {
         let outcome = self.outcome();
         let rejected = outcome == Some(Outcome::Rejected);
         let left_early = self.generations.is_empty() && outcome == Some(Outcome::Abort);
-        if self.exchange.is_none() {
-            why.push("http_side_unseen");
-        }
-        if self.generations.iter().any(|g| g.added.is_none()) {
-            why.push("attached_late");
-        }
         let has_engine_side = !self.generations.is_empty() || self.http_only;
-        if !has_engine_side && !rejected && !left_early && outcome != Some(Outcome::Error) {
-            why.push("engine_side_unseen");
-        }
-        if self.generations.iter().any(|g| g.first.is_none() && g.settled()) {
-            why.push("cancelled_before_first_output");
-        }
-        if self.generations.iter().any(|g| g.first.is_some() && (g.queued.is_none() || g.scheduled.is_none())) {
-            why.push("engine_events_unseen");
-        }
+        let engine_side_due = !rejected && !left_early && outcome != Some(Outcome::Error);
         let tokenizes = self.exchange.is_some_and(|e| !e.fields.prompt_is_tokens) && !self.generations.is_empty();
-        if tokenizes && self.tokenizing().is_none() {
-            why.push("tokenizing_unseen");
-        }
-        if self.exchange.is_some_and(|e| e.lost) || self.generations.iter().any(|g| g.lost) {
-            why.push("records_lost");
-        }
-        if self.exchange.is_some_and(|e| matches!(e.ending, Some((_, Ending::Unseen)))) {
-            why.push("response_end_unseen");
-        }
-        if self.usage_differs() {
-            why.push("usage_differs");
-        }
-        if self.cut_off {
-            why.push("unfinished");
-        }
-        (!why.is_empty()).then(|| why.join(","))
+        let any = |is: fn(&Generation) -> bool| self.generations.iter().any(|g| is(g));
+        let events_unseen = |g: &Generation| g.first.is_some() && (g.queued.is_none() || g.scheduled.is_none());
+        let end_unseen = |e: &Exchange| matches!(e.ending, Some((_, Ending::Unseen)));
+        let found = [
+            (Missing::HttpSideUnseen, self.exchange.is_none()),
+            (Missing::AttachedLate, any(|g| g.added.is_none())),
+            (Missing::EngineSideUnseen, !has_engine_side && engine_side_due),
+            (Missing::CancelledBeforeFirstOutput, any(|g| g.first.is_none() && g.settled())),
+            (Missing::EngineEventsUnseen, any(events_unseen)),
+            (Missing::TokenizingUnseen, tokenizes && self.tokenizing().is_none()),
+            (Missing::RecordsLost, self.exchange.is_some_and(|e| e.lost) || any(|g| g.lost)),
+            (Missing::ResponseEndUnseen, self.exchange.is_some_and(end_unseen)),
+            (Missing::UsageDiffers, self.usage_differs()),
+            (Missing::Unfinished, self.cut_off),
+        ];
+        found.into_iter().filter(|(_, is)| *is).map(|(missing, _)| missing).collect()
     }
 
     /// The model that answered, or that was asked for.
@@ -339,9 +325,9 @@ impl Finished<'_> {
         };
         Some(AccessRecord {
             v: 1,
-            time: rfc3339(clock.unix(ended)),
-            trace_id: trace_id.to_string(),
-            span_id: span_id.to_string(),
+            time: UnixNanos(clock.unix(ended)),
+            trace_id,
+            span_id,
             request_id: self.request_id().map(str::to_owned),
             method: self.exchange.map(|e| e.head.method.clone()),
             path: self.exchange.map(|e| e.head.path.clone()),
@@ -407,12 +393,6 @@ pub fn last_sign(generation: &Generation) -> EventNanos {
     let last = generation.last.map_or(generation.seen, |t| t.received.max(t.at));
     let last = generation.beams.as_ref().map_or(last, |beams| beams.to.max(last));
     generation.aborted().map_or(last, |at| at.max(last))
-}
-
-/// RFC 3339 with nanoseconds, UTC.
-pub fn rfc3339(unix_ns: u64) -> String {
-    let timestamp = jiff::Timestamp::from_nanosecond(i128::from(unix_ns)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    format!("{timestamp:.9}")
 }
 
 /// A word list as shared strings.

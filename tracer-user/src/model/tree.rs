@@ -441,7 +441,8 @@ fn root_attributes(finished: &Finished<'_>, server: &Server) -> Attributes {
     add(attribute::LATENCY_DECODE, float(seconds.decode));
     add(attribute::LATENCY_INFERENCE, float(finished.longest().and_then(Generation::inference_seconds)));
     add(attribute::OUTCOME, finished.outcome().map(|o| text(o.name())));
-    add(attribute::INCOMPLETE, finished.incomplete().as_deref().map(text));
+    let incomplete = finished.incomplete();
+    add(attribute::INCOMPLETE, (!incomplete.is_whole()).then(|| text(&incomplete.to_string())));
     add(attribute::PREEMPTIONS, finished.preemptions().filter(|&n| n > 0).map(int));
     if let [generation] = finished.generations.as_slice() {
         add(attribute::ENGINE_REQUEST_ID, Some(Value::Str(Arc::clone(&generation.id))));

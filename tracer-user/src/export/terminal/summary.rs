@@ -26,7 +26,7 @@ pub struct Digest {
 impl Digest {
     pub fn record(&mut self, record: &AccessRecord) {
         *self.outcomes.entry(record.outcome).or_default() += 1;
-        self.incomplete += u64::from(record.incomplete.is_some());
+        self.incomplete += u64::from(!record.incomplete.is_whole());
         self.ttft.add(record.seconds.ttft);
         self.e2e.add(record.seconds.e2e);
     }
@@ -109,6 +109,7 @@ mod tests {
     use super::super::tests::PLAIN;
     use super::*;
     use crate::export::access_log::tests::record;
+    use crate::output::{Incomplete, Missing};
 
     #[test]
     fn quantiles_are_within_a_thousandth() {
@@ -129,7 +130,11 @@ mod tests {
     fn the_summary_counts_by_outcome() {
         let mut digest = Digest::default();
         digest.record(&record());
-        digest.record(&AccessRecord { outcome: Outcome::Stop, incomplete: Some("late_attach".into()), ..record() });
+        digest.record(&AccessRecord {
+            outcome: Outcome::Stop,
+            incomplete: Incomplete::from_iter([Missing::AttachedLate]),
+            ..record()
+        });
         digest.record(&AccessRecord { outcome: Outcome::Stop, ..record() });
         let text = digest.render(PLAIN);
         assert!(text.contains("3 requests: 2 stop, 1 length (1 incomplete)"), "{text}");
