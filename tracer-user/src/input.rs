@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// A point on the event clock, ns. Live: `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`). Syscall log: the log's wall clock, unix ns.
 pub type EventNanos = u64;
 
 /// One thing the pure side is told, in order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// A probe saw something.
     Event(Event),
@@ -24,7 +26,7 @@ pub enum Input {
 }
 
 /// What a probe saw.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// When: at the exit of the call for reads and receives; for writes at the exit live, at the entry in a syscall log.
     pub at: EventNanos,
@@ -35,7 +37,7 @@ pub struct Event {
     pub what: What,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum What {
     /// Bytes crossed a socket: one successful data syscall, or a piece of one. A call that is captured in several pieces, or
     /// of which only the head and the tail are, gives several of these, in order.
@@ -45,6 +47,7 @@ pub enum What {
         /// Bytes of the stream that this piece covers, ≥ 1.
         len: u64,
         /// The first bytes of them; shorter than `len` when the capture cap cut them.
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
         /// The piece is the first of its call.
         starts: bool,
@@ -70,7 +73,7 @@ pub enum What {
 }
 
 /// One end of a connection, unique among the ends that are alive. Live: `tgid << 32 | fd`. Syscall log: a hash of the `sock` text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct End(pub u64);
 
 impl End {
@@ -81,7 +84,7 @@ impl End {
 }
 
 /// Seen from the process that made the call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Direction {
     /// read, readv, recvfrom, recvmsg
     In,
@@ -90,7 +93,7 @@ pub enum Direction {
 }
 
 /// Library functions that are probed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Function {
     /// `PyTokenizer.encode`, `encode_batch`, `encode_batch_fast`; timed.
     Encode,
@@ -101,7 +104,7 @@ pub enum Function {
 }
 
 /// Something learned outside the event stream.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Fact {
     /// Who is traced; first input of a run, and again when discovery learns more.
     Server(Arc<Server>),
@@ -116,7 +119,7 @@ pub enum Fact {
 }
 
 /// The traced server, as far as discovery knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Server {
     /// `service.name`; the engine's steps go to `<service>-engine`.
     pub service: String,
@@ -144,7 +147,7 @@ impl Server {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// Speaks HTTP to clients.
     Api,
@@ -159,7 +162,7 @@ pub enum Role {
 }
 
 /// Kinds of probes; the `probe` label of `inferspan_events_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Probe {
     FrontEnd,
     Process,
@@ -182,14 +185,14 @@ impl Probe {
 }
 
 /// Events that probes delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivered {
     pub probe: Probe,
     pub count: u64,
 }
 
 /// Records that did not make it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     pub at: EventNanos,
     pub count: u64,
@@ -197,7 +200,7 @@ pub struct Lost {
 }
 
 /// Where records were lost; the `stage` label of `inferspan_events_dropped_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LossStage {
     /// The ring of request edges was full.
     EdgeRing,

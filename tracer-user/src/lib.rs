@@ -14,6 +14,7 @@ pub mod model;
 pub mod order;
 pub mod output;
 pub mod proc;
+pub mod recording;
 pub mod run;
 pub mod sample;
 pub mod sanitise;

@@ -3,7 +3,7 @@
 //! Enters: HTTP events, disconnects and closes. Leaves: exchanges that begin, learn something, and end.
 
 use super::Core;
-use super::connection::Slot;
+use super::connections::Slot;
 use crate::decode::http::{HttpEvent, RequestHead, What};
 use crate::decode::json::{RequestFields, ResponseFields};
 use crate::input::{Direction, End, EventNanos, LossStage};
@@ -180,20 +180,14 @@ impl Core {
         if exchange.chosen_id().is_none_or(|chosen| chosen == id) {
             return request;
         }
-        let Some(connection) = self.connections.get_mut(end) else { return request };
+        let Some(connection) = self.connections.get(end) else { return request };
         let chose_it = |key: &u64| self.exchanges.get(*key).is_some_and(|e| e.chosen_id().as_deref() == Some(id));
         let later = connection.slots.range(request + 1..).find_map(|(&ordinal, slot)| match slot {
             Slot::Exchange(other) if chose_it(other) => Some((ordinal, *other)),
             _ => None,
         });
         let Some((to, other)) = later else { return request };
-        let mut passed = Vec::new();
-        let is_rebound = connection
-            .conversation()
-            .is_some_and(|conversation| conversation.rebind(request, to, &mut |event| passed.push(event)));
-        if !is_rebound {
-            return request;
-        }
+        let Some(passed) = self.connections.rebind(end, request, to) else { return request };
         self.rebound = Some((end, request, to));
         if let Some(exchange) = self.exchanges.get_mut(key) {
             let head = (exchange.status.take(), exchange.stream.take(), exchange.last_write.take());
@@ -228,7 +222,7 @@ impl Core {
         ending: Ending,
         out: &mut Vec<Output>,
     ) {
-        let Some((process, mut parsed)) = self.connections.close(end, moved) else { return };
+        let Some((process, mut parsed)) = self.connections.close(end, moved, self.engine) else { return };
         let place = Place { at, process, end };
         self.losses(place, Direction::In, &mut parsed, out);
         for event in parsed.http.drain(..) {

@@ -5,7 +5,8 @@
 //! shows by itself, on the connection it is on; only a source that does not count makes everything that is open doubtful.
 
 use super::Core;
-use super::connection::{Parsed, Slot};
+use super::connections::Slot;
+use super::decoder::Parsed;
 use super::http_side::Place;
 use crate::input::{Direction, LossStage, Lost};
 use crate::output::Output;
@@ -47,13 +48,9 @@ impl Core {
         }
         self.uptake.lost();
         let mut messages_lost = false;
-        for end in self.connections.uncounted() {
-            let Some(connection) = self.connections.get_mut(end) else { continue };
-            let mut parsed = Parsed::default();
-            for direction in [Direction::In, Direction::Out] {
-                connection.lost(direction, None, &mut parsed);
-            }
-            messages_lost |= connection.carries_messages();
+        for (end, mut parsed) in self.connections.lose(self.engine) {
+            let Some(connection) = self.connections.get(end) else { continue };
+            messages_lost |= parsed.carries_messages;
             for slot in connection.slots.values() {
                 if let Slot::Exchange(key) = slot
                     && let Some(exchange) = self.exchanges.get_mut(*key)

@@ -4,8 +4,9 @@
 //! is finished early, marked, and counted.
 
 mod about;
-mod connection;
 mod connections;
+mod decoder;
+mod decoders;
 mod encodes;
 mod engine_side;
 mod exchanges;
@@ -21,7 +22,9 @@ pub mod view;
 use std::collections::BTreeMap;
 
 use self::about::About;
+pub use self::connections::Answer;
 use self::connections::Connections;
+pub use self::decoder::Parsed;
 use self::encodes::Encodes;
 use self::engine_side::Sighting;
 use self::exchanges::Exchanges;
@@ -30,7 +33,10 @@ use self::http_side::Place;
 use self::in_flight::InFlight;
 use self::join::{Index, Join};
 use self::uptake::Uptake;
-use crate::decode::http::Piece;
+use crate::decode::{
+    self,
+    http::{Piece, RequestHead},
+};
 use crate::engine::{self, ENGINES, Engine, Outputs};
 use crate::input::{End, Event, EventNanos, Fact, Function, Input, LossStage, What};
 use crate::model::exchange::Ending;
@@ -109,6 +115,38 @@ impl Core {
             next_slow_sweep: 0,
             spans_dropped: 0,
         }
+    }
+
+    /// From here on the answers of its decoders are kept, for a recording; see [`Self::take_answers`].
+    pub fn record(&mut self) {
+        self.connections.record();
+    }
+
+    /// What the decoders said since the last call, in order. Of a request that does not generate, nothing of its head: nobody reads it.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        let mut answers = self.connections.take_answers();
+        for answer in &mut answers {
+            let Answer::Parsed(parsed) = answer else { continue };
+            for event in parsed.http.iter_mut().chain(&mut parsed.lost_http) {
+                if let decode::http::What::RequestHead(head) = &mut event.what
+                    && self.engine.operation(&head.method, &head.path).is_none()
+                {
+                    *head = RequestHead::default();
+                }
+            }
+        }
+        answers
+    }
+
+    /// Takes one input of a recording: nothing is decoded, these are the answers of then.
+    pub fn replay(&mut self, input: Input, answers: Vec<Answer>, out: &mut Vec<Output>) {
+        self.connections.follow(answers);
+        self.push(input, out);
+    }
+
+    /// Where a recording and this core did not fit each other, so far.
+    pub fn unanswered(&self) -> u64 {
+        self.connections.unanswered()
     }
 
     /// Spans over the hard cap of their trace, so far.
@@ -223,7 +261,6 @@ impl Core {
         let place = Place { at, process, end };
         self.losses(place, direction, &mut parsed, out);
         for message in parsed.messages.drain(..) {
-            let message = self.engine.decode(&message);
             self.engine_message(seen, message, out);
         }
         for event in parsed.http.drain(..) {

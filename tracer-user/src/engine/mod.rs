@@ -10,6 +10,8 @@ pub mod vllm;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use self::process::{Invocation, Launch, Program, Title};
 use crate::decode::zmtp::Message;
 use crate::output::FinishReason;
@@ -119,7 +121,7 @@ impl Identity {
 }
 
 /// What an engine and its front ends tell each other.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum EngineMessage {
     /// Front end → engine: run this.
     Add(Add),
@@ -139,35 +141,48 @@ pub enum EngineMessage {
 }
 
 /// A request for the engine.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Add {
     /// The engine's own id, unique while it runs.
     pub id: String,
     /// The id that the front end derives the response's id from.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub external_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<u64>,
     /// When the front end took the request up, unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub arrival: Option<f64>,
     /// `arrival` was stamped before tokenising (vLLM ≥ 0.17); otherwise after, or not known.
     pub arrival_before_tokenizing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
     /// W3C trace context that the front end passed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// The message was cut; fields at its end are missing.
     pub cut: bool,
 }
 
 /// One message of an engine to one front end, after one step.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Outputs {
     /// Engine index (data-parallel rank).
     pub engine: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<RequestOutput>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<SchedulerStats>,
     /// Engine clock (`time.monotonic()`), seconds; `None` when the message was cut before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<f64>,
     /// It answers a utility call and belongs to no step.
     pub utility: bool,
@@ -176,26 +191,31 @@ pub struct Outputs {
 }
 
 /// What a step gave for one request.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RequestOutput {
     pub id: String,
     /// Tokens generated.
     pub tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub finish: Option<FinishReason>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<LifeEvent>,
     /// Given with the first output.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u64>,
 }
 
 /// A scheduler event of a request. `at`: engine clock, seconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LifeEvent {
     pub kind: LifeEventKind,
     pub at: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LifeEventKind {
     Queued,
     Scheduled,
@@ -203,7 +223,8 @@ pub enum LifeEventKind {
 }
 
 /// The scheduler's state after a step.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SchedulerStats {
     pub running: u64,
     pub waiting: u64,

@@ -9,7 +9,7 @@ mod trace;
 
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::engine::SchedulerStats;
 use crate::input::{Delivered, End, Lost, Server};
@@ -65,7 +65,7 @@ pub struct Verdict {
 }
 
 /// How much of a connection is worth capturing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Speaks {
     /// HTTP/1.1 with clients: head and tail of each call.
     Http,
@@ -152,7 +152,7 @@ impl Outcome {
 }
 
 /// Why a generation ended: vLLM's `FinishReason`, in its order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
     Stop,

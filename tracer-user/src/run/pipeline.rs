@@ -9,9 +9,10 @@ use std::collections::HashMap;
 
 use crate::core::view::View;
 use crate::core::{Config, Core};
-use crate::input::{End, EventNanos, Fact, Input, LossStage, Lost, What};
+use crate::input::{End, Event, EventNanos, Fact, Input, LossStage, Lost, What};
 use crate::order::Order;
 use crate::output::{Output, Verdict};
+use crate::recording::Entry;
 
 /// Cores, and the way to each.
 #[derive(Debug)]
@@ -24,6 +25,15 @@ pub struct Pipeline {
     verdicts: Vec<(Verdict, EventNanos)>,
     ordered: Vec<Input>,
     outputs: Vec<Output>,
+    tape: Option<Tape>,
+}
+
+/// What is kept for a recording.
+#[derive(Debug)]
+struct Tape {
+    /// With the bytes, and so without what they were decoded to.
+    raw: bool,
+    entries: Vec<Entry>,
 }
 
 impl Pipeline {
@@ -37,6 +47,55 @@ impl Pipeline {
             verdicts: Vec::new(),
             ordered: Vec::new(),
             outputs: Vec::new(),
+            tape: None,
+        }
+    }
+
+    /// From here on what happens is kept for a recording, until [`Self::take_entries`]. `raw`: with the bytes of the streams.
+    pub fn record(&mut self, raw: bool) {
+        self.tape = Some(Tape { raw, entries: Vec::new() });
+        if !raw {
+            self.servers.iter_mut().for_each(|(_, core)| core.record());
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_entries(&mut self) -> Vec<Entry> {
+        self.tape.as_mut().map(|tape| std::mem::take(&mut tape.entries)).unwrap_or_default()
+    }
+
+    /// Takes an entry of a recording: as it was taken then, in the order of then. `raw`: its bytes are decoded.
+    pub fn replay(&mut self, entry: Entry, raw: bool) {
+        match entry {
+            Entry::Input { server, input, answers } => {
+                if let Some((_, core)) = self.servers.get_mut(server as usize) {
+                    if raw {
+                        core.push(input, &mut self.outputs);
+                    } else {
+                        core.replay(input, answers, &mut self.outputs);
+                    }
+                }
+            }
+            Entry::Delivered(delivered) => self.outputs.push(Output::Delivered(delivered)),
+            Entry::Lost(lost) => self.outputs.push(Output::Lost(lost)),
+            Entry::Finish { server } => {
+                if let Some((_, core)) = self.servers.get_mut(server as usize) {
+                    core.finish_part(&mut self.outputs);
+                }
+            }
+            // Whoever reads the recording tells of it.
+            Entry::Missing { .. } | Entry::End { .. } => {}
+        }
+    }
+
+    /// Where a recording and the cores did not fit each other, so far.
+    pub fn unanswered(&self) -> u64 {
+        self.servers.iter().map(|(_, core)| core.unanswered()).sum()
+    }
+
+    fn keep(&mut self, entry: impl FnOnce() -> Entry) {
+        if let Some(tape) = &mut self.tape {
+            tape.entries.push(entry());
         }
     }
 
@@ -44,7 +103,10 @@ impl Pipeline {
     /// held back for order.
     pub fn push(&mut self, server: Option<usize>, input: Input) {
         match (input, server) {
-            (Input::Delivered(delivered), _) => self.outputs.push(Output::Delivered(delivered)),
+            (Input::Delivered(delivered), _) => {
+                self.keep(|| Entry::Delivered(delivered));
+                self.outputs.push(Output::Delivered(delivered));
+            }
             (Input::Fact(fact), Some(server)) => self.tell(server, fact),
             (input, Some(server)) => self.push_to(server, input),
             (Input::Event(event), None) => match self.server_of(event.process) {
@@ -60,17 +122,20 @@ impl Pipeline {
                     }
                     self.push_to(server, Input::Event(event));
                 }
-                None => {
-                    self.outputs.push(Output::Lost(Lost { at: event.at, count: 1, stage: LossStage::Unclassified }));
-                }
+                None => self.lost(Lost { at: event.at, count: 1, stage: LossStage::Unclassified }),
             },
             (input, None) => {
                 if let Input::Lost(lost) = input {
-                    self.outputs.push(Output::Lost(lost));
+                    self.lost(lost);
                 }
                 (0..self.servers.len()).for_each(|server| self.push_to(server, input.clone()));
             }
         }
+    }
+
+    fn lost(&mut self, lost: Lost) {
+        self.keep(|| Entry::Lost(lost));
+        self.outputs.push(Output::Lost(lost));
     }
 
     /// Only children of a server's processes are traced besides those it was found with; one whose birth was not seen is the only
@@ -84,18 +149,17 @@ impl Pipeline {
         if let Fact::Process { tgid, .. } = &fact {
             self.of_process.insert(*tgid, server);
         }
-        if let Some((_, core)) = self.servers.get_mut(server) {
-            core.push(Input::Fact(fact), &mut self.outputs);
-        }
+        self.push_now(server, Input::Fact(fact));
     }
 
     fn push_to(&mut self, server: usize, input: Input) {
-        let Some((order, core)) = self.servers.get_mut(server) else { return };
+        let Some((order, _)) = self.servers.get_mut(server) else { return };
         order.push(input, &mut self.ordered);
-        for input in self.ordered.drain(..) {
+        let mut ordered = std::mem::take(&mut self.ordered);
+        for input in ordered.drain(..) {
             meet(&mut self.first, &input);
             let said = self.outputs.len();
-            core.push(input, &mut self.outputs);
+            self.push_now(server, input);
             for output in self.outputs.get(said..).unwrap_or_default() {
                 if let Output::Verdict(verdict) = output
                     && let Some(from) = self.first.get(&verdict.end)
@@ -104,6 +168,19 @@ impl Pipeline {
                 }
             }
         }
+        self.ordered = ordered;
+    }
+
+    /// Hands an input that is due to a core.
+    fn push_now(&mut self, server: usize, input: Input) {
+        let Some((_, core)) = self.servers.get_mut(server) else { return };
+        let Some(tape) = &mut self.tape else {
+            core.push(input, &mut self.outputs);
+            return;
+        };
+        let kept = if tape.raw { input.clone() } else { without_bytes(&input) };
+        core.push(input, &mut self.outputs);
+        tape.entries.push(Entry::Input { server: server as u32, input: kept, answers: core.take_answers() });
     }
 
     /// What the cores have said since the last call.
@@ -118,12 +195,17 @@ impl Pipeline {
 
     /// The stream is over: everything held and everything open goes out, part by part; true while there is more.
     pub fn finish_part(&mut self) -> bool {
-        for (order, core) in &mut self.servers {
-            order.finish(&mut self.ordered);
-            for input in self.ordered.drain(..) {
-                core.push(input, &mut self.outputs);
+        for server in 0..self.servers.len() {
+            let mut ordered = std::mem::take(&mut self.ordered);
+            if let Some((order, _)) = self.servers.get_mut(server) {
+                order.finish(&mut ordered);
             }
-            if core.finish_part(&mut self.outputs) {
+            for input in ordered.drain(..) {
+                self.push_now(server, input);
+            }
+            self.ordered = ordered;
+            self.keep(|| Entry::Finish { server: server as u32 });
+            if self.servers.get_mut(server).is_some_and(|(_, core)| core.finish_part(&mut self.outputs)) {
                 return true;
             }
         }
@@ -143,6 +225,22 @@ impl Pipeline {
     /// Inputs that came too late to be put in order, so far.
     pub fn late(&self) -> u64 {
         self.servers.iter().map(|(order, _)| order.late()).sum()
+    }
+}
+
+/// The input as a recording keeps it that is not raw: what its bytes said is in the answers.
+fn without_bytes(input: &Input) -> Input {
+    match *input {
+        Input::Event(Event {
+            at,
+            process,
+            thread,
+            what: What::Data { end, direction, len, bytes: _, starts, offset },
+        }) => {
+            let what = What::Data { end, direction, len, bytes: Vec::new(), starts, offset };
+            Input::Event(Event { at, process, thread, what })
+        }
+        ref other => other.clone(),
     }
 }
 

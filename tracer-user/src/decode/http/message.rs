@@ -2,6 +2,8 @@
 //!
 //! Enters: a whole head. Leaves: what is kept of it, and the body that follows. Refused: what is no HTTP/1 head.
 
+use serde::{Deserialize, Serialize};
+
 use super::body::Body;
 use super::head::announced;
 
@@ -11,13 +13,17 @@ const MAX_HEADERS: usize = 128;
 const MAX_VALUE: usize = 512;
 
 /// What a request's head says. Of the header values only trace context and request id are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RequestHead {
     pub method: String,
     /// Without the query.
     pub path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tracestate: Option<String>,
 }
 

@@ -4,6 +4,8 @@
 //! the parameters last, so after a gap the body's last bytes are kept and read when its end is known. Invariant: a field is
 //! what a full parse would give, or absent. Never keeps a prompt.
 
+use serde::{Deserialize, Serialize};
+
 use super::scan::{Place, Scanner, Token};
 use super::tail::{Window, read_tail};
 
@@ -11,18 +13,29 @@ use super::tail::{Window, read_tail};
 const TAIL: usize = 16 * 1024;
 
 /// What a request asks for. An absent field is known to be absent only when [`Self::whole`].
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RequestFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
     /// `max_completion_tokens`, `max_tokens` or `max_output_tokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub n: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub best_of: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub use_beam_search: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// The prompt came as token ids, so nothing is tokenised.
     pub prompt_is_tokens: bool,

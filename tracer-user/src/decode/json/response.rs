@@ -4,6 +4,8 @@
 //! after a gap its last bytes are kept and read at its end, where the usage stands. Invariant: a field is what a full parse
 //! would give, or absent; text that a model or client wrote is never taken for a field. Never keeps an output.
 
+use serde::{Deserialize, Serialize};
+
 use super::scan::{Place, Scanner, Token};
 use super::tail::{Window, read_tail};
 
@@ -20,14 +22,21 @@ const TEXTS: [&str; 8] =
     ["content", "text", "delta", "reasoning", "reasoning_content", "thinking", "arguments", "partial_json"];
 
 /// What one response body, or one chunk of a stream, says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ResponseFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Non-null finish reasons, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub finish_reasons: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<u64>,
     /// The body reports an error instead of a result.
     pub error: bool,

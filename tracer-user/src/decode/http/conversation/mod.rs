@@ -14,6 +14,8 @@ mod timeline;
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use self::inbound::Inbound;
 use self::outbound::Outbound;
 use super::RequestHead;
@@ -34,14 +36,14 @@ pub struct Piece<'a> {
     pub starts: bool,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HttpEvent {
     /// Ordinal of the request on this connection, from 0.
     pub request: u64,
     pub what: What,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum What {
     /// The first byte of a request; so many requests began before it in the same call.
     Started {

@@ -4,40 +4,43 @@
 //! what the connection turned out to be. Invariant: a jump in the stream's count is a loss of known length, told to the parser
 //! before the next piece.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 
 use crate::decode::http::{Conversation, HttpEvent, Piece, may_start_request, starts_request, starts_response};
 use crate::decode::zmtp::{self, Message};
-use crate::engine::Engine;
-use crate::input::{Direction, EventNanos};
+use crate::engine::{Engine, EngineMessage};
+use crate::input::Direction;
 use crate::output::Speaks;
 
-/// What one piece completed.
-#[derive(Debug, Default)]
-pub(super) struct Parsed {
-    pub messages: Vec<Message>,
+/// What one piece completed, or the end of the connection. Holds nothing of a prompt, an output, a query or a header's value but trace
+/// context and request id: what the decoders give out does not.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Parsed {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<EngineMessage>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<HttpEvent>,
     /// The connection was recognised by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub speaks: Option<Speaks>,
     /// Events of the bytes that are missing before the piece.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost_http: Vec<HttpEvent>,
     /// Bytes are missing before the piece.
+    #[serde(skip_serializing_if = "is_false")]
     pub lost: bool,
     /// Framing was lost.
+    #[serde(skip_serializing_if = "is_false")]
     pub desynced: bool,
+    /// It carries an engine's messages: only told where all connections are asked at once.
+    #[serde(skip_serializing_if = "is_false")]
+    pub carries_messages: bool,
 }
 
-/// A request on the connection whose response is not over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slot {
-    /// Its head is still coming; its first byte was read at `at`, behind `place` others in the same call.
-    Started {
-        at: EventNanos,
-        place: u32,
-    },
-    Exchange(u64),
-    /// An endpoint that does not generate.
-    Ignored,
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Debug)]
@@ -63,31 +66,23 @@ const TELLING_BYTES: usize = 10;
 const BELL_MESSAGES: u32 = 64;
 
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub process: u32,
+pub(super) struct Decoder {
     protocol: Protocol,
-    /// Requests by their ordinal on the connection.
-    pub slots: BTreeMap<u64, Slot>,
     /// Bytes of each direction so far, once the source has said it.
     moved: [Option<u64>; 2],
     /// It was seen from its start.
     from_start: bool,
-    /// The engine whose outputs it carries.
-    pub engine: Option<u32>,
     /// Messages of one byte, while there were no others.
     bells: Option<u32>,
 }
 
-impl Connection {
+impl Decoder {
     /// `from_start`: it was just opened.
-    pub(super) fn new(process: u32, from_start: bool) -> Self {
+    pub(super) fn new(from_start: bool) -> Self {
         Self {
-            process,
             protocol: Protocol::Unknown { calls: 0, bytes: 0 },
-            slots: BTreeMap::new(),
             moved: [from_start.then_some(0); 2],
             from_start,
-            engine: None,
             bells: Some(0),
         }
     }
@@ -121,7 +116,7 @@ impl Connection {
             let missing = moved.map_or(0, |moved| offset.saturating_sub(moved));
             *moved = Some(moved.unwrap_or(0).max(offset.saturating_add(piece.len)));
             if missing > 0 {
-                self.lost(direction, Some(missing), parsed);
+                self.lost(direction, Some(missing), engine, parsed);
             }
         }
         if let Protocol::Unknown { calls, bytes } = &mut self.protocol {
@@ -144,9 +139,15 @@ impl Connection {
             (Protocol::Zmtp(streams), direction) => {
                 let stream = &mut streams[direction as usize];
                 let desyncs = stream.desyncs();
-                stream.push(piece.len, piece.bytes, piece.starts, &mut |message| parsed.messages.push(message));
+                let mut messages = Vec::new();
+                stream.push(piece.len, piece.bytes, piece.starts, &mut |message| messages.push(message));
                 parsed.desynced |= stream.desyncs() > desyncs;
-                self.listen_for_bells(parsed);
+                if self.are_bells(&messages) {
+                    self.protocol = Protocol::Foreign;
+                    parsed.speaks = Some(Speaks::Foreign);
+                } else {
+                    parsed.messages.extend(messages.iter().map(|message| engine.decode(message)));
+                }
             }
         }
     }
@@ -185,24 +186,18 @@ impl Connection {
     }
 
     /// Bells of engine and worker carry nothing; they are not worth the kernel's time.
-    fn listen_for_bells(&mut self, parsed: &mut Parsed) {
-        let Some(bells) = &mut self.bells else { return };
-        let only =
-            parsed.messages.iter().all(|m| matches!(m.parts.as_slice(), [part] if part.bytes.len() == 1 && !part.cut));
-        if !only {
+    fn are_bells(&mut self, messages: &[Message]) -> bool {
+        let Some(bells) = &mut self.bells else { return false };
+        if !messages.iter().all(|m| matches!(m.parts.as_slice(), [part] if part.bytes.len() == 1 && !part.cut)) {
             self.bells = None;
-            return;
+            return false;
         }
-        *bells += parsed.messages.len() as u32;
-        if *bells >= BELL_MESSAGES {
-            self.protocol = Protocol::Foreign;
-            parsed.speaks = Some(Speaks::Foreign);
-            parsed.messages.clear();
-        }
+        *bells += messages.len() as u32;
+        *bells >= BELL_MESSAGES
     }
 
     /// Bytes of the stream are missing here; how many, when that is known.
-    pub(super) fn lost(&mut self, direction: Direction, bytes: Option<u64>, parsed: &mut Parsed) {
+    pub(super) fn lost(&mut self, direction: Direction, bytes: Option<u64>, engine: &dyn Engine, parsed: &mut Parsed) {
         match &mut self.protocol {
             // What was not read before it was recognised is not missed.
             Protocol::Unknown { .. } | Protocol::Foreign => return,
@@ -210,7 +205,7 @@ impl Connection {
             Protocol::Zmtp(streams) => {
                 let stream = &mut streams[direction as usize];
                 match bytes {
-                    Some(bytes) => stream.gap(bytes, &mut |message| parsed.messages.push(message)),
+                    Some(bytes) => stream.gap(bytes, &mut |message| parsed.messages.push(engine.decode(&message))),
                     None => stream.doubt(),
                 }
             }
@@ -219,12 +214,12 @@ impl Connection {
     }
 
     /// The connection is over. `moved`: all that it moved, in and out, where the source counts.
-    pub(super) fn closed(&mut self, moved: Option<(u64, u64)>, parsed: &mut Parsed) {
+    pub(super) fn closed(&mut self, moved: Option<(u64, u64)>, engine: &dyn Engine, parsed: &mut Parsed) {
         if let Some((into, out)) = moved {
             for (direction, total) in [(Direction::In, into), (Direction::Out, out)] {
                 let missing = self.moved[direction as usize].map_or(0, |seen| total.saturating_sub(seen));
                 if missing > 0 {
-                    self.lost(direction, Some(missing), parsed);
+                    self.lost(direction, Some(missing), engine, parsed);
                 }
             }
         }
