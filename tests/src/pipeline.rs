@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use inferspan::core::Config;
 use inferspan::input::{Event, Input, Lost, What};
 use inferspan::output::{AccessRecord, EngineStep, GenerationRecord, Metric, Output, Trace, Verdict};
+use inferspan::recording::Entry;
 use inferspan::run::pipeline::Pipeline;
 use inferspan::run::preroll::Preroll;
 use inferspan::source::syscall_log::SyscallLog;
@@ -95,4 +96,35 @@ pub fn run(events: &[Event]) -> Made {
     }
     while pipeline.finish_part() {}
     Made::of(std::mem::take(pipeline.outputs()), pipeline.spans_dropped())
+}
+
+/// As [`run`], on inputs of any kind and recorded; `raw`: with the bytes.
+pub fn record(inputs: &[Input], raw: bool) -> (Made, Vec<Entry>) {
+    let mut preroll = Preroll::default();
+    for input in inputs {
+        if let Input::Event(event) = input {
+            preroll.look(event);
+        }
+    }
+    let mut pipeline = Pipeline::new(1, 500_000_000, &Config::default());
+    pipeline.record(raw);
+    for fact in preroll.facts("vllm").0 {
+        pipeline.push(Some(0), Input::Fact(fact));
+    }
+    for input in inputs {
+        let server = matches!(input, Input::Event(_)).then_some(0);
+        pipeline.push(server, input.clone());
+    }
+    while pipeline.finish_part() {}
+    let entries = pipeline.take_entries();
+    (Made::of(std::mem::take(pipeline.outputs()), pipeline.spans_dropped()), entries)
+}
+
+/// What a recording gives, and where it does not fit.
+pub fn replay(entries: Vec<Entry>, raw: bool) -> (Made, u64) {
+    let mut pipeline = Pipeline::new(1, 0, &Config::default());
+    for entry in entries {
+        pipeline.replay(entry, raw);
+    }
+    (Made::of(std::mem::take(pipeline.outputs()), pipeline.spans_dropped()), pipeline.unanswered())
 }

@@ -10,7 +10,10 @@ use crate::exit::Code;
 pub mod attach;
 pub mod doctor;
 pub mod ls;
+pub mod record;
 pub mod replay;
+pub mod target;
+pub mod trace;
 
 /// `0.1.0 (commit 07818f7, BPF object 5d41402a)`: what was built, and from what.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -34,7 +37,9 @@ pub enum Verb {
     Doctor(doctor::Args),
     /// Trace a running server until Ctrl-C
     Attach(attach::Args),
-    /// Run the same pipeline on a syscall log, unprivileged
+    /// Record a running server into a file: what was decoded, nothing of prompts and outputs
+    Record(record::Args),
+    /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
 }
 
@@ -44,6 +49,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Ls(args) => ls::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Attach(args) => attach::run(&args),
+        Verb::Record(args) => record::run(&args),
         Verb::Replay(args) => replay::run(&args),
     }
 }

@@ -11,14 +11,18 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::engine::ENGINES;
 use crate::exit::{Code, Failure};
 use crate::export::flags::OutputArgs;
+use crate::export::otlp::spans::Origin;
 use crate::export::{Pressure, Sinks};
+use crate::recording::reader::is_recording;
+use crate::run::Ended;
+use crate::run::recorded::{self, Played};
 use crate::run::replay::{Opened, ReplayError, Replayed};
 use crate::source::syscall_log::LogError;
 use crate::telemetry::Telemetry;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A syscall log: JSON lines, plain or gzip
+    /// A recording of `inferspan record`, or a syscall log: JSON lines, plain or gzip
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     #[command(flatten)]
@@ -26,17 +30,72 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
+    let (code, finished) =
+        if is_recording(&args.file).unwrap_or(false) { replay_recording(args)? } else { replay_log(args)? };
+    if let Some(server) = finished.metrics_server {
+        eprintln!("inferspan: metrics stay at http://{}/metrics; Ctrl-C ends", server.address());
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?.forever().next();
+    }
+    Ok(code)
+}
+
+fn replay_recording(args: &Args) -> anyhow::Result<(Code, Ended)> {
+    let opened = recorded::Opened::open(&args.file).map_err(|error| {
+        let fix = "give a file that `inferspan record` wrote; one of another version is read by that version";
+        Failure::new(Code::Usage, error.to_string(), fix)
+    })?;
+    let telemetry = Arc::new(Telemetry::default());
+    let origin = Origin::of_recording(opened.header());
+    let sinks = Sinks::open_as(&args.output, Arc::clone(&telemetry), Pressure::Wait, origin)?;
+    let played = opened.run(args.output.max_spans, sinks, telemetry);
+    Ok((say_played(&played), played.finished))
+}
+
+fn replay_log(args: &Args) -> anyhow::Result<(Code, Ended)> {
     let opened = Opened::open(&args.file).map_err(|error| failure(&error))?;
     let service = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;
     let replayed = opened.run(service.as_deref().unwrap_or(ENGINES[0].name()), args.output.max_spans, sinks, telemetry);
-    let code = say(&replayed);
-    if let Some(server) = replayed.finished.metrics_server {
-        eprintln!("inferspan: metrics stay at http://{}/metrics; Ctrl-C ends", server.address());
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?.forever().next();
+    Ok((say(&replayed), replayed.finished))
+}
+
+/// Says what was made of a recording.
+fn say_played(played: &Played) -> Code {
+    let Played { header, entries, missing, damage, unanswered, late, finished } = played;
+    let raw = if header.raw { " of a raw recording" } else { "" };
+    let servers = if header.servers == 1 { "1 server".to_owned() } else { format!("{} servers", header.servers) };
+    eprintln!("inferspan: replayed {entries} entries{raw} of {servers}, written by inferspan {}", header.writer);
+    if *late > 0 {
+        eprintln!("inferspan: {late} events came too late to be put in order");
     }
-    Ok(code)
+    let mut code = say_finished(finished);
+    if *missing > 0 {
+        eprintln!("inferspan: {missing} entries were left out when it was recorded");
+        code = Code::Finding;
+    }
+    if let Some(damage) = damage {
+        eprintln!("inferspan: {damage}; what came before is reported");
+        code = Code::Finding;
+    }
+    if *unanswered > 0 {
+        eprintln!(
+            "inferspan: {unanswered} places of it do not fit this version of inferspan; what it says of them is missing"
+        );
+        code = Code::Finding;
+    }
+    code
+}
+
+/// What is said of every replay.
+fn say_finished(finished: &Ended) -> Code {
+    if let Some(line) = finished.summary.left_out_line() {
+        eprintln!("inferspan: {line}");
+    }
+    for failure in &finished.summary.failures {
+        eprintln!("inferspan: {failure}");
+    }
+    if finished.summary.failures.is_empty() { Code::Ok } else { Code::Finding }
 }
 
 /// Says what was made of the log.
@@ -46,20 +105,13 @@ fn say(replayed: &Replayed) -> Code {
     if let Some(ns) = uncertainty {
         eprintln!("inferspan: engine clock placed to ±{:.1} ms (a syscall log has no clock anchor)", *ns as f64 / 1e6);
     }
-    if let Some(line) = finished.summary.left_out_line() {
-        eprintln!("inferspan: {line}");
-    }
-    let mut code = Code::Ok;
+    let mut code = say_finished(finished);
     if *bad_lines > 0 {
         eprintln!("inferspan: {bad_lines} lines did not parse and were skipped");
         code = Code::Finding;
     }
     if let Some(error) = broken {
         eprintln!("inferspan: {error}; what came before is reported");
-        code = Code::Finding;
-    }
-    for failure in &finished.summary.failures {
-        eprintln!("inferspan: {failure}");
         code = Code::Finding;
     }
     code
@@ -75,7 +127,7 @@ fn failure(error: &ReplayError) -> Failure {
         }
         _ => (
             Code::Usage,
-            "give a syscall log: one {\"t0\",\"t1\",\"tid\",\"sc\",\"fd\",\"sock\",\"n\",\"hex\"} object a line, plain or gzip",
+            "give a recording, or a syscall log: one {\"t0\",\"t1\",\"tid\",\"sc\",\"fd\",\"sock\",\"n\",\"hex\"} object a line, plain or gzip",
         ),
     };
     Failure::new(code, error.to_string(), fix)

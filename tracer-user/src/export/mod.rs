@@ -68,7 +68,16 @@ pub struct Sinks {
 impl Sinks {
     /// Opens files, binds the metrics address, prepares the OTLP exporter.
     pub fn open(flags: &OutputArgs, telemetry: Arc<Telemetry>, pressure: Pressure) -> anyhow::Result<Self> {
-        let origin = Origin::of_this_process(pressure == Pressure::Drop);
+        Self::open_as(flags, telemetry, pressure, Origin::of_this_process(pressure == Pressure::Drop))
+    }
+
+    /// As [`Self::open`], for outputs of another host or time.
+    pub fn open_as(
+        flags: &OutputArgs,
+        telemetry: Arc<Telemetry>,
+        pressure: Pressure,
+        origin: Origin,
+    ) -> anyhow::Result<Self> {
         let context = Context { flags, telemetry: &telemetry, pressure, origin };
         let mut list = Vec::new();
         for open in SINKS {

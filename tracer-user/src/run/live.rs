@@ -37,6 +37,8 @@ pub enum End {
     User,
     Time,
     Target,
+    /// The recording that was asked for cannot go on.
+    Recording,
 }
 
 /// A run on running servers.
@@ -139,6 +141,9 @@ impl Live {
             }
             if self.alive.is_empty() {
                 return End::Target;
+            }
+            if self.run.has_recording_failed() {
+                return End::Recording;
             }
             if now >= self.next_look && self.forked.is_some_and(|at| now - at < LOOK_FOR) {
                 self.next_look = now + LOOK_EVERY;

@@ -1,11 +1,13 @@
 //! A run: what `attach` and `replay` (and tests) share between a source and the exporters.
 //!
-//! [`pipeline`] is the only entrance and is pure; [`live`] feeds it from a server, [`replay`] from a file. Nothing here parses a command
+//! [`pipeline`] is the only entrance and is pure; [`live`] feeds it from a server, [`replay`] from a syscall log, [`recorded`] from a
+//! recording. Nothing here parses a command
 //! line or prints: what a user should know is returned.
 
 pub mod live;
 pub mod pipeline;
 pub mod preroll;
+pub mod recorded;
 pub mod replay;
 
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use crate::export::prometheus::server::MetricsServer;
 use crate::export::{Sinks, Summary};
 use crate::input::{EventNanos, Input};
 use crate::output::Verdict;
+use crate::recording::Entry;
+use crate::recording::recorder::{Recorded, Recorder};
 use crate::telemetry::Telemetry;
 use pipeline::Pipeline;
 
@@ -25,6 +29,7 @@ pub struct Run {
     pipeline: Pipeline,
     sinks: Sinks,
     telemetry: Arc<Telemetry>,
+    recorder: Option<Recorder>,
 }
 
 /// What a run amounts to.
@@ -35,11 +40,34 @@ pub struct Ended {
     pub late: u64,
     /// The metrics endpoint, where it is to outlive the run: it serves the values as they are at the end.
     pub metrics_server: Option<MetricsServer>,
+    /// What became of its recording, where one was asked for.
+    pub recorded: Option<Recorded>,
 }
 
 impl Run {
     pub fn new(servers: usize, lag: EventNanos, config: &Config, sinks: Sinks, telemetry: Arc<Telemetry>) -> Self {
-        Self { pipeline: Pipeline::new(servers, lag, config), sinks, telemetry }
+        Self { pipeline: Pipeline::new(servers, lag, config), sinks, telemetry, recorder: None }
+    }
+
+    /// Records from here on; before the first input. `raw`: with the bytes of the streams.
+    pub fn record(&mut self, recorder: Recorder, raw: bool) {
+        self.pipeline.record(raw);
+        self.recorder = Some(recorder);
+    }
+
+    /// A recording was asked for, and cannot go on.
+    pub fn has_recording_failed(&self) -> bool {
+        self.recorder.as_ref().is_some_and(Recorder::has_failed)
+    }
+
+    /// As [`Pipeline::replay`].
+    pub fn replay(&mut self, entry: Entry, raw: bool) {
+        self.pipeline.replay(entry, raw);
+    }
+
+    /// As [`Pipeline::unanswered`].
+    pub fn unanswered(&self) -> u64 {
+        self.pipeline.unanswered()
     }
 
     /// As [`Pipeline::push`].
@@ -54,6 +82,9 @@ impl Run {
 
     /// Hands on what was said since the last call.
     pub fn export(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(self.pipeline.take_entries());
+        }
         if self.pipeline.outputs().is_empty() {
             return;
         }
@@ -75,6 +106,7 @@ impl Run {
         self.close();
         let metrics_server = if keep_serving { self.sinks.keep_metrics_server() } else { None };
         let late = self.pipeline.late();
-        Ended { summary: self.sinks.finish(), late, metrics_server }
+        let recorded = self.recorder.take().map(|recorder| recorder.finish(late));
+        Ended { summary: self.sinks.finish(), late, metrics_server, recorded }
     }
 }

@@ -13,6 +13,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use crate::input::Server;
 use crate::output::{self, Service, Trace};
 use crate::proc::Proc;
+use crate::recording::Header;
 
 /// Bytes of one string attribute; a back end's own limit is usually higher (Jaeger none, Tempo 2,048 by default).
 const MAX_TEXT: usize = 2048;
@@ -36,6 +37,15 @@ impl Origin {
             .filter(|name| !name.is_empty());
         let extra = std::env::var("OTEL_RESOURCE_ATTRIBUTES").map(|list| parse_attributes(&list)).unwrap_or_default();
         Self { host, extra }
+    }
+}
+
+impl Origin {
+    /// The origin that a recording names; what this process's environment says of the resource is put over it.
+    pub fn of_recording(header: &Header) -> Self {
+        let own = Self::of_this_process(false).extra;
+        let recorded = header.resource.iter().filter(|(key, _)| own.iter().all(|(known, _)| known != key));
+        Self { host: header.host.clone(), extra: recorded.cloned().chain(own.clone()).collect() }
     }
 }
 

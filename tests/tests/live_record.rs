@@ -1,0 +1,288 @@
+//! The verbs `record` and `replay` on a running demo engine: the replay is what the live run exported, byte for byte, and nothing that
+//! people wrote is in the file.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use inferspan::recording::blocks::{self, MAGIC};
+use inferspan_harness::process::{Signal, send};
+use inferspan_tests::demo_engine::DemoEngine;
+use inferspan_tests::judge::binary;
+use inferspan_tests::live::may_trace;
+use inferspan_tests::traffic::{Kind, Load, Until};
+
+const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
+const OUTPUTS: [&str; 3] = ["--traces-out", "--access-log", "--metrics-out"];
+
+/// A folder of the test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = Self(std::env::temp_dir().join(format!("inferspan-test-record-{}-{name}", std::process::id())));
+        std::fs::create_dir_all(&folder.0).expect("a folder");
+        folder
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    /// The output flags, for files that are called after `run`.
+    fn outputs(&self, run: &str) -> Vec<String> {
+        OUTPUTS.iter().flat_map(|flag| [(*flag).to_owned(), self.path(&format!("{run}{flag}"))]).collect()
+    }
+
+    /// What `run` exported. How much of the machine the tracer used is each run's own.
+    fn exported(&self, run: &str) -> Vec<String> {
+        let read = |flag: &str| std::fs::read_to_string(self.path(&format!("{run}{flag}"))).expect("an output file");
+        let own = |line: &&str| !line.contains("inferspan_self_");
+        OUTPUTS.iter().map(|flag| read(flag).lines().filter(own).collect::<Vec<_>>().join("\n")).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn engine(folder: &Folder) -> DemoEngine {
+    DemoEngine::start(Command::new(ENGINE), &folder.0, |_, announced| Some(announced)).expect("demo engine")
+}
+
+/// A running `inferspan record` that has said that it is attached.
+struct Recording {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    said: String,
+}
+
+impl Recording {
+    fn of(pid: u32, arguments: &[String]) -> Self {
+        let mut child = Command::new(binary())
+            .args(["record", "-p", &pid.to_string()])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("inferspan runs");
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut said = String::new();
+        while !said.lines().any(|line| line.starts_with("inferspan: attached")) {
+            assert!(stderr.read_line(&mut said).expect("stderr") > 0, "it ended:\n{said}");
+        }
+        Self { child, stderr, said }
+    }
+
+    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+        send(self.child.id(), signal).expect("kill");
+        self.stderr.read_to_string(&mut self.said).expect("stderr");
+        (self.child.wait().expect("wait").code(), self.said)
+    }
+}
+
+/// Runs `inferspan replay` to its end: exit code and stderr.
+fn replay(file: &str, arguments: &[String]) -> (Option<i32>, String) {
+    let output = Command::new(binary()).args(["replay", file]).args(arguments).output().expect("inferspan runs");
+    (output.status.code(), String::from_utf8(output.stderr).expect("stderr is text"))
+}
+
+fn load(engine: &DemoEngine, requests: usize) {
+    let kinds = vec![Kind::CompletionStream, Kind::ChatStream, Kind::Completion, Kind::AbortStream, Kind::UnknownModel];
+    let load = Load {
+        url: engine.target.url.clone(),
+        model: engine.target.model.clone(),
+        kinds,
+        clients: 8,
+        until: Until::Requests(requests),
+        seed: 3,
+    };
+    load.run().expect("load");
+}
+
+#[test]
+fn a_replay_is_what_the_live_run_exported_and_the_same_each_time() {
+    if !may_trace("a_replay_is_what_the_live_run_exported_and_the_same_each_time") {
+        return;
+    }
+    let folder = Folder::new("same");
+    let engine = engine(&folder);
+    for raw in [false, true] {
+        let file = folder.path(if raw { "raw.isrec" } else { "run.isrec" });
+        // A live run's access log goes on where the one before ended.
+        let run = format!("live-{raw}");
+        let mut arguments = folder.outputs(&run);
+        arguments.extend(["-o".to_owned(), file.clone()]);
+        arguments.extend(raw.then(|| "--raw".to_owned()));
+        let recording = Recording::of(engine.target.pid, &arguments);
+        load(&engine, 120);
+        let (code, said) = recording.end(Signal::INT);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("lost: none") && said.contains(&format!("inferspan replay {file}")), "{said}");
+        assert_eq!(said.contains("keeps what goes over"), raw, "{said}");
+        let live = folder.exported(&run);
+        assert!(live[1].lines().count() >= 120 && live[0].lines().count() >= 100, "{said}");
+        for run in ["first", "second"] {
+            let (code, said) = replay(&file, &folder.outputs(run));
+            assert_eq!(code, Some(0), "{said}");
+            for (number, (then, now)) in live.iter().zip(folder.exported(run)).enumerate() {
+                assert!(*then == now, "raw={raw}: {} differ in the {run} replay", OUTPUTS[number]);
+            }
+        }
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).expect("it is there").permissions());
+        assert_eq!(mode & 0o777, 0o600, "for its owner alone");
+    }
+}
+
+#[test]
+fn a_tracer_that_is_killed_leaves_a_recording_that_can_be_replayed() {
+    if !may_trace("a_tracer_that_is_killed_leaves_a_recording_that_can_be_replayed") {
+        return;
+    }
+    let folder = Folder::new("killed");
+    let engine = engine(&folder);
+    let file = folder.path("run.isrec");
+    let recording = Recording::of(engine.target.pid, &["-o".to_owned(), file.clone()]);
+    load(&engine, 40);
+    // A block is closed every second.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    recording.end(Signal::KILL);
+    let (code, said) = replay(&file, &folder.outputs("replay"));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("it has no end") && said.contains("what came before is reported"), "{said}");
+    assert!(folder.exported("replay")[1].lines().count() >= 40, "{said}");
+}
+
+#[test]
+fn what_cannot_be_recorded_or_replayed_is_refused() {
+    let folder = Folder::new("refused");
+    let file = folder.path("other.isrec");
+    std::fs::write(&file, [&MAGIC[..], &99u32.to_le_bytes()].concat()).expect("a file");
+    let (code, said) = replay(&file, &[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("form 99") && said.contains("fix:"), "{said}");
+    let (code, said) = replay(&folder.path("absent"), &[]);
+    assert_eq!(code, Some(3), "{said}");
+}
+
+/// Sends a request as it stands and reads the answer to its end.
+fn send_raw(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the engine listens");
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// What is in a recording, unpacked.
+fn content(file: &str) -> Vec<u8> {
+    let bytes = std::fs::read(Path::new(file)).expect("a recording");
+    let mut rest = &bytes[12..];
+    let mut content = Vec::new();
+    while let Some(block) = blocks::read(&mut rest).expect("a whole recording") {
+        content.extend(block);
+    }
+    content
+}
+
+/// A request with a secret in every field that a client fills in, and the answers' own words.
+fn plant(engine: &DemoEngine) -> Vec<String> {
+    let address = engine.target.url.trim_start_matches("http://").trim_end_matches('/');
+    let model = &engine.target.model;
+    let mut secrets: Vec<String> = Vec::new();
+    let mut secret = |name: &str| {
+        let text = format!("s3cret-{name}-{:08x}", name.len() * 0x9e37_79b1);
+        secrets.push(text.clone());
+        text
+    };
+    for (path, prompt) in [("chat/completions", "messages"), ("completions", "prompt")] {
+        let content = secret(&format!("{path}-prompt"));
+        let prompt = match prompt {
+            "messages" => format!(
+                r#""messages":[{{"role":"system","content":"{}"}},{{"role":"user","name":"{}","content":[{{"type":"text","text":"{content}"}}]}}]"#,
+                secret("system"),
+                secret("name")
+            ),
+            _ => format!(r#""prompt":"{content}""#),
+        };
+        for stream in [false, true] {
+            let tag = format!("{path}-{stream}");
+            let body = format!(
+                r#"{{"model":"{model}",{prompt},"max_tokens":4,"stream":{stream},"user":"{}","metadata":{{"{}":"{}"}},"stop":["{}"],"suffix":"{}","tools":[{{"type":"function","function":{{"name":"{}","description":"{}"}}}}],"response_format":{{"type":"{}"}},"logit_bias":{{}},"{}":"x"}}"#,
+                secret(&format!("user-{tag}")),
+                secret(&format!("key-{tag}")),
+                secret(&format!("value-{tag}")),
+                secret(&format!("stop-{tag}")),
+                secret(&format!("suffix-{tag}")),
+                secret(&format!("tool-{tag}")),
+                secret(&format!("description-{tag}")),
+                secret(&format!("format-{tag}")),
+                secret(&format!("field-{tag}")),
+            );
+            let request = format!(
+                "POST /v1/{path}?{}={} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nCookie: session={}\r\nUser-Agent: {}\r\nX-Api-Key: {}\r\nReferer: {}\r\n{}: y\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                secret(&format!("query-{tag}")),
+                secret(&format!("query-value-{tag}")),
+                secret(&format!("host-{tag}")),
+                secret(&format!("bearer-{tag}")),
+                secret(&format!("cookie-{tag}")),
+                secret(&format!("agent-{tag}")),
+                secret(&format!("api-key-{tag}")),
+                secret(&format!("referer-{tag}")),
+                secret(&format!("header-{tag}")),
+                body.len(),
+            );
+            let answer = send_raw(address, &request);
+            assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+        }
+    }
+    let other = format!(
+        "GET /{}?{}=1 HTTP/1.1\r\nHost: x\r\nX-Request-Id: {}\r\nConnection: close\r\n\r\n",
+        secret("path-of-another-endpoint"),
+        secret("query-of-another-endpoint"),
+        secret("id-of-another-endpoint"),
+    );
+    send_raw(address, &other);
+    secrets
+}
+
+#[test]
+fn nothing_that_people_wrote_is_in_a_recording() {
+    if !may_trace("nothing_that_people_wrote_is_in_a_recording") {
+        return;
+    }
+    let folder = Folder::new("secrets");
+    let engine = engine(&folder);
+    let found = |raw: bool| {
+        let file = folder.path(if raw { "raw.isrec" } else { "run.isrec" });
+        let mut arguments = vec!["-o".to_owned(), file.clone(), "--access-log".to_owned(), folder.path("log")];
+        arguments.extend(raw.then(|| "--raw".to_owned()));
+        let recording = Recording::of(engine.target.pid, &arguments);
+        let secrets = plant(&engine);
+        // What the model says, by a request of its own: its words are looked for as well.
+        let address = engine.target.url.trim_start_matches("http://").trim_end_matches('/');
+        let body = format!(r#"{{"model":"{}","prompt":"say something","max_tokens":12}}"#, engine.target.model);
+        let request = format!(
+            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = send_raw(address, &request);
+        let text = answer.split("\"text\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an output");
+        assert!(text.len() > 8, "{answer}");
+        let (code, said) = recording.end(Signal::INT);
+        assert_eq!(code, Some(0), "{said}");
+        let content = content(&file);
+        let is_in = |what: &str| memchr::memmem::find(&content, what.as_bytes()).is_some();
+        let secrets: Vec<String> = secrets.into_iter().chain([text.to_owned(), "say something".to_owned()]).collect();
+        (secrets.iter().filter(|secret| is_in(secret)).cloned().collect::<Vec<_>>(), secrets.len(), content.len())
+    };
+    let (leaked, planted, size) = found(false);
+    assert_eq!(leaked, [""; 0], "of {planted} secrets, in {size} bytes");
+    assert!(planted > 60 && size > 5_000, "{planted} secrets, {size} bytes");
+    let (kept, planted, _) = found(true);
+    assert_eq!(kept.len(), planted, "a raw recording has them all, so the search finds what is there");
+}

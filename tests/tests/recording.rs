@@ -1,0 +1,188 @@
+//! Recordings: the same outputs as those of the run that they were made in, and nothing of what people wrote.
+
+use std::path::PathBuf;
+
+use inferspan::input::{Input, LossStage, Lost};
+use inferspan::recording::Entry;
+use inferspan::recording::reader::Recording;
+use inferspan::recording::recorder::Recorder;
+use inferspan::recording::{Header, blocks};
+use inferspan_tests::pipeline;
+use proptest::prelude::*;
+
+const CAPTURES: [&str; 6] = [
+    "v0.11.0_run.jsonl.gz",
+    "v0.32_api2.jsonl.gz",
+    "v0.32_chat_stream.jsonl.gz",
+    "v0.32_handshake.jsonl.gz",
+    "v0.32_logprobs_stop_abort.jsonl.gz",
+    "v0.32_preempt.jsonl.gz",
+];
+
+/// A file that goes with the test.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("inferspan-test-{}-{name}", std::process::id())))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Through a file and back.
+fn through_a_file(entries: Vec<Entry>, name: &str) -> Vec<Entry> {
+    let file = Temporary::new(name);
+    let mut recorder = Recorder::start(&file.0, &Header { servers: 1, ..Header::default() }).expect("a file");
+    recorder.push(entries);
+    assert_eq!(recorder.finish(0).failure, None);
+    let mut recording = Recording::open(&file.0).expect("it was just written");
+    let read: Vec<Entry> = std::iter::from_fn(|| recording.next_entry().expect("whole")).collect();
+    let (end, entries) = read.split_last().expect("an end at least");
+    assert_eq!(*end, Entry::End { late: 0 });
+    entries.to_vec()
+}
+
+fn inputs(capture: &str) -> Vec<Input> {
+    pipeline::events(capture).into_iter().map(Input::Event).collect()
+}
+
+#[test]
+fn every_capture_gives_the_same_from_its_recording() {
+    let mut seen = 0;
+    for name in CAPTURES {
+        for raw in [false, true] {
+            let (made, entries) = pipeline::record(&inputs(name), raw);
+            let read = through_a_file(entries.clone(), &format!("{name}-{raw}"));
+            assert_eq!(read, entries, "{name}: a file changes nothing");
+            let (again, unanswered) = pipeline::replay(read, raw);
+            assert!(made == again, "{name} raw={raw}");
+            seen += made.access.len();
+            assert_eq!(unanswered, 0, "{name} raw={raw}");
+        }
+    }
+    assert!(seen > 50, "{seen} requests");
+}
+
+#[test]
+fn a_recording_holds_no_bytes_and_a_raw_one_all() {
+    for name in CAPTURES {
+        let events = inputs(name);
+        let bytes = |entries: &[Entry]| -> usize {
+            let held = |entry: &Entry| match entry {
+                Entry::Input { input: Input::Event(event), .. } => match &event.what {
+                    inferspan::input::What::Data { bytes, .. } => bytes.len(),
+                    _ => 0,
+                },
+                _ => 0,
+            };
+            entries.iter().map(held).sum()
+        };
+        assert_eq!(bytes(&pipeline::record(&events, false).1), 0, "{name}");
+        assert!(bytes(&pipeline::record(&events, true).1) > 1000, "{name}");
+    }
+}
+
+/// The texts of `prompt` and `content` in a capture's bodies are looked for in its recording.
+#[test]
+fn nothing_that_is_said_in_a_capture_is_in_its_recording() {
+    let name = "v0.32_chat_stream.jsonl.gz";
+    let content = |raw| {
+        let (_, entries) = pipeline::record(&inputs(name), raw);
+        rmp_serde::to_vec_named(&entries).expect("entries encode")
+    };
+    let said = |bytes: &[u8], what: &str| memchr::memmem::find(bytes, what.as_bytes()).is_some();
+    let (scrubbed, raw) = (content(false), content(true));
+    for word in ["\"content\"", "\"messages\"", "user-agent", "User-Agent"] {
+        assert!(!said(&scrubbed, word), "{word}");
+    }
+    assert!(said(&raw, "\"content\"") && said(&raw, "\"messages\""));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Records missing anywhere, and told of: the replay makes the same of it.
+    #[test]
+    fn losses_are_replayed_as_they_were(
+        which in 0..CAPTURES.len(),
+        dropped in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        told in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let mut inputs = inputs(CAPTURES[which]);
+        for index in dropped {
+            let at = index.index(inputs.len());
+            inputs.remove(at);
+        }
+        for (number, index) in told.into_iter().enumerate() {
+            let at = index.index(inputs.len());
+            let stage = [LossStage::DataRing, LossStage::EdgeRing, LossStage::Queue][number % 3];
+            let time = match &inputs[at] {
+                Input::Event(event) => event.at,
+                _ => continue,
+            };
+            inputs.insert(at, Input::Lost(Lost { at: time, count: 1, stage }));
+        }
+        let (made, entries) = pipeline::record(&inputs, false);
+        let (again, unanswered) = pipeline::replay(entries, false);
+        prop_assert_eq!(made, again);
+        prop_assert_eq!(unanswered, 0);
+    }
+
+    /// Whatever is in a file: an error or entries, no panic.
+    #[test]
+    fn a_damaged_recording_is_read_up_to_its_damage(at in any::<prop::sample::Index>(), with in 1u8.., cut in any::<prop::sample::Index>()) {
+        let file = Temporary::new(&format!("damaged-{}", at.index(1 << 20)));
+        let whole = recorded();
+        let mut bytes = whole.clone();
+        let len = bytes.len();
+        bytes[at.index(len)] ^= with;
+        bytes.truncate(1 + cut.index(len));
+        std::fs::write(&file.0, &bytes).expect("a file");
+        if let Ok(mut recording) = Recording::open(&file.0) {
+            let mut entries = Vec::new();
+            while let Ok(Some(entry)) = recording.next_entry() {
+                entries.push(entry);
+            }
+            pipeline::replay(entries, false);
+        }
+    }
+
+    /// What a checksum does not find: payloads that were made to mislead.
+    #[test]
+    fn entries_that_make_no_sense_are_refused_or_harmless(at in any::<prop::sample::Index>(), with in 1u8..) {
+        let (_, entries) = pipeline::record(&inputs(CAPTURES[2]), false);
+        let mut payload = Vec::new();
+        for entry in &entries {
+            rmp_serde::encode::write_named(&mut payload, entry).expect("an entry encodes");
+        }
+        let len = payload.len();
+        payload[at.index(len)] ^= with;
+        let file = Temporary::new(&format!("misleading-{}-{with}", at.index(1 << 20)));
+        let mut bytes = Vec::new();
+        blocks::begin(&mut bytes).expect("memory");
+        for block in [rmp_serde::to_vec_named(&Header { servers: 1, ..Header::default() }).expect("a header"), payload] {
+            blocks::write(&mut bytes, &block).expect("memory");
+        }
+        std::fs::write(&file.0, &bytes).expect("a file");
+        let mut recording = Recording::open(&file.0).expect("its header is right");
+        let mut read = Vec::new();
+        while let Ok(Some(entry)) = recording.next_entry() {
+            read.push(entry);
+        }
+        pipeline::replay(read, false);
+    }
+}
+
+fn recorded() -> Vec<u8> {
+    let (_, entries) = pipeline::record(&inputs(CAPTURES[3]), false);
+    let file = Temporary::new("whole");
+    let mut recorder = Recorder::start(&file.0, &Header { servers: 1, ..Header::default() }).expect("a file");
+    recorder.push(entries);
+    recorder.finish(0);
+    std::fs::read(&file.0).expect("it was just written")
+}
