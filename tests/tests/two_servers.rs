@@ -89,6 +89,27 @@ fn the_same_inputs_give_the_same_outputs() {
 }
 
 #[test]
+fn a_recording_of_two_servers_gives_the_same_outputs() {
+    let one = story();
+    let inputs = merged(&[one.told_elsewhere(0), one.told_elsewhere(SHIFT)]);
+    let mut live = Pipeline::new(2, LAG, &Config::default());
+    live.record(false);
+    for (server, input) in inputs {
+        live.push(server, input);
+    }
+    while live.finish_part() {}
+    let mut again = Pipeline::new(2, 0, &Config::default());
+    for entry in live.take_entries() {
+        again.replay(entry, false);
+    }
+    let told = |pipeline: &mut Pipeline| std::mem::take(pipeline.outputs());
+    let (live, replayed) = (told(&mut live), told(&mut again));
+    assert_eq!(Made::of(live.clone(), 0).access.len(), 6);
+    assert_eq!(live, replayed, "in the same order, too");
+    assert_eq!(again.unanswered(), 0);
+}
+
+#[test]
 fn a_child_belongs_to_its_parents_server_and_a_strangers_events_are_counted() {
     // two servers · the engine of the second forks 77 · 77 closes · 99 closes, whom nobody knows
     let mut pipeline = Pipeline::new(2, LAG, &Config::default());
