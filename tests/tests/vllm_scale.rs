@@ -34,12 +34,13 @@ fn try_at(name: &str, arguments: &[&str], crowds: &[(usize, usize)]) -> anyhow::
         &[("VLLM_CPU_KVCACHE_SPACE", "1"), ("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "600")],
     )?;
     let target = Target::from(&server);
-    let mut crowd = Crowd { python: installed.venv.join("bin/python"), open: 4, requests: 16, seed: 1 };
+    let mut crowd = Crowd { python: installed.venv.join("bin/python"), open: 4, requests: 16, seed: 1, record: false };
     // Kernels that are compiled at first use would be in the first measured times.
     crowd.warm(&target, &folder.path().join("warm-up.jsonl"))?;
     let mut faults = Vec::new();
     for (open, requests) in asked().unwrap_or_else(|| crowds.to_vec()) {
-        crowd = Crowd { open, requests, seed: crowd.seed + 1, ..crowd };
+        // With two engines, so that one attach is as everybody's and one records.
+        crowd = Crowd { open, requests, seed: crowd.seed + 1, record: name == "two-engines", ..crowd };
         eprintln!("{name}: {open} open");
         let report = crowded(&target, &crowd, &folder.path().join(open.to_string()))?;
         for table in &report.tables {

@@ -1,4 +1,6 @@
-//! The `inferspan attach` process under test.
+//! The `inferspan attach` or `inferspan record` process under test.
+//!
+//! What was recorded is replayed at the end, and what the replay exports is held against what the live run exported.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
@@ -36,6 +38,7 @@ pub struct Attach {
     folder: PathBuf,
     metrics: String,
     said: JoinHandle<String>,
+    recording: Option<PathBuf>,
     /// From the start of the process to its word that it is attached.
     pub took: Duration,
 }
@@ -46,6 +49,8 @@ pub struct Finished {
     pub access: Vec<Value>,
     pub traces: Traces,
     pub stderr: String,
+    /// Where the replay of its recording, if it made one, says something else.
+    pub replay_faults: Vec<String>,
 }
 
 impl Attach {
@@ -53,16 +58,40 @@ impl Attach {
     pub fn start(pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
         let traces = folder.join("traces.jsonl");
         let traces = ["--traces-out", traces.to_str().ok_or_else(|| io::Error::other("a folder without a name"))?];
-        Self::start_without_traces(pid, folder, &[&traces, arguments].concat())
+        Self::run("attach", pid, folder, &[&traces, arguments].concat())
+    }
+
+    /// The same with a recording.
+    pub fn record(pid: u32, folder: &Path) -> io::Result<Self> {
+        let traces = folder.join("traces.jsonl");
+        let traces = traces.to_str().ok_or_else(|| io::Error::other("a folder without a name"))?;
+        Self::record_with(pid, folder, &["--traces-out", traces])
+    }
+
+    /// A recording, with metrics and the access log only.
+    pub fn record_without_traces(pid: u32, folder: &Path) -> io::Result<Self> {
+        Self::record_with(pid, folder, &[])
+    }
+
+    fn record_with(pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
+        let file = folder.join("run.isrec");
+        let output = ["-o", file.to_str().ok_or_else(|| io::Error::other("a folder without a name"))?];
+        let mut attach = Self::run("record", pid, folder, &[&output, arguments].concat())?;
+        attach.recording = Some(file);
+        Ok(attach)
     }
 
     /// The same, with metrics and the access log only, as a server that is watched all the time is.
     pub fn start_without_traces(pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
+        Self::run("attach", pid, folder, arguments)
+    }
+
+    fn run(verb: &str, pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let metrics = format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
         let start = Instant::now();
         let mut child = Command::new(binary())
-            .args(["attach", "-p", &pid.to_string(), "--metrics", &metrics])
+            .args([verb, "-p", &pid.to_string(), "--metrics", &metrics])
             .arg("--access-log")
             .arg(folder.join("access.jsonl"))
             .args(arguments)
@@ -82,7 +111,8 @@ impl Attach {
             }
             all
         });
-        let mut attach = Self { child, folder: folder.to_owned(), metrics, said, took: Duration::ZERO };
+        let mut attach =
+            Self { child, folder: folder.to_owned(), metrics, said, recording: None, took: Duration::ZERO };
         attach.wait_attached(&attached)?;
         attach.took = start.elapsed();
         Ok(attach)
@@ -164,8 +194,35 @@ impl Attach {
             .collect::<io::Result<_>>()?;
         let traces = self.folder.join("traces.jsonl");
         let traces = if traces.exists() { Traces::read(&traces)? } else { Traces::default() };
-        Ok(Finished { access, traces, stderr })
+        let replay_faults = self.recording.as_deref().map(|file| replay(file, &self.folder)).transpose()?;
+        Ok(Finished { access, traces, stderr, replay_faults: replay_faults.unwrap_or_default() })
     }
+}
+
+/// Replays a recording and compares the files with those of the live run.
+fn replay(file: &Path, folder: &Path) -> io::Result<Vec<String>> {
+    let outputs = [("--access-log", "access.jsonl"), ("--traces-out", "traces.jsonl")];
+    let mut command = Command::new(binary());
+    command.arg("replay").arg(file);
+    for (flag, name) in outputs.iter().filter(|(_, name)| folder.join(name).exists()) {
+        command.arg(flag).arg(folder.join(format!("replayed-{name}")));
+    }
+    let start = Instant::now();
+    let ended = command.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let mut faults = Vec::new();
+    if ended.status.code() != Some(0) {
+        faults.push(format!("the replay ended with {}: {said}", ended.status));
+    }
+    for (_, name) in outputs.iter().filter(|(_, name)| folder.join(name).exists()) {
+        let (live, replayed) = (fs::read(folder.join(name))?, fs::read(folder.join(format!("replayed-{name}")))?);
+        if live.is_empty() || live != replayed {
+            faults.push(format!("{name}: {} bytes live, {} replayed, and they differ", live.len(), replayed.len()));
+        }
+        eprintln!("{name}: {} bytes, the same from a recording of {} bytes", live.len(), fs::metadata(file)?.len());
+    }
+    eprintln!("replayed in {:.2} s: {}", start.elapsed().as_secs_f64(), said.lines().next().unwrap_or_default());
+    Ok(faults)
 }
 
 impl Drop for Attach {

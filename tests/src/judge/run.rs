@@ -86,7 +86,7 @@ pub fn under_load(target: &Target, plan: &Plan, folder: &Path) -> std::io::Resul
     let running = load(target, &plan.kinds, plan.clients, plan.until, plan.seed + 2);
     let sender = thread::spawn(move || running.run());
     thread::sleep(Duration::from_secs(2));
-    let attach = Attach::start(target.pid, folder, &[])?;
+    let attach = Attach::record(target.pid, folder)?;
     let attached = traffic::wall();
     let sent = sender.join().map_err(|_| std::io::Error::other("the load panicked"))??.requests;
     target.quiet()?;
@@ -101,6 +101,7 @@ pub fn under_load(target: &Target, plan: &Plan, folder: &Path) -> std::io::Resul
     let (found, wrong) = check_access(&sent, &finished.access, &target.model, expect);
     faults.extend(wrong);
     faults.extend(check_traces(&sent, &found, &finished.access, &finished.traces, expect));
+    faults.extend(finished.replay_faults);
     if finished.access.len() > sent.len() {
         faults.push(format!("{} records for {} requests", finished.access.len(), sent.len()));
     }

@@ -29,6 +29,8 @@ pub struct Crowd {
     /// In all.
     pub requests: usize,
     pub seed: u64,
+    /// It is recorded, and the recording replayed.
+    pub record: bool,
 }
 
 /// What `load.py` prints.
@@ -73,7 +75,11 @@ impl Crowd {
 /// Attaches at a quiet point, sends a crowd, and compares at the next quiet point.
 pub fn crowded(target: &Target, crowd: &Crowd, folder: &Path) -> io::Result<Report> {
     target.quiet()?;
-    let attach = Attach::start_without_traces(target.pid, folder, &[])?;
+    let attach = if crowd.record {
+        Attach::record_without_traces(target.pid, folder)?
+    } else {
+        Attach::start_without_traces(target.pid, folder, &[])?
+    };
     let before = target.quiet()?;
     let sent_log = folder.join("sent.jsonl");
     let account = crowd.run(target, &sent_log)?;
@@ -113,6 +119,7 @@ pub fn crowded(target: &Target, crowd: &Crowd, folder: &Path) -> io::Result<Repo
     if !last.ends_with("lost: none") {
         faults.push(format!("the last line on stderr is no `lost: none`: {last}"));
     }
+    faults.extend(finished.replay_faults);
     let sent = fs::read_to_string(sent_log)?;
     let sent: Vec<Value> = sent.lines().map(serde_json::from_str).collect::<serde_json::Result<_>>()?;
     faults.extend(check(&sent, &finished.access));
