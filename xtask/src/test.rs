@@ -31,22 +31,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
-    let mut environment = vec![
-        ("INFERSPAN_JAEGER", setup::jaeger::ensure()?),
-        ("INFERSPAN_PROMETHEUS", setup::prometheus::ensure()?.server),
-        ("INFERSPAN_PROMTOOL", setup::prometheus::ensure()?.promtool),
-    ];
-    if !arguments.quick {
-        let vllm = setup::vllm::ensure()?;
-        environment.push(("INFERSPAN_VLLM_VENV", vllm.venv));
-        environment.push(("INFERSPAN_VLLM_MODEL", vllm.model));
-    }
-    environment.push(("INFERSPAN_BIN", build::inferspan()?));
-    if let Some(folder) = &arguments.keep {
-        // Cargo runs each test in its own crate's folder.
-        let folder = std::path::absolute(folder).with_context(|| format!("no path: {}", folder.display()))?;
-        environment.push(("INFERSPAN_KEEP", folder));
-    }
+    let environment = environment(arguments)?;
     if !shell::is_root() {
         eprintln!(
             "xtask: not root: tests that load eBPF programs will be skipped; `sudo -E env PATH=$PATH cargo xtask test` runs them"
@@ -100,6 +85,27 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Where the tests find what they need.
+fn environment(arguments: &Arguments) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut environment = vec![
+        ("INFERSPAN_JAEGER", setup::jaeger::ensure()?),
+        ("INFERSPAN_PROMETHEUS", setup::prometheus::ensure()?.server),
+        ("INFERSPAN_PROMTOOL", setup::prometheus::ensure()?.promtool),
+    ];
+    if !arguments.quick {
+        let vllm = setup::vllm::ensure()?;
+        environment.push(("INFERSPAN_VLLM_VENV", vllm.venv));
+        environment.push(("INFERSPAN_VLLM_MODEL", vllm.model));
+    }
+    environment.push(("INFERSPAN_BIN", build::inferspan()?));
+    if let Some(folder) = &arguments.keep {
+        // Cargo runs each test in its own crate's folder.
+        let folder = std::path::absolute(folder).with_context(|| format!("no path: {}", folder.display()))?;
+        environment.push(("INFERSPAN_KEEP", folder));
+    }
+    Ok(environment)
 }
 
 #[derive(Default, Debug, PartialEq)]

@@ -109,9 +109,6 @@ fn tree(sent: &Sent, record: &Value, spans: &[Span], expect: Expect) -> Vec<Stri
         outside.truncate(3);
     }
     wrong.extend(outside);
-    let children = |parent: &Span| -> Vec<&Span> { spans.iter().filter(|span| span.parent == parent.id).collect() };
-    let below = children(root);
-    let has = |spans: &[&Span], name: &str| spans.iter().any(|span| span.name == name);
     if sent.status.is_some_and(|status| status >= 400) {
         return wrong;
     }
@@ -121,6 +118,15 @@ fn tree(sent: &Sent, record: &Value, spans: &[Span], expect: Expect) -> Vec<Stri
         }
         return wrong;
     }
+    phases(sent, record, root, spans, expect, &mut wrong);
+    wrong
+}
+
+/// The phases of a request that went well.
+fn phases(sent: &Sent, record: &Value, root: &Span, spans: &[Span], expect: Expect, wrong: &mut Vec<String>) {
+    let children = |parent: &Span| -> Vec<&Span> { spans.iter().filter(|span| span.parent == parent.id).collect() };
+    let below = children(root);
+    let has = |spans: &[&Span], name: &str| spans.iter().any(|span| span.name == name);
     let mut names = vec!["parse_request"];
     if expect.tokenizer && sent.kind != crate::traffic::Kind::Tokens {
         names.push("tokenize");
@@ -158,7 +164,6 @@ fn tree(sent: &Sent, record: &Value, spans: &[Span], expect: Expect) -> Vec<Stri
     if decodes < wanted {
         wrong.push(format!("{decodes} decode spans for {wanted} generations with more than one token"));
     }
-    wrong
 }
 
 /// Everything below `parent` lies inside it, says how it is known, and ends no earlier than it starts.

@@ -197,14 +197,43 @@ impl Session {
             body["stream"] = json!(true);
             body["stream_options"] = json!({"include_usage": true});
         }
+        generations = self.vary(kind, &text, count, &mut body).unwrap_or(generations);
+        let mut body = body.to_string();
+        if kind == Kind::BadJson {
+            body.truncate(body.len() / 2);
+            generations = 0;
+        }
+        if matches!(kind, Kind::UnknownModel | Kind::TooLong) {
+            generations = 0;
+        }
+        let (named, traced) = (!self.random.one_in(4), self.random.one_in(2));
+        let path = match kind {
+            _ if chat => "/v1/chat/completions",
+            Kind::Embedding => "/v1/embeddings",
+            _ => "/v1/completions",
+        };
+        Draft {
+            kind,
+            path,
+            body,
+            stream,
+            generations,
+            request_id: named.then(|| format!("rid-{}-{}", self.seed, self.count)),
+            trace: traced.then(|| {
+                let id = u128::from(self.random.number()) << 64 | u128::from(self.random.number() | 1);
+                (format!("{id:032x}"), format!("{:016x}", self.random.number() | 1))
+            }),
+        }
+    }
+
+    /// What a kind asks for besides; its engine requests, where that is not one.
+    fn vary(&mut self, kind: Kind, text: &str, count: u64, body: &mut Value) -> Option<usize> {
         match kind {
             Kind::Two | Kind::TwoStream => {
-                generations = 2;
                 body["n"] = json!(2);
                 body["temperature"] = json!(0.8);
             }
             Kind::List => {
-                generations = 3;
                 body["prompt"] = json!([text, self.words(4), "one more"]);
             }
             Kind::Tokens => {
@@ -233,34 +262,13 @@ impl Session {
             }
             Kind::UnknownModel => body["model"] = json!("no-such-model"),
             Kind::TooLong => body["prompt"] = json!(self.words(2000)),
-            Kind::Embedding => body = json!({"model": self.model, "input": text}),
+            Kind::Embedding => *body = json!({"model": self.model, "input": text}),
             _ => {}
         }
-        let mut body = body.to_string();
-        if kind == Kind::BadJson {
-            body.truncate(body.len() / 2);
-            generations = 0;
-        }
-        if matches!(kind, Kind::UnknownModel | Kind::TooLong) {
-            generations = 0;
-        }
-        let (named, traced) = (!self.random.one_in(4), self.random.one_in(2));
-        let path = match kind {
-            _ if chat => "/v1/chat/completions",
-            Kind::Embedding => "/v1/embeddings",
-            _ => "/v1/completions",
-        };
-        Draft {
-            kind,
-            path,
-            body,
-            stream,
-            generations,
-            request_id: named.then(|| format!("rid-{}-{}", self.seed, self.count)),
-            trace: traced.then(|| {
-                let id = u128::from(self.random.number()) << 64 | u128::from(self.random.number() | 1);
-                (format!("{id:032x}"), format!("{:016x}", self.random.number() | 1))
-            }),
+        match kind {
+            Kind::Two | Kind::TwoStream => Some(2),
+            Kind::List => Some(3),
+            _ => None,
         }
     }
 

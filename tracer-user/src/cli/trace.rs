@@ -237,6 +237,7 @@ fn conclude(end: End, finished: &Ended, telemetry: &Telemetry) -> Code {
     if let Some(line) = summary.left_out_line() {
         eprintln!("inferspan: {line}");
     }
+    let recording_failed = recorded.as_ref().is_some_and(|recorded| !say_recorded(recorded));
     eprintln!(
         "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer and {} process events, lost: {lost}",
         summary.requests,
@@ -246,7 +247,6 @@ fn conclude(end: End, finished: &Ended, telemetry: &Telemetry) -> Code {
         telemetry.delivered(Probe::Tokenizer),
         telemetry.delivered(Probe::Process),
     );
-    let recording_failed = recorded.as_ref().is_some_and(|recorded| !say_recorded(recorded));
     for failure in &summary.failures {
         eprintln!("inferspan: {failure}");
     }

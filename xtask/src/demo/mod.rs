@@ -92,66 +92,93 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         command.args(["--otlp", &jaeger.server.otlp_grpc]);
     }
     command.arg("--access-log").arg(&access_log).arg("--traces-out").arg(&traces_out);
-    eprintln!("xtask: {}", shell::display(&command));
-    if !std::io::stdout().is_terminal() {
-        // It has a terminal, but where its lines end up has none.
-        command.env("NO_COLOR", "1");
-    }
-    let mut attach = shell::step("attaching", || {
-        let mut attach = Process::start_on_terminal("attach", &mut command, &folder)?;
-        let page = format!("http://{metrics}/metrics");
-        let ready = || Ok(http::answers(&page).then_some(()));
-        wait_for("attach", ATTACH_LIMIT, &interrupt, &mut [&mut attach, &mut server.process], ready)?;
-        Ok(attach)
-    })?;
+    let mut attach = attach(&mut command, &metrics, &mut server, &folder, &interrupt)?;
     shell::step(&format!("sending traffic for {} s", arguments.seconds), || {
         send(&traffic, &server, arguments.seconds, "traffic", &folder, &interrupt)
     })?;
     attach.check_running()?;
 
-    if let Some(prometheus) = &prometheus {
-        wait_for("the metrics in Prometheus", ARRIVAL_LIMIT, &interrupt, &mut [&mut attach], || {
+    let excerpt = excerpt(prometheus.as_ref(), &metrics, &mut attach, &interrupt)?;
+
+    if !arguments.keep {
+        shell::step("detaching", || detach(&mut attach))?;
+    }
+    let found = found(jaeger.as_ref(), &attach, &access_log, &traces_out, &interrupt)?;
+    show(&server, &found, &excerpt);
+    place(jaeger.as_ref(), prometheus.as_ref(), &folder, arguments.keep);
+    if arguments.keep {
+        println!("Metrics page: http://{metrics}/metrics");
+        println!("Server:       {} (pid {}, model {})", server.url, server.pid, server.model);
+        println!("Everything keeps running. Ctrl-C stops it.");
+        let mut backends: Vec<&mut Process> = Vec::new();
+        backends.extend(jaeger.as_mut().map(|jaeger| &mut jaeger.server.process));
+        backends.extend(prometheus.as_mut().map(|prometheus| &mut prometheus.process));
+        return keep(&mut attach, &mut server, &mut backends, &interrupt);
+    }
+    eprintln!("xtask: the demo took {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs `attach` until it serves its metrics.
+fn attach(
+    command: &mut Command,
+    metrics: &str,
+    server: &mut Server,
+    folder: &Path,
+    interrupt: &Interrupt,
+) -> Result<Process> {
+    eprintln!("xtask: {}", shell::display(command));
+    if !std::io::stdout().is_terminal() {
+        // It has a terminal, but where its lines end up has none.
+        command.env("NO_COLOR", "1");
+    }
+    shell::step("attaching", || {
+        let mut attach = Process::start_on_terminal("attach", command, folder)?;
+        let page = format!("http://{metrics}/metrics");
+        let ready = || Ok(http::answers(&page).then_some(()));
+        wait_for("attach", ATTACH_LIMIT, interrupt, &mut [&mut attach, &mut server.process], ready)?;
+        Ok(attach)
+    })
+}
+
+/// Until Ctrl-C, or until one of them ends.
+fn keep(attach: &mut Process, server: &mut Server, backends: &mut [&mut Process], interrupt: &Interrupt) -> Result<()> {
+    while !interrupt.came() {
+        attach.check_running()?;
+        server.process.check_running()?;
+        for backend in &mut *backends {
+            backend.check_running()?;
+        }
+        interrupt.sleep(Duration::from_secs(1));
+    }
+    detach(attach)?;
+    println!("\n{}", report::terminal(&attach.output)?);
+    Ok(())
+}
+
+/// The metrics of the run, as its users get them.
+fn excerpt(
+    prometheus: Option<&Prometheus>,
+    metrics: &str,
+    attach: &mut Process,
+    interrupt: &Interrupt,
+) -> Result<String> {
+    if let Some(prometheus) = prometheus {
+        wait_for("the metrics in Prometheus", ARRIVAL_LIMIT, interrupt, &mut [&mut *attach], || {
             Ok((report::requests_total(prometheus)? > 0.0).then_some(()))
         })?;
         // Two more scrapes, so that the last requests are in.
         interrupt.sleep(Duration::from_millis(2200));
         interrupt.check()?;
     }
-    let excerpt = match &prometheus {
+    let excerpt = match prometheus {
         Some(prometheus) => report::metrics(prometheus)?,
         None => first_lines(&http::text(&format!("http://{metrics}/metrics"))?, "inferspan_requests_total"),
     };
     if excerpt.trim().is_empty() {
         bail!("the metrics page has no inferspan_requests_total; see http://{metrics}/metrics with --keep");
     }
-
-    if arguments.keep {
-        let found = found(jaeger.as_ref(), &attach, &access_log, &traces_out, &interrupt)?;
-        show(&server, &found, &excerpt);
-        place(jaeger.as_ref(), prometheus.as_ref(), &folder, true);
-        println!("Metrics page: http://{metrics}/metrics");
-        println!("Server:       {} (pid {}, model {})", server.url, server.pid, server.model);
-        println!("Everything keeps running. Ctrl-C stops it.");
-        while !interrupt.came() {
-            attach.check_running()?;
-            server.process.check_running()?;
-            if let (Some(jaeger), Some(prometheus)) = (&mut jaeger, &mut prometheus) {
-                jaeger.server.process.check_running()?;
-                prometheus.process.check_running()?;
-            }
-            interrupt.sleep(Duration::from_secs(1));
-        }
-        detach(&mut attach)?;
-        println!("\n{}", report::terminal(&attach.output)?);
-        return Ok(());
-    }
-
-    shell::step("detaching", || detach(&mut attach))?;
-    let found = found(jaeger.as_ref(), &attach, &access_log, &traces_out, &interrupt)?;
-    show(&server, &found, &excerpt);
-    place(jaeger.as_ref(), prometheus.as_ref(), &folder, false);
-    eprintln!("xtask: the demo took {:.0} s", started.elapsed().as_secs_f64());
-    Ok(())
+    Ok(excerpt)
 }
 
 /// `target/demo`, empty.

@@ -69,30 +69,7 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
             return Ok(None);
         }
     };
-    let scheme = match signal(env, "INSECURE") {
-        None => "http",
-        Some((_, value)) if value.eq_ignore_ascii_case("true") => "http",
-        Some((_, value)) if value.eq_ignore_ascii_case("false") => "https",
-        Some((variable, value)) => {
-            let what = format!("{variable}={value:?} is neither true nor false");
-            return Err(Failure::new(Code::Usage, what, "set it to true or false, or unset it"));
-        }
-    };
-    let url = if url.contains("://") { url } else { format!("{scheme}://{url}") };
-    let bad = |why: &str| {
-        Failure::new(
-            Code::Usage,
-            format!("{source} {url:?} is no OTLP endpoint: {why}"),
-            "give a URL such as http://127.0.0.1:4317 (gRPC) or http://127.0.0.1:4318/v1/traces (HTTP)",
-        )
-    };
-    if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(bad("there is white space in it"));
-    }
-    let parsed = Url::parse(&url).map_err(|error| bad(&error.to_string()))?;
-    if !matches!(parsed.scheme(), "http" | "https") {
-        return Err(bad("the scheme must be http or https"));
-    }
+    let (url, parsed) = parse(url, source, env)?;
     let (path, port) = (parsed.path(), parsed.port());
     let has_path = !matches!(path, "" | "/");
     let protocol = match signal(env, "PROTOCOL").as_ref().map(|(_, protocol)| protocol.as_str()) {
@@ -117,6 +94,35 @@ pub fn resolve(flag: Option<&str>, env: impl Fn(&str) -> Option<String>) -> Resu
         Protocol::HttpProtobuf => format!("{}{TRACES_PATH}", url.trim_end_matches('/')),
     };
     Ok(Some(Endpoint { url, protocol, source }))
+}
+
+/// The URL, with a scheme if it has none, as it stands and taken apart.
+fn parse(url: String, source: &str, env: impl Fn(&str) -> Option<String>) -> Result<(String, Url), Failure> {
+    let scheme = match signal(env, "INSECURE") {
+        None => "http",
+        Some((_, value)) if value.eq_ignore_ascii_case("true") => "http",
+        Some((_, value)) if value.eq_ignore_ascii_case("false") => "https",
+        Some((variable, value)) => {
+            let what = format!("{variable}={value:?} is neither true nor false");
+            return Err(Failure::new(Code::Usage, what, "set it to true or false, or unset it"));
+        }
+    };
+    let url = if url.contains("://") { url } else { format!("{scheme}://{url}") };
+    let bad = |why: &str| {
+        Failure::new(
+            Code::Usage,
+            format!("{source} {url:?} is no OTLP endpoint: {why}"),
+            "give a URL such as http://127.0.0.1:4317 (gRPC) or http://127.0.0.1:4318/v1/traces (HTTP)",
+        )
+    };
+    if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(bad("there is white space in it"));
+    }
+    let parsed = Url::parse(&url).map_err(|error| bad(&error.to_string()))?;
+    if !matches!(parsed.scheme(), "http" | "https") {
+        return Err(bad("the scheme must be http or https"));
+    }
+    Ok((url, parsed))
 }
 
 #[cfg(test)]
