@@ -1,12 +1,20 @@
 //! Recordings: the same outputs as those of the run that they were made in, and nothing of what people wrote.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use inferspan::export::flags::OutputArgs;
+use inferspan::export::otlp::spans::Origin;
+use inferspan::export::{Pressure, Sinks};
 use inferspan::input::{Input, LossStage, Lost};
 use inferspan::recording::Entry;
 use inferspan::recording::reader::Recording;
 use inferspan::recording::recorder::Recorder;
 use inferspan::recording::{Header, blocks};
+use inferspan::run::recorded::Opened;
+use inferspan::telemetry::Telemetry;
 use inferspan_tests::pipeline;
 use proptest::prelude::*;
 
@@ -185,4 +193,60 @@ fn recorded() -> Vec<u8> {
     recorder.push(entries);
     recorder.finish(0);
     std::fs::read(&file.0).expect("it was just written")
+}
+
+/// Folder of the recordings of real servers.
+fn recordings() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/recordings")
+}
+
+/// What `inferspan replay` writes of a recording: access log and traces.
+fn replayed(file: &Path, name: &str) -> (String, String) {
+    let (log, traces) = (Temporary::new(&format!("{name}-log")), Temporary::new(&format!("{name}-traces")));
+    let flags = OutputArgs {
+        access_log: Some(log.0.clone()),
+        traces_out: Some(traces.0.clone()),
+        ..OutputArgs::default()
+    };
+    let opened = Opened::open(file).expect("a recording");
+    let telemetry = Arc::new(Telemetry::default());
+    let origin = Origin::of_recording(opened.header());
+    let sinks = Sinks::open_as(&flags, Arc::clone(&telemetry), Pressure::Wait, origin).expect("two files");
+    let played = opened.run(flags.max_spans, sinks, telemetry);
+    assert!(played.damage.is_none() && played.unanswered == 0 && played.missing == 0, "{played:?}");
+    let read = |file: &Temporary| std::fs::read_to_string(&file.0).expect("it was just written");
+    (read(&log), read(&traces))
+}
+
+#[test]
+fn the_recordings_of_real_servers_give_what_the_live_runs_exported() {
+    let traces_file = recordings().join("traces.json");
+    let bless = std::env::var_os("INFERSPAN_BLESS").is_some();
+    let text = std::fs::read_to_string(&traces_file).unwrap_or_else(|_| "{}".to_owned());
+    let mut expected: BTreeMap<String, String> = serde_json::from_str(&text).expect("names and sums");
+    for name in ["vllm-0.32-mixed", "vllm-0.32-api2", "vllm-0.32-dp2"] {
+        let (log, traces) = replayed(&recordings().join(format!("{name}.isrec")), name);
+        let sum = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(traces.as_bytes()));
+        let log_file = recordings().join(format!("{name}.access.jsonl.gz"));
+        if bless {
+            let mut packed = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::best());
+            packed.write_all(log.as_bytes()).expect("memory");
+            std::fs::write(log_file, packed.finish().expect("memory")).expect("the repository can be written");
+            expected.insert(name.to_owned(), sum);
+            continue;
+        }
+        let mut then = String::new();
+        let packed = std::fs::File::open(&log_file).expect("the log of the live run");
+        flate2::read::GzDecoder::new(packed).read_to_string(&mut then).expect("it unpacks");
+        assert!(log.lines().count() > 40, "{name}");
+        for (now, then) in log.lines().zip(then.lines()) {
+            assert_eq!(now, then, "{name}");
+        }
+        assert_eq!(log, then, "{name}");
+        assert_eq!(Some(&sum), expected.get(name), "{name}: the traces");
+    }
+    if bless {
+        let text = serde_json::to_string_pretty(&expected).expect("names and sums");
+        std::fs::write(traces_file, text + "\n").expect("the repository can be written");
+    }
 }
