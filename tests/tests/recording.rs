@@ -203,11 +203,8 @@ fn recordings() -> PathBuf {
 /// What `inferspan replay` writes of a recording: access log and traces.
 fn replayed(file: &Path, name: &str) -> (String, String) {
     let (log, traces) = (Temporary::new(&format!("{name}-log")), Temporary::new(&format!("{name}-traces")));
-    let flags = OutputArgs {
-        access_log: Some(log.0.clone()),
-        traces_out: Some(traces.0.clone()),
-        ..OutputArgs::default()
-    };
+    let flags =
+        OutputArgs { access_log: Some(log.0.clone()), traces_out: Some(traces.0.clone()), ..OutputArgs::default() };
     let opened = Opened::open(file).expect("a recording");
     let telemetry = Arc::new(Telemetry::default());
     let origin = Origin::of_recording(opened.header());

@@ -35,12 +35,18 @@ pub fn count_drops(index: u32, count: u64) {
     }
 }
 
+/// Puts a fixed-size record into a ring, which has the index `RING`.
+#[inline(always)]
+pub fn record<T: 'static, const RING: u32>(ring: &RingBuf, record: &T) {
+    if ring.output::<T>(record, wake(ring, maps::wake_bytes::<RING>())).is_err() {
+        count_drop(RING);
+    }
+}
+
 /// Puts a fixed-size record into the ring of request edges.
 #[inline(always)]
-pub fn edge<T: 'static>(record: &T) {
-    if EDGES.output::<T>(record, wake(&EDGES, maps::wake_bytes::<{ ring::EDGES }>())).is_err() {
-        count_drop(ring::EDGES);
-    }
+pub fn edge<T: 'static>(edge: &T) {
+    record::<T, { ring::EDGES }>(&EDGES, edge);
 }
 
 /// Puts a payload record into the ring of payloads.

@@ -37,6 +37,18 @@ pub struct Event {
     pub what: What,
 }
 
+impl What {
+    /// The kind of probe that saw it.
+    pub fn probe(&self) -> Probe {
+        match self {
+            Self::Data { .. } | Self::Opened { .. } | Self::PeerClosed { .. } | Self::Closed { .. } => Probe::Syscall,
+            Self::Call { function: Function::Encode, .. } => Probe::Tokenizer,
+            Self::Call { function: Function::Decode | Function::Clock, .. } => Probe::FrontEnd,
+            Self::Forked { .. } | Self::Executed | Self::Exited => Probe::Process,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum What {
     /// Bytes crossed a socket: one successful data syscall, or a piece of one. A call that is captured in several pieces, or

@@ -67,7 +67,7 @@ impl Libraries {
             let maps = of_interest.map(|(process, _, mappings)| (*process, mappings.as_slice()));
             let mut refusals: BTreeMap<u32, Vec<(FileId, String)>> = BTreeMap::new();
             let mut found: BTreeMap<u32, usize> = BTreeMap::new();
-            for library in plan::libraries(maps, family.kind) {
+            for library in plan::libraries(maps, family.is_library) {
                 for &process in &library.processes {
                     if !self.tried.insert((process, number, library.id())) {
                         continue;

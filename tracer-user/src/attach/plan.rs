@@ -1,9 +1,8 @@
 //! Which files are probed for which processes. Pure: mappings in, one [`Library`] an inode out, whoever maps it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::discover::kind::Kind;
 use crate::proc::text::Mapping;
 
 /// The identity that a uprobe attaches to: device (major, minor) and inode.
@@ -27,11 +26,14 @@ impl Library {
     }
 }
 
-/// The libraries of a kind among the mappings of the processes, one an inode.
-pub fn libraries<'a>(processes: impl IntoIterator<Item = (u32, &'a [Mapping])>, kind: Kind) -> Vec<Library> {
+/// The libraries that `is_wanted` among the mappings of the processes, one an inode.
+pub fn libraries<'a>(
+    processes: impl IntoIterator<Item = (u32, &'a [Mapping])>,
+    is_wanted: fn(&Path) -> bool,
+) -> Vec<Library> {
     let mut found: BTreeMap<FileId, Library> = BTreeMap::new();
     for (process, mappings) in processes {
-        for mapping in mappings.iter().filter(|mapping| mapping.executable && Kind::of(&mapping.path) == Some(kind)) {
+        for mapping in mappings.iter().filter(|mapping| mapping.executable && is_wanted(&mapping.path)) {
             let library = found.entry((mapping.device, mapping.inode)).or_insert_with(|| Library {
                 device: mapping.device,
                 inode: mapping.inode,
@@ -50,6 +52,7 @@ pub fn libraries<'a>(processes: impl IntoIterator<Item = (u32, &'a [Mapping])>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discover::kind::is_tokenizer;
 
     fn mapping(start: u64, inode: u64, path: &str) -> Mapping {
         Mapping {
@@ -68,7 +71,7 @@ mod tests {
     fn a_library_that_several_processes_map_is_planned_once() {
         let one = [mapping(0x1000, 7, "/a/tokenizers.abi3.so"), mapping(0x9000, 7, "/a/tokenizers.abi3.so")];
         let two = [mapping(0x2000, 7, "/b/tokenizers.abi3.so"), mapping(0x3000, 8, "/usr/lib/libssl.so.3")];
-        let libraries = libraries([(10, &one[..]), (11, &two[..])], Kind::Tokenizer);
+        let libraries = libraries([(10, &one[..]), (11, &two[..])], is_tokenizer);
         assert_eq!(libraries.len(), 1);
         assert_eq!(libraries[0].processes, [10, 11]);
         assert_eq!(libraries[0].through, (10, 0x1000, 0x2000));
@@ -78,13 +81,13 @@ mod tests {
     fn two_inodes_of_one_name_are_two_libraries() {
         let one = [Mapping { deleted: true, ..mapping(0x1000, 7, "/x/tokenizers.abi3.so") }];
         let two = [mapping(0x1000, 8, "/x/tokenizers.abi3.so")];
-        assert_eq!(libraries([(1, &one[..]), (2, &two[..])], Kind::Tokenizer).len(), 2);
+        assert_eq!(libraries([(1, &one[..]), (2, &two[..])], is_tokenizer).len(), 2);
     }
 
     #[test]
     fn data_mappings_and_other_libraries_are_left_out() {
         let data = Mapping { executable: false, ..mapping(0x1000, 7, "/x/tokenizers.abi3.so") };
         let other = mapping(0x2000, 8, "/x/tokenizers.py");
-        assert!(libraries([(1, &[data, other][..])], Kind::Tokenizer).is_empty());
+        assert!(libraries([(1, &[data, other][..])], is_tokenizer).is_empty());
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::argv;
 use super::failure::{self, Hidden};
-use super::kind::Kind;
+use super::kind::is_tokenizer;
 use super::package;
 use super::tree::{self, Forest, Look, Member, Part, Seen};
 use super::{Host, MappedFile, ServerProcess, ServerProcesses, TcpSocket, UnixSocket, container};
@@ -322,7 +322,7 @@ impl<'a> Survey<'a> {
             comm: seen.stat.comm.clone(),
             tcp: holdings.tcp.clone(),
             unix: holdings.unix.clone(),
-            tokenizers: self.mapped_files(pid, &holdings.mapped, |path| Kind::of(path) == Some(Kind::Tokenizer)),
+            tokenizers: self.mapped_files(pid, &holdings.mapped, is_tokenizer),
             network_namespace: holdings.network_namespace,
             // The kernel's own clock, which probes read, is the one without the offset.
             clock_offset_ns: self.host.proc.monotonic_offset_ns(pid).and_then(i64::checked_neg).unwrap_or_default(),

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use self::flags::OutputArgs;
 use self::otlp::spans::Origin;
 use self::prometheus::server::MetricsServer;
-use self::sink::{Context, SINKS, Sink};
+use self::sink::{Context, Open, Sink};
 use self::terminal::Style;
 use self::terminal::summary::Digest;
 use crate::output::{AccessRecord, EngineStep, Merit, Output, Service, Trace};
@@ -26,6 +26,9 @@ pub mod prometheus;
 pub mod queue;
 pub mod sink;
 pub mod terminal;
+
+/// Every kind of sink, in the order in which they are flushed.
+const SINKS: [Open; 5] = [access_log::open, terminal::open, otlp_file::open, otlp::open, prometheus::open];
 
 /// What to do when an exporter's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

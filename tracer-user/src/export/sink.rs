@@ -1,7 +1,7 @@
-//! What a destination of outputs is, and the list of them.
+//! What a destination of outputs is.
 //!
 //! Enters: outputs, one by one, on the core's thread. Leaves: nothing that could make it wait: a sink has a bounded queue and a thread of
-//! its own, or does what takes no time. To add one: a file that has an `open`, and its line in [`SINKS`].
+//! its own, or does what takes no time. To add one: a file that has an `open`, and its lines in [`super`].
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -9,10 +9,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Pressure;
 use super::flags::OutputArgs;
 use super::otlp::spans::Origin;
 use super::prometheus::server::MetricsServer;
-use super::{Pressure, access_log, otlp, otlp_file, prometheus, terminal};
 use crate::exit::{Code, Failure};
 use crate::output::{AccessRecord, Metric, Trace};
 use crate::telemetry::Telemetry;
@@ -61,9 +61,6 @@ pub struct Context<'a> {
 
 /// Opens a sink, if the flags (or the environment) ask for it.
 pub type Open = fn(&Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>>;
-
-/// Every kind of sink, in the order in which they are flushed.
-pub const SINKS: [Open; 5] = [access_log::open, terminal::open, otlp_file::open, otlp::open, prometheus::open];
 
 /// Refuses at once what cannot be written, when the user can still do something.
 pub fn open_file(path: &Path, what: &str, append: bool) -> Result<File, Failure> {

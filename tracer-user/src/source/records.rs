@@ -14,7 +14,7 @@ use super::ring::monotonic_ns;
 use crate::attach::Target;
 use crate::attach::table::{self, Table};
 use crate::decode::record::{Record, net::Class};
-use crate::input::{Delivered, End, Event, EventNanos, Function, Input, LossStage, Lost, Probe, What};
+use crate::input::{Delivered, End, Event, EventNanos, Input, LossStage, Lost, Probe, What};
 use crate::output::{Speaks, Verdict};
 use crate::proc::descriptors;
 
@@ -82,12 +82,7 @@ impl Records {
 
     /// An event that concerns no descriptor.
     fn event(&mut self, event: Event) {
-        let probe = match event.what {
-            What::Call { function: Function::Encode, .. } => Probe::Tokenizer,
-            What::Call { .. } => Probe::FrontEnd,
-            _ => Probe::Process,
-        };
-        self.delivered[probe as usize] += 1;
+        self.delivered[event.what.probe() as usize] += 1;
         match event.what {
             // It has descriptors that no call of its own announces.
             What::Forked { child } => self.know(child, monotonic_ns()),

@@ -6,19 +6,19 @@
 //! given names in a row with the right flags, so a hit is no guess.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use object::{Object as _, ObjectSegment as _, RelocationFlags, SegmentFlags, elf};
 use tracer_ebpf::wire::call::FUNCTION_CLOCK;
 
 use super::{ENTERED, Family, Scope};
-use crate::discover::kind::Kind;
 use crate::input::{Probe, Role};
 
 pub static CLOCK: Family = Family {
     what: "clock (time.time)",
     without: "ttft_engine ends when the first token arrives, not when the server takes it up",
     probe: Probe::FrontEnd,
-    kind: Kind::Interpreter,
+    is_library: is_interpreter,
     roles: &[Role::Api],
     // Many a Python reads its clock.
     scope: Scope::Process,
@@ -28,6 +28,12 @@ pub static CLOCK: Family = Family {
     },
     hidden: "its table of methods is not found",
 };
+
+/// The Python interpreter: the executable, or the library where it is built as one.
+fn is_interpreter(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("libpython3") || (name.starts_with("python") && !name.contains(".so"))
+}
 
 /// `METH_NOARGS`
 const NO_ARGUMENTS: u32 = 0x0004;
@@ -103,5 +109,22 @@ impl<'a> Image<'a> {
         }
         let bytes = self.bytes(at, 8)?.try_into().ok()?;
         Some(u64::from_le_bytes(bytes)).filter(|&address| address != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interpreter_is_known_by_its_name() {
+        for (path, expected) in [
+            ("/usr/lib/libpython3.11.so.1.0", true),
+            ("/usr/bin/python3.12", true),
+            ("/v/site-packages/torch/lib/libtorch_python.so", false),
+            ("/v/lib/python3.11/lib-dynload/math.cpython-311-x86_64-linux-gnu.so", false),
+        ] {
+            assert_eq!(is_interpreter(Path::new(path)), expected, "{path}");
+        }
     }
 }

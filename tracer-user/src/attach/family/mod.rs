@@ -8,8 +8,9 @@ pub mod clock;
 pub mod messages;
 pub mod tokenizer;
 
+use std::path::Path;
+
 use super::code::Code;
-use crate::discover::kind::Kind;
 use crate::input::{Probe, Role};
 
 /// Functions that are probed together.
@@ -21,8 +22,8 @@ pub struct Family {
     pub without: &'static str,
     /// Whose events they are.
     pub probe: Probe,
-    /// Which of the mapped files hold them.
-    pub kind: Kind,
+    /// Whether a mapped file, by its path, may hold them.
+    pub is_library: fn(&Path) -> bool,
     /// Processes in which they are of interest.
     pub roles: &'static [Role],
     pub scope: Scope,

@@ -3,14 +3,14 @@
 use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 
 use super::{Family, Scope, TIMED};
-use crate::discover::kind::Kind;
+use crate::discover::kind::is_tokenizer;
 use crate::input::{Probe, Role};
 
 pub static TOKENIZER: Family = Family {
     what: "tokenizer library",
     without: "tokenizer times will be missing",
     probe: Probe::Tokenizer,
-    kind: Kind::Tokenizer,
+    is_library: is_tokenizer,
     roles: &[Role::Api],
     scope: Scope::File,
     programs: TIMED,

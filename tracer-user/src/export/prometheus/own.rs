@@ -44,7 +44,7 @@ enum Value {
 static TABLE: [Metric; 11] = [
     Metric {
         name: "inferspan_events",
-        help: "Events that probes delivered, by probe: front_end, process, syscall or tokenizer",
+        help: "Events that probes delivered, by kind of probe",
         value: Value::Counts("probe", |own| Probe::ALL.map(|probe| (probe.name(), own.delivered(probe))).into()),
     },
     Metric {
