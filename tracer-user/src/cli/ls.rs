@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::discover::privilege::{Privileges, Traceable, traceable};
 use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
+use crate::engine::ENGINES;
 use crate::exit::Code;
 use crate::input::Role;
 
@@ -33,8 +34,13 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         print(&table(&servers, privileges))?;
     }
     if servers.is_empty() {
+        let known = ENGINES.map(|engine| match engine.oldest() {
+            Some((major, minor)) => format!("{} {major}.{minor} or later", engine.name()),
+            None => engine.name().to_owned(),
+        });
         eprintln!(
-            "inferspan: no inference server found (vLLM 0.8 or later). Servers of other users and containers are seen as root, in the host's pid namespace."
+            "inferspan: no inference server found ({}). Servers of other users and containers are seen as root, in the host's pid namespace.",
+            known.join(", ")
         );
     }
     Ok(Code::Ok)
