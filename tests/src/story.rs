@@ -227,7 +227,7 @@ fn shifted(input: &Input, shift: u32) -> Input {
                     at(end);
                 }
                 What::Forked { child } => *child += shift,
-                What::Call { .. } | What::Executed | What::Exited => {}
+                _ => {}
             }
         }
         Input::Fact(Fact::Process { tgid, .. } | Fact::Probed { tgid, .. }) => *tgid += shift,
