@@ -78,8 +78,27 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A trace that has begun.
+pub(super) struct Begun {
+    live: Live,
+    telemetry: Arc<Telemetry>,
+    stop: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
+
 /// Traces until something ends it.
 pub(super) fn trace(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result<Code> {
+    let Some(Begun { mut live, telemetry, stop, deadline }) = begin(args, plan)? else { return Ok(Code::Interrupted) };
+    let end = loop {
+        if let Some(end) = live.turn(&stop, deadline, &mut warn) {
+            break end;
+        }
+    };
+    Ok(conclude(end, &live.finish(), &telemetry))
+}
+
+/// Finds the servers, attaches, and says so; nothing when a signal came meanwhile.
+pub(super) fn begin(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result<Option<Begun>> {
     let stop = stop_on_signals()?;
     let servers = find(&args.target)?;
     let telemetry = Arc::new(Telemetry::default());
@@ -100,22 +119,12 @@ pub(super) fn trace(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
         }
     }
     if stop.load(Relaxed) {
-        return Ok(Code::Interrupted);
+        return Ok(None);
     }
     let mut live = Live::new(servers, session, run);
-    introduce(&live);
-    live.probe_libraries().iter().for_each(|what| warn(what));
-    if plan.is_some_and(|plan| plan.raw) {
-        warn("the recording keeps what goes over the server's sockets: prompts, outputs and headers, keys among them");
-    } else {
-        eprintln!("inferspan: prompts and outputs are neither kept nor exported; nothing is written to the server");
-    }
-    let processes: usize = live.servers().iter().map(|found| found.processes.len()).sum();
-    let probes = live.session().attached();
-    eprintln!("inferspan: attached to {processes} processes with {probes} probes at level requests; Ctrl-C stops");
+    introduce(&mut live, plan);
     let deadline = args.duration.map(|duration| Instant::now() + duration);
-    let end = live.follow(&stop, deadline, &mut warn);
-    Ok(conclude(end, &live.finish(), &telemetry))
+    Ok(Some(Begun { live, telemetry, stop, deadline }))
 }
 
 fn start_recording(plan: &Plan<'_>, servers: usize, config: &Config) -> Result<Recorder, Failure> {
@@ -194,8 +203,8 @@ fn failure_of(error: &LoadError) -> Failure {
     }
 }
 
-/// Says who is traced, and how.
-fn introduce(live: &Live) {
+/// Probes the libraries, and says who is traced, and how.
+fn introduce(live: &mut Live, plan: Option<&Plan<'_>>) {
     for found in live.servers() {
         let server = &found.server;
         let version = server.engine_version.as_deref().unwrap_or("of unknown version");
@@ -213,6 +222,15 @@ fn introduce(live: &Live) {
     if let Some(why) = live.session().not_following() {
         eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
     }
+    live.probe_libraries().iter().for_each(|what| warn(what));
+    if plan.is_some_and(|plan| plan.raw) {
+        warn("the recording keeps what goes over the server's sockets: prompts, outputs and headers, keys among them");
+    } else {
+        eprintln!("inferspan: prompts and outputs are neither kept nor exported; nothing is written to the server");
+    }
+    let processes: usize = live.servers().iter().map(|found| found.processes.len()).sum();
+    let probes = live.session().attached();
+    eprintln!("inferspan: attached to {processes} processes with {probes} probes at level requests; Ctrl-C stops");
 }
 
 fn warn(what: &str) {

@@ -52,6 +52,7 @@ pub struct Live {
     /// When a process of the targets last came or changed its image.
     forked: Option<Instant>,
     next_look: Instant,
+    next_check: Instant,
 }
 
 /// Workers carry no request, and their threads wake every 10 ms: only their life is followed.
@@ -81,7 +82,8 @@ impl Live {
             run.push(None, Input::Event(Event { at: ring::monotonic_ns(), process: *parent, thread: *parent, what }));
         }
         let forked = (!session.adopted().is_empty()).then(Instant::now);
-        Self { servers, session, run, alive, forked, next_look: Instant::now() }
+        let now = Instant::now();
+        Self { servers, session, run, alive, forked, next_look: now, next_check: now + CHECK_ALIVE_EVERY }
     }
 
     pub fn servers(&self) -> &[ServerProcesses] {
@@ -110,47 +112,46 @@ impl Live {
         warnings
     }
 
-    /// Feeds the run until something ends it. `warn`: hears what a user should know.
-    pub fn follow(&mut self, stop: &AtomicBool, deadline: Option<Instant>, warn: &mut impl FnMut(&str)) -> End {
-        let mut next_check = Instant::now() + CHECK_ALIVE_EVERY;
-        loop {
-            match self.session.inputs().recv_timeout(PATIENCE) {
-                Ok(batch) => {
-                    for input in batch {
-                        self.take(input);
-                    }
+    /// Feeds the run with what came next, and waits for it for a moment; why the trace is over, once it is. `warn`: hears what a user
+    /// should know.
+    pub fn turn(&mut self, stop: &AtomicBool, deadline: Option<Instant>, warn: &mut impl FnMut(&str)) -> Option<End> {
+        match self.session.inputs().recv_timeout(PATIENCE) {
+            Ok(batch) => {
+                for input in batch {
+                    self.take(input);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                // The reader is gone, which only a bug can do; what was seen is still worth flushing.
-                Err(RecvTimeoutError::Disconnected) => return End::Target,
             }
-            for (verdict, from) in self.run.verdicts() {
-                self.session.tell(verdict, from);
-            }
-            self.run.export();
-            let now = Instant::now();
-            if stop.load(Relaxed) {
-                return End::User;
-            }
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return End::Time;
-            }
-            if now >= next_check {
-                next_check = now + CHECK_ALIVE_EVERY;
-                self.alive.retain(|pid| Proc::this().exists(pid));
-            }
-            if self.alive.is_empty() {
-                return End::Target;
-            }
-            if self.run.has_recording_failed() {
-                return End::Recording;
-            }
-            if now >= self.next_look && self.forked.is_some_and(|at| now - at < LOOK_FOR) {
-                self.next_look = now + LOOK_EVERY;
-                self.look_again();
-                self.probe_libraries().iter().for_each(|what| warn(what));
-            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // The reader is gone, which only a bug can do; what was seen is still worth flushing.
+            Err(RecvTimeoutError::Disconnected) => return Some(End::Target),
         }
+        for (verdict, from) in self.run.verdicts() {
+            self.session.tell(verdict, from);
+        }
+        self.run.export();
+        let now = Instant::now();
+        if stop.load(Relaxed) {
+            return Some(End::User);
+        }
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            return Some(End::Time);
+        }
+        if now >= self.next_check {
+            self.next_check = now + CHECK_ALIVE_EVERY;
+            self.alive.retain(|pid| Proc::this().exists(pid));
+        }
+        if self.alive.is_empty() {
+            return Some(End::Target);
+        }
+        if self.run.has_recording_failed() {
+            return Some(End::Recording);
+        }
+        if now >= self.next_look && self.forked.is_some_and(|at| now - at < LOOK_FOR) {
+            self.next_look = now + LOOK_EVERY;
+            self.look_again();
+            self.probe_libraries().iter().for_each(|what| warn(what));
+        }
+        None
     }
 
     fn take(&mut self, input: Input) {
