@@ -6,9 +6,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use inferspan::attach::LoadError;
+use inferspan::attach::Target;
 use inferspan::attach::loader::Options;
-use inferspan::attach::{Session, Target};
 use inferspan::input::{Direction, End, Event, Input, LossStage, What};
+use inferspan::source::session::Session;
 
 /// Whether this process may load and attach BPF programs. Says loudly why not; where the capabilities are there, a failure
 /// to attach is the test's failure.

@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use inferspan::attach::Target;
 use inferspan::attach::family::clock::CLOCK;
 use inferspan::attach::family::messages::MESSAGES;
+use inferspan::attach::libraries::Attached;
 use inferspan::attach::loader::Options;
-use inferspan::attach::{Attached, Session, Target};
 use inferspan::input::{Event, Function, Role, What};
+use inferspan::source::session::Session;
 use inferspan_harness::installed::Vllm;
 use inferspan_tests::live::{self, Fixture, may_trace};
 

@@ -1,9 +1,10 @@
 //! The kernel side on this kernel: system calls of a fixture, byte for byte.
 
+use inferspan::attach::Target;
 use inferspan::attach::loader::{Cap, Caps, Options};
 use inferspan::attach::rings::RINGS;
-use inferspan::attach::{Session, Target};
 use inferspan::input::{Direction, End, Fact, Input, LossStage, What};
+use inferspan::source::session::Session;
 use inferspan_tests::live::{Fixture, Piece, Trace, lost_at, may_trace};
 
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");

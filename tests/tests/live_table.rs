@@ -7,10 +7,11 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use inferspan::attach::Target;
 use inferspan::attach::loader::Options;
-use inferspan::attach::{Session, Target};
 use inferspan::input::{Direction, End, Event, Input, LossStage, What};
 use inferspan::output::{Speaks, Verdict};
+use inferspan::source::session::Session;
 use inferspan_tests::live::{Fixture, Trace, lost_at, may_trace};
 
 const CROWD: &str = env!("CARGO_BIN_EXE_crowd");

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use inferspan::attach::Target;
+use inferspan::attach::libraries::Attached;
 use inferspan::attach::loader::Options;
-use inferspan::attach::{Attached, Session, Target};
 use inferspan::input::{Event, Function, Probe, Role, What};
+use inferspan::source::session::Session;
 use inferspan_tests::live::{self, Fixture, may_trace};
 
 const SOCKETS: &str = env!("CARGO_BIN_EXE_sockets");

@@ -6,8 +6,9 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use inferspan::attach::Target;
 use inferspan::attach::loader::Options;
-use inferspan::attach::{Session, Target};
+use inferspan::source::session::Session;
 
 const CALLS: u32 = 1_000_000;
 const ROUNDS: usize = 5;

@@ -46,7 +46,7 @@ impl Attached {
 type Number = usize;
 
 #[derive(Debug, Default)]
-pub(super) struct Libraries {
+pub struct Libraries {
     /// What to probe in files that were read.
     points: BTreeMap<(Number, FileId), Vec<Point>>,
     /// Probed for every process.
@@ -60,7 +60,7 @@ pub(super) struct Libraries {
 
 impl Libraries {
     /// Probes what is new in `processes`, whose mappings are given. Best effort: what cannot be probed is told of.
-    pub(super) fn attach(&mut self, probes: &mut Probes, processes: &[(u32, Role, Vec<Mapping>)]) -> Attached {
+    pub fn attach(&mut self, probes: &mut Probes, processes: &[(u32, Role, Vec<Mapping>)]) -> Attached {
         let mut result = Attached::default();
         for (number, family) in FAMILIES.into_iter().enumerate() {
             let of_interest = processes.iter().filter(|(_, role, _)| family.roles.contains(role));
@@ -128,7 +128,7 @@ impl Libraries {
     }
 
     /// A process has ended: its number may be another one's.
-    pub(super) fn ended(&mut self, probes: &mut Probes, process: u32) {
+    pub fn ended(&mut self, probes: &mut Probes, process: u32) {
         self.tried.retain(|(of, _, _)| *of != process);
         probes.detach(self.links.remove(&process).unwrap_or_default());
     }

@@ -246,7 +246,7 @@ impl Probes {
     }
 
     /// The loaded object, for aya-log.
-    pub(super) fn ebpf_mut(&mut self) -> &mut Ebpf {
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 

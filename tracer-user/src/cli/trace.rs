@@ -10,7 +10,6 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::target::{LIST, TargetArgs, find};
 use crate::attach::LoadError;
-use crate::attach::Session;
 use crate::attach::loader::Options;
 use crate::core::Config;
 use crate::discover::privilege::Privileges;
@@ -25,6 +24,7 @@ use crate::recording::recorder::{Recorded, Recorder};
 use crate::run::live::{End, LAG_NS, Live, targets_of};
 use crate::run::{Ended, Run};
 use crate::source::ring::unix_ns;
+use crate::source::session::Session;
 use crate::telemetry::Telemetry;
 
 /// The flags of every verb that attaches.

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use self::process::{Invocation, Launch, Program, Title};
 use crate::decode::zmtp::Message;
-use crate::output::FinishReason;
 
 /// Every engine. The first one that recognises a process has it; the first of all is meant where nothing says which.
 pub static ENGINES: [&dyn Engine; 2] = [&vllm::Vllm, &openai::OpenAi];
@@ -206,6 +205,29 @@ pub struct RequestOutput {
     pub prompt_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u64>,
+}
+
+/// Why a generation ended, in the order of vLLM's `FinishReason`; the label `finish_reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    Stop,
+    Length,
+    Abort,
+    Error,
+    Repetition,
+}
+
+impl FinishReason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+            Self::Error => "error",
+            Self::Repetition => "repetition",
+        }
+    }
 }
 
 /// A scheduler event of a request. `at`: engine clock, seconds.

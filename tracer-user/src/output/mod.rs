@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use crate::engine::FinishReason;
 use crate::engine::SchedulerStats;
 use crate::input::{Delivered, End, Lost, Server};
 pub use access::{AccessRecord, GenerationRecord, GenerationSeconds, Incomplete, Missing, RequestSeconds};
@@ -147,29 +148,6 @@ impl Outcome {
             Self::Error => "error",
             Self::Rejected => "rejected",
             Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// Why a generation ended: vLLM's `FinishReason`, in its order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FinishReason {
-    Stop,
-    Length,
-    Abort,
-    Error,
-    Repetition,
-}
-
-impl FinishReason {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Abort => "abort",
-            Self::Error => "error",
-            Self::Repetition => "repetition",
         }
     }
 }

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::{Ended, Run};
-use crate::attach::{Probed, Session, Target};
+use crate::attach::Target;
+use crate::attach::libraries::Probed;
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
 use crate::proc::Proc;
 use crate::source::ring;
+use crate::source::session::Session;
 
 /// How long an input may be late. Both rings are drained before each tick, so what is late by more than the time between
 /// entering a program and submitting its record is rare; a drain of a full ring takes less than this.

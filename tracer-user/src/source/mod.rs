@@ -3,4 +3,5 @@
 mod lives;
 mod records;
 pub mod ring;
+pub mod session;
 pub mod syscall_log;

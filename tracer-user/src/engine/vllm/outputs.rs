@@ -4,8 +4,8 @@ use super::request::keep;
 use super::tail;
 use crate::decode::msgpack::{Cursor, Stop, Token};
 use crate::decode::zmtp::Part;
+use crate::engine::FinishReason;
 use crate::engine::{EngineMessage, LifeEvent, LifeEventKind, Outputs, RequestOutput, SchedulerStats};
-use crate::output::FinishReason;
 
 /// Most requests of one message that are read (vLLM's largest max_num_seqs defaults are 1,024).
 const MAX_OUTPUTS: u32 = 65_536;
