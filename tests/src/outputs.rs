@@ -132,7 +132,7 @@ pub fn step(n: u8) -> EngineStep {
         end_ns: start_ns + 65 * MS,
         requests: 3,
         tokens: 3,
-        prefills: 0,
+        first_tokens: 0,
         stats: Some(stats),
     }
 }

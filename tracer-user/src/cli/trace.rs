@@ -21,7 +21,7 @@ use crate::export::{Pressure, Sinks};
 use crate::input::{LossStage, Probe, Role};
 use crate::recording::Header;
 use crate::recording::recorder::{Recorded, Recorder};
-use crate::run::live::{End, LAG_NS, Live, targets_of};
+use crate::run::live::{LAG_NS, Live, StoppedBy, targets_of};
 use crate::run::{Ended, Run};
 use crate::source::ring::unix_ns;
 use crate::source::session::Session;
@@ -208,11 +208,11 @@ fn introduce(live: &mut Live, plan: Option<&Plan<'_>>) {
     for found in live.servers() {
         let server = &found.server;
         let version = server.engine_version.as_deref().unwrap_or("of unknown version");
-        let model = if server.model.is_empty() { "a model to be learned" } else { &server.model };
+        let model = if server.model.is_empty() { "a model whose name is not known yet" } else { &server.model };
         eprintln!("inferspan: process {}: {} {version}, serving {model}", server.pid, server.engine);
         for process in &found.processes {
             let how = match process.role {
-                Role::Worker => "life only",
+                Role::Worker => "lifecycle only",
                 Role::Other => "sockets, carries no requests",
                 _ => "sockets",
             };
@@ -238,9 +238,9 @@ fn warn(what: &str) {
 }
 
 /// Says what was seen.
-fn conclude(end: End, finished: &Ended, telemetry: &Telemetry) -> Code {
+fn conclude(end: StoppedBy, finished: &Ended, telemetry: &Telemetry) -> Code {
     let Ended { summary, late, recorded, .. } = finished;
-    if end == End::Target {
+    if end == StoppedBy::Target {
         eprintln!("inferspan: the server has ended");
     }
     let lost: Vec<String> = LossStage::ALL

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::input::{Fact, Probe, Role, Server};
-use crate::model::ids;
+use crate::model::trace_ids;
 use crate::output::{Labels, Metric};
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Default for About {
     fn default() -> Self {
         let server = Server::default();
         Self {
-            run: ids::run_identity(&server),
+            run: trace_ids::run_identity(&server),
             server: Arc::new(server),
             clock: Clock::default(),
             learned_model: None,
@@ -61,7 +61,7 @@ impl About {
     pub(super) fn fact(&mut self, fact: Fact) {
         match fact {
             Fact::Server(server) => {
-                self.run = ids::run_identity(&server);
+                self.run = trace_ids::run_identity(&server);
                 self.server = server;
                 self.model_may_be_known();
             }

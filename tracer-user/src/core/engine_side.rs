@@ -233,7 +233,7 @@ impl Core {
         Share {
             requests: message.outputs.len() as u64,
             tokens: message.outputs.iter().map(|o| o.tokens).sum(),
-            prefills: message.outputs.iter().filter(is_first).count() as u64,
+            first_tokens: message.outputs.iter().filter(is_first).count() as u64,
             first_scheduled,
             stats: message.stats,
         }

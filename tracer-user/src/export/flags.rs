@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use crate::sample::policy::{EngineSteps, Policy};
 
-/// Spans a trace has at most, unless told otherwise.
+/// Most spans of a trace, unless told otherwise.
 const MAX_SPANS: usize = 2000;
 
-/// Where traces, metrics and the access log go, and which traces. Without any, a line a request goes to the terminal.
+/// Where traces, metrics and the access log go, and which traces. Without any, one line per request goes to the terminal.
 #[derive(Debug, Clone, clap::Args)]
 pub struct OutputArgs {
     /// Send traces to this OTLP endpoint (gRPC by default; `OTEL_EXPORTER_OTLP_*` variables apply)
     #[arg(long, value_name = "URL")]
     pub otlp: Option<String>,
-    /// Write traces to FILE as OTLP/JSON, one export request a line
+    /// Write traces to FILE as OTLP/JSON, one export request per line
     #[arg(long, value_name = "FILE")]
     pub traces_out: Option<PathBuf>,
     /// Which requests are exported as traces: all, none, or a share such as 0.1 or 10%
@@ -27,7 +27,7 @@ pub struct OutputArgs {
     /// Which engine steps are exported as traces of their own
     #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
     pub engine_steps: EngineSteps,
-    /// Most spans a trace
+    /// Most spans per trace
     #[arg(long, value_name = "N", default_value_t = MAX_SPANS)]
     pub max_spans: usize,
     /// Serve Prometheus metrics on ADDR (host:port or port; loopback unless a host is given)
@@ -36,7 +36,7 @@ pub struct OutputArgs {
     /// Write the metrics to FILE as OpenMetrics text when the run ends
     #[arg(long, value_name = "FILE")]
     pub metrics_out: Option<PathBuf>,
-    /// Write one JSON line a finished request to FILE (`-` is stdout)
+    /// Write one JSON line per finished request to FILE (`-` is stdout)
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
 }

@@ -102,7 +102,7 @@ pub mod attribute {
     pub const REASON: &str = "inferspan.reason";
     pub const BATCH_REQUESTS: &str = "inferspan.batch.requests";
     pub const BATCH_TOKENS: &str = "inferspan.batch.tokens";
-    pub const BATCH_PREFILLS: &str = "inferspan.batch.prefills";
+    pub const BATCH_FIRST_TOKENS: &str = "inferspan.batch.first_tokens";
     pub const RUNNING: &str = "inferspan.scheduler.running";
     pub const WAITING: &str = "inferspan.scheduler.waiting";
     pub const KV_USAGE: &str = "inferspan.scheduler.kv_cache_usage";
@@ -158,7 +158,7 @@ pub mod attribute {
         REASON,
         BATCH_REQUESTS,
         BATCH_TOKENS,
-        BATCH_PREFILLS,
+        BATCH_FIRST_TOKENS,
         RUNNING,
         WAITING,
         KV_USAGE,

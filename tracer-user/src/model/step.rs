@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::generation::StepRef;
-use super::ids;
 use super::keys::{attribute, span};
+use super::trace_ids;
 use crate::clock::Clock;
 use crate::engine::SchedulerStats;
 use crate::input::{EventNanos, Server};
@@ -28,7 +28,7 @@ pub struct Step {
     pub end: EventNanos,
     pub requests: u64,
     pub tokens: u64,
-    pub prefills: u64,
+    pub first_tokens: u64,
     pub stats: Option<SchedulerStats>,
 }
 
@@ -47,7 +47,7 @@ pub struct Steps {
 pub struct Share {
     pub requests: u64,
     pub tokens: u64,
-    pub prefills: u64,
+    pub first_tokens: u64,
     /// When the first of the requests that it starts was scheduled.
     pub first_scheduled: Option<EventNanos>,
     pub stats: Option<SchedulerStats>,
@@ -63,12 +63,12 @@ impl Steps {
             if near && share.stats.is_none() && (self.has_stats || share.requests > 0) {
                 current.requests += share.requests;
                 current.tokens += share.tokens;
-                current.prefills += share.prefills;
+                current.first_tokens += share.first_tokens;
                 return (current.reference, None);
             }
         }
         let busy_before = self.current.filter(|s| s.stats.is_none_or(|stats| stats.running + stats.waiting > 0));
-        let all_new = share.requests > 0 && share.prefills == share.requests;
+        let all_new = share.requests > 0 && share.first_tokens == share.requests;
         let start = match (busy_before.map(|s| s.end), share.first_scheduled) {
             // All that it served was admitted after the step before had ended: it was idle in between.
             (Some(before), Some(scheduled)) if all_new => Some(before.max(scheduled)),
@@ -82,7 +82,7 @@ impl Steps {
             end,
             requests: share.requests,
             tokens: share.tokens,
-            prefills: share.prefills,
+            first_tokens: share.first_tokens,
             stats: share.stats,
         };
         if self.recent.len() == RECENT {
@@ -111,18 +111,18 @@ impl Steps {
 impl Step {
     /// The step as it leaves; `None` when its start is not known.
     pub fn leave(&self, server: &Arc<Server>, run: u64, clock: &Clock) -> Option<EngineStep> {
-        let trace_id = ids::step_trace(run, self.reference.engine, self.reference.stamp);
+        let trace_id = trace_ids::step_trace(run, self.reference.engine, self.reference.stamp);
         let start_ns = clock.unix(self.start?);
         Some(EngineStep {
             server: Arc::clone(server),
             trace_id,
-            span_id: ids::span(trace_id, 0, span::ENGINE_STEP, 0),
+            span_id: trace_ids::span(trace_id, 0, span::ENGINE_STEP, 0),
             engine: self.reference.engine,
             start_ns,
             end_ns: clock.unix(self.end).max(start_ns),
             requests: self.requests,
             tokens: self.tokens,
-            prefills: self.prefills,
+            first_tokens: self.first_tokens,
             stats: self.stats,
         })
     }
@@ -137,7 +137,7 @@ impl EngineStep {
             (attribute::ENGINE_INDEX, int(u64::from(self.engine))),
             (attribute::BATCH_REQUESTS, int(self.requests)),
             (attribute::BATCH_TOKENS, int(self.tokens)),
-            (attribute::BATCH_PREFILLS, int(self.prefills)),
+            (attribute::BATCH_FIRST_TOKENS, int(self.first_tokens)),
         ];
         if let Some(stats) = self.stats {
             attributes.push((attribute::RUNNING, int(stats.running)));

@@ -10,7 +10,7 @@ use super::fold::{Folded, Piece};
 use super::generation::{Generation, StepRef};
 use super::keys::{attribute, event, span};
 use super::record::{Finished, last_sign, resolve, words};
-use super::{exchange::Exchange, ids};
+use super::{exchange::Exchange, trace_ids};
 use crate::clock::Clock;
 use crate::input::{EventNanos, Server};
 use crate::output::{
@@ -51,18 +51,18 @@ pub struct Place {
 pub fn place(finished: &Finished<'_>, run: u64) -> Place {
     let (own, salt, header) = match (finished.exchange, finished.generations.first()) {
         (Some(exchange), _) => {
-            let salt = ids::exchange_salt(exchange.end, exchange.started, exchange.place);
-            (ids::exchange_trace(run, salt), salt, exchange.head.traceparent.as_deref())
+            let salt = trace_ids::exchange_salt(exchange.end, exchange.started, exchange.place);
+            (trace_ids::exchange_trace(run, salt), salt, exchange.head.traceparent.as_deref())
         }
         (None, Some(generation)) => {
             let stamp = generation.arrival.unwrap_or(generation.seen);
-            (ids::generation_trace(run, &generation.id, stamp), stamp, generation.traceparent.as_deref())
+            (trace_ids::generation_trace(run, &generation.id, stamp), stamp, generation.traceparent.as_deref())
         }
-        (None, None) => (ids::generation_trace(run, "", 0), 0, None),
+        (None, None) => (trace_ids::generation_trace(run, "", 0), 0, None),
     };
-    let remote = header.and_then(ids::traceparent);
+    let remote = header.and_then(trace_ids::traceparent);
     let trace_id = remote.map_or(own, |parent| parent.trace);
-    Place { trace_id, root_id: ids::span(trace_id, salt, span::REQUEST, 0), parent: remote.map(|r| r.span), salt }
+    Place { trace_id, root_id: trace_ids::span(trace_id, salt, span::REQUEST, 0), parent: remote.map(|r| r.span), salt }
 }
 
 /// Builds the tree.
@@ -106,7 +106,7 @@ fn merit(finished: &Finished<'_>, root: &Span) -> Merit {
     Merit {
         outcome: finished.outcome(),
         seconds: (root.end_ns - root.start_ns) as f64 / 1e9,
-        parent_sampled: traceparent.and_then(ids::traceparent).map(|parent| parent.sampled),
+        parent_sampled: traceparent.and_then(trace_ids::traceparent).map(|parent| parent.sampled),
     }
 }
 
@@ -149,7 +149,7 @@ impl Tree<'_> {
         let (start_ns, end_ns) = (self.time(from), self.time(to));
         self.spans.push(Span {
             trace_id: self.place.trace_id,
-            span_id: ids::span(self.place.trace_id, self.place.salt, name, index),
+            span_id: trace_ids::span(self.place.trace_id, self.place.salt, name, index),
             parent: Some(parent),
             parent_is_remote: false,
             trace_state: None,
@@ -166,8 +166,8 @@ impl Tree<'_> {
     }
 
     fn link(&self, step: StepRef) -> SpanLink {
-        let trace_id = ids::step_trace(self.run, step.engine, step.stamp);
-        SpanLink { trace_id, span_id: ids::span(trace_id, 0, span::ENGINE_STEP, 0), attributes: Vec::new() }
+        let trace_id = trace_ids::step_trace(self.run, step.engine, step.stamp);
+        SpanLink { trace_id, span_id: trace_ids::span(trace_id, 0, span::ENGINE_STEP, 0), attributes: Vec::new() }
     }
 
     fn root(&mut self, finished: &Finished<'_>, server: &Server) {

@@ -54,7 +54,7 @@ pub struct EngineStep {
     /// Requests that it gave something for, their tokens, and how many of them it gave the first token.
     pub requests: u64,
     pub tokens: u64,
-    pub prefills: u64,
+    pub first_tokens: u64,
     pub stats: Option<SchedulerStats>,
 }
 

@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Why a trace is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum StoppedBy {
     User,
     Time,
     Target,
@@ -116,7 +116,12 @@ impl Live {
 
     /// Feeds the run with what came next, and waits for it for a moment; why the trace is over, once it is. `warn`: hears what a user
     /// should know.
-    pub fn turn(&mut self, stop: &AtomicBool, deadline: Option<Instant>, warn: &mut impl FnMut(&str)) -> Option<End> {
+    pub fn turn(
+        &mut self,
+        stop: &AtomicBool,
+        deadline: Option<Instant>,
+        warn: &mut impl FnMut(&str),
+    ) -> Option<StoppedBy> {
         match self.session.inputs().recv_timeout(PATIENCE) {
             Ok(batch) => {
                 for input in batch {
@@ -125,7 +130,7 @@ impl Live {
             }
             Err(RecvTimeoutError::Timeout) => {}
             // The reader is gone, which only a bug can do; what was seen is still worth flushing.
-            Err(RecvTimeoutError::Disconnected) => return Some(End::Target),
+            Err(RecvTimeoutError::Disconnected) => return Some(StoppedBy::Target),
         }
         for (verdict, from) in self.run.verdicts() {
             self.session.tell(verdict, from);
@@ -133,20 +138,20 @@ impl Live {
         self.run.export();
         let now = Instant::now();
         if stop.load(Relaxed) {
-            return Some(End::User);
+            return Some(StoppedBy::User);
         }
         if deadline.is_some_and(|deadline| now >= deadline) {
-            return Some(End::Time);
+            return Some(StoppedBy::Time);
         }
         if now >= self.next_check {
             self.next_check = now + CHECK_ALIVE_EVERY;
             self.alive.retain(|pid| Proc::this().exists(pid));
         }
         if self.alive.is_empty() {
-            return Some(End::Target);
+            return Some(StoppedBy::Target);
         }
         if self.run.has_recording_failed() {
-            return Some(End::Recording);
+            return Some(StoppedBy::Recording);
         }
         if now >= self.next_look && self.forked.is_some_and(|at| now - at < LOOK_FOR) {
             self.next_look = now + LOOK_EVERY;

@@ -196,7 +196,7 @@ mod tests {
             end_ns: (n * 10 + ms) * MS,
             requests: 1,
             tokens: 1,
-            prefills: 0,
+            first_tokens: 0,
             stats: None,
         })
     }

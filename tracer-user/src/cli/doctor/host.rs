@@ -216,7 +216,7 @@ fn perf_event_paranoid(text: Option<&str>, privileges: Privileges) -> Check {
         ),
         // -1 lets everyone; every other level wants CAP_PERFMON for what uprobes are.
         Some(level) if exempt || level < 0 => {
-            Check::ok("perf_event_paranoid", format!("{level}, which does not bind inferspan here"))
+            Check::ok("perf_event_paranoid", format!("{level}, which does not apply to inferspan here"))
         }
         Some(level) => Check::warn(
             "perf_event_paranoid",

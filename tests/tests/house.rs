@@ -1,0 +1,145 @@
+//! The house stands as docs/architecture.md draws it: no import cycle between rooms, no file over 500 lines, no line of prose over 140
+//! columns, and only its own room names an engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use inferspan_tests::signals::repository;
+
+/// Every file below a folder whose name ends so.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder of the repository").map_while(Result::ok) {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("target") {
+            found.extend(files(&path, ending));
+        } else if path.to_str().is_some_and(|path| path.ends_with(ending)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What of a file is built into the binary.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or_default()
+}
+
+/// The repository itself: a path through `tests` would make all of it tests.
+fn root() -> PathBuf {
+    repository("").canonicalize().expect("the repository")
+}
+
+fn source() -> PathBuf {
+    root().join("tracer-user/src")
+}
+
+/// The room of a file: the first name below `src`.
+fn room(path: &Path) -> String {
+    let below = path.strip_prefix(source()).expect("below the source");
+    let first = below.components().next().expect("a name").as_os_str().to_str().expect("UTF-8");
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Which rooms each room imports from.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let files: Vec<PathBuf> = files(&source(), ".rs")
+        .into_iter()
+        .filter(|path| !path.to_str().is_some_and(|p| p.contains("tests")))
+        .collect();
+    let rooms: BTreeSet<String> = files.iter().map(|path| room(path)).collect();
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in &files {
+        let (from, text) = (room(path), fs::read_to_string(path).expect("a source file"));
+        if matches!(from.as_str(), "main" | "lib") {
+            continue;
+        }
+        let code = without_tests(&text).lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in code {
+            for used in line.split("crate::").skip(1) {
+                let name: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if rooms.contains(&name) && name != from {
+                    imports.entry(from.clone()).or_default().insert(name);
+                }
+            }
+        }
+    }
+    imports
+}
+
+#[test]
+fn no_room_imports_from_itself_over_others() {
+    fn visit<'a>(
+        room: &'a str,
+        imports: &'a BTreeMap<String, BTreeSet<String>>,
+        way: &mut Vec<&'a str>,
+        done: &mut BTreeSet<&'a str>,
+    ) {
+        assert!(!way.contains(&room), "a cycle: {} -> {room}", way.join(" -> "));
+        if !done.insert(room) {
+            return;
+        }
+        way.push(room);
+        for next in imports.get(room).into_iter().flatten() {
+            // On the way here again is a cycle, whether or not it was visited.
+            assert!(!way.contains(&next.as_str()), "a cycle: {} -> {next}", way.join(" -> "));
+            visit(next, imports, way, done);
+        }
+        way.pop();
+    }
+    let imports = imports();
+    assert!(imports.len() > 10, "{imports:?}");
+    for room in imports.keys() {
+        visit(room, &imports, &mut Vec::new(), &mut BTreeSet::new());
+    }
+    let of = |room: &str| imports.get(room).cloned().unwrap_or_default();
+    for pure in ["order", "clock", "decode", "engine", "model", "core", "sample", "output", "input"] {
+        for world in ["source", "attach", "discover", "proc", "export", "run", "cli"] {
+            assert!(!of(pure).contains(world), "{pure} is pure and imports from {world}");
+        }
+    }
+    assert!(imports.iter().all(|(_, to)| !to.contains("cli")), "nothing imports from the command line");
+}
+
+#[test]
+fn no_file_is_over_500_lines_and_no_prose_over_140_columns() {
+    let root = root();
+    let code = ["tracer-ebpf/src", "tracer-user/src", "xtask/src", "tests"];
+    for path in code.iter().flat_map(|folder| files(&root.join(folder), ".rs")) {
+        let lines = fs::read_to_string(&path).expect("a source file").lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", path.display());
+    }
+    let documents = ["docs", "tests/fixtures/recordings"].iter().flat_map(|folder| files(&root.join(folder), ".md"));
+    for path in documents.chain([root.join("README.md"), root.join("CONTRIBUTING.md")]) {
+        let text = fs::read_to_string(&path).expect("a document");
+        let mut is_sample = false;
+        for (number, line) in text.lines().enumerate() {
+            is_sample ^= line.starts_with("```");
+            let is_prose = !is_sample && !line.starts_with('|');
+            assert!(!is_prose || line.chars().count() <= 140, "{}:{}", path.display(), number + 1);
+        }
+    }
+}
+
+#[test]
+fn no_code_outside_its_room_names_an_engine() {
+    let engines = source().join("engine");
+    for path in files(&source(), ".rs") {
+        let is_registration = path == engines.join("mod.rs");
+        if path.starts_with(engines.join("vllm"))
+            || is_registration
+            || path.to_str().is_some_and(|p| p.contains("tests"))
+        {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a source file");
+        for (number, line) in without_tests(&text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            // Help and messages may say what is not timed, or as whose numbers ours are meant.
+            let code: String = code.split('"').step_by(2).collect();
+            assert!(!code.to_lowercase().contains("vllm"), "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}
