@@ -252,3 +252,99 @@ impl Decoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::http::What;
+    use crate::engine::ENGINES;
+
+    /// A decoder and where its streams stand.
+    struct Told {
+        decoder: Decoder,
+        at: [u64; 2],
+    }
+
+    impl Told {
+        fn new(from_start: bool) -> Self {
+            Self { decoder: Decoder::new(from_start), at: [0; 2] }
+        }
+
+        /// One call.
+        fn call(&mut self, direction: Direction, bytes: &[u8]) -> Parsed {
+            let piece = Piece { len: bytes.len() as u64, bytes, starts: true };
+            let offset = self.at[direction as usize];
+            self.at[direction as usize] += piece.len;
+            let mut parsed = Parsed::default();
+            self.decoder.push(direction, Some(offset), piece, ENGINES[0], &mut parsed);
+            parsed
+        }
+    }
+
+    fn greeting() -> Vec<u8> {
+        [&[0xff][..], &[0; 8], &[0x7f, 3, 1], b"NULL", &[0; 48]].concat()
+    }
+
+    /// A message of one byte: a frame without more behind it.
+    const BELL: [u8; 3] = [0, 1, b'x'];
+
+    #[test]
+    fn a_protocol_is_known_by_how_a_call_starts() {
+        for (direction, bytes, speaks) in [
+            (Direction::In, &b"POST /v1/completions HTTP/1.1\r\n"[..], Some(Speaks::Http)),
+            (Direction::In, b"\r\nGET /health HTTP/1.1\r\n", Some(Speaks::Http)),
+            (Direction::Out, b"HTTP/1.1 200 OK\r\n", Some(Speaks::Http)),
+            (Direction::Out, b"GET / HTTP/1.1\r\n", Some(Speaks::Foreign)),
+            (Direction::In, b"HTTP/1.1 200 OK\r\n", Some(Speaks::Foreign)),
+            (Direction::In, &greeting(), Some(Speaks::Engine)),
+            (Direction::In, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Some(Speaks::Foreign)),
+            (Direction::In, b"\x16\x03", None),
+        ] {
+            assert_eq!(Told::new(true).call(direction, bytes).speaks, speaks, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_met_in_its_middle_is_waited_for_and_then_given_up() {
+        // attached here: … bytes of nothing known … 64 calls and 256 KiB later
+        let mut told = Told::new(false);
+        for _ in 0..FOREIGN_CALLS {
+            assert_eq!(told.call(Direction::In, &[b'~'; 8192]).speaks, None);
+        }
+        assert_eq!(told.call(Direction::In, &[b'~'; 8192]).speaks, Some(Speaks::Foreign));
+        // the same, but a request comes in time
+        let mut told = Told::new(false);
+        told.call(Direction::In, b"the end of a body");
+        assert_eq!(told.call(Direction::In, b"GET / HTTP/1.1\r\n\r\n").speaks, Some(Speaks::Http));
+    }
+
+    #[test]
+    fn bells_are_muted_and_a_message_among_them_keeps_the_connection() {
+        // greeting · 64 messages of one byte
+        let mut told = Told::new(true);
+        told.call(Direction::In, &greeting());
+        let speaks: Vec<_> = (0..BELL_MESSAGES).filter_map(|_| told.call(Direction::In, &BELL).speaks).collect();
+        assert_eq!(speaks, [Speaks::Foreign]);
+        // greeting · a message of two bytes · as many bells
+        let mut told = Told::new(true);
+        told.call(Direction::In, &greeting());
+        told.call(Direction::In, &[0, 2, b'x', b'y']);
+        assert!((0..2 * BELL_MESSAGES).all(|_| told.call(Direction::In, &BELL).speaks.is_none()));
+    }
+
+    #[test]
+    fn a_jump_of_the_count_is_a_loss_and_so_is_a_close_that_says_more() {
+        // head of a request · (10 bytes are missing) · the rest of its body · close, 5 bytes later than was seen
+        let mut told = Told::new(true);
+        told.call(Direction::In, b"POST /v1/completions HTTP/1.1\r\ncontent-length: 30\r\n\r\n");
+        told.at[Direction::In as usize] += 10;
+        let parsed = told.call(Direction::In, &[b' '; 20]);
+        assert!(parsed.lost && !parsed.desynced, "{parsed:?}");
+        assert!(parsed.http.iter().any(|event| matches!(event.what, What::RequestComplete(_))), "{parsed:?}");
+        assert!(told.decoder.counts());
+        let mut parsed = Parsed::default();
+        let [into, out] = told.at;
+        told.decoder.closed(Some((into + 5, out)), ENGINES[0], &mut parsed);
+        assert!(parsed.lost, "{parsed:?}");
+    }
+}
