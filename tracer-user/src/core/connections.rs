@@ -1,21 +1,22 @@
 //! Every connection that is followed, by its end: what is on it, and what its bytes said.
 //!
-//! Enters: pieces of calls, openings and closes. Leaves: what they complete. What is decoded comes from the [`Decoders`], or, in a replay
-//! of a recording, from the answers that they gave then: everything behind this door is the same for both. Bounded: so many
+//! Enters: pieces of calls, openings and closes. Leaves: what they complete. What is decoded comes from each connection's [`Decoder`], or,
+//! in a replay of a recording, from the answers that these gave then: everything behind this door is the same for both. Bounded: so many
 //! connections, and so many bytes held for messages that are not whole, of all of them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::decoder::Parsed;
-use super::decoders::Decoders;
+use super::decoder::{Decoder, Parsed};
 use crate::decode::http::{HttpEvent, Piece};
 use crate::engine::Engine;
 use crate::input::{Direction, End, EventNanos};
 
 /// Connections that are followed; over that new ones are not (a descriptor table has 1,048,576 at most).
 const MAX_CONNECTIONS: usize = 262_144;
+/// Bytes of messages that are not whole, of all connections: 1,024 front ends' first output messages.
+const MAX_HELD: usize = 24 << 20;
 
 /// A request on the connection whose response is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(super) struct Connection {
     pub slots: BTreeMap<u64, Slot>,
     /// The engine whose outputs it carries.
     pub engine: Option<u32>,
+    /// In a replay of a recording nothing is decoded.
+    decoder: Option<Decoder>,
 }
 
 /// What the decoders said when they were asked.
@@ -52,28 +55,17 @@ pub enum Answer {
     Relieved,
 }
 
-/// Who answers.
-#[derive(Debug)]
-enum Source {
-    Decoders(Decoders),
-    /// Answers of a recording, of the input at hand.
-    Script(VecDeque<Answer>),
-}
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Connections {
     open: HashMap<End, Connection>,
-    source: Source,
+    /// Bytes that decoders hold for messages that are not whole.
+    held: usize,
+    /// The answers of a recording, of the input at hand.
+    script: Option<VecDeque<Answer>>,
     /// The answers since they were last taken, where somebody records.
     tape: Option<Vec<Answer>>,
-    /// Questions to which the script had no answer.
+    /// Questions to which the script had no answer, and answers that nobody asked for.
     unanswered: u64,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self { open: HashMap::new(), source: Source::Decoders(Decoders::default()), tape: None, unanswered: 0 }
-    }
 }
 
 impl Connections {
@@ -94,15 +86,13 @@ impl Connections {
         self.tape.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// From here on nothing is decoded: these are the answers of the next input. What an input left over has no further use.
+    /// From here on nothing is decoded: these are the answers of the next input.
     pub(super) fn follow(&mut self, answers: Vec<Answer>) {
-        if let Source::Script(left) = &self.source {
-            self.unanswered += left.len() as u64;
-        }
-        self.source = Source::Script(answers.into());
+        let left = self.script.replace(answers.into());
+        self.unanswered += left.map_or(0, |left| left.len() as u64);
     }
 
-    /// Questions that a recording did not answer, and answers that nobody asked for: it is of another version, or damaged.
+    /// Where a recording did not fit: it is of another version, or damaged.
     pub(super) fn unanswered(&self) -> u64 {
         self.unanswered
     }
@@ -112,10 +102,8 @@ impl Connections {
         if self.open.len() >= MAX_CONNECTIONS {
             return false;
         }
-        self.open.insert(end, Connection { process, slots: BTreeMap::new(), engine: None });
-        if let Source::Decoders(decoders) = &mut self.source {
-            decoders.open(end, from_start);
-        }
+        let decoder = self.script.is_none().then(|| Decoder::new(from_start));
+        self.open.insert(end, Connection { process, slots: BTreeMap::new(), engine: None, decoder });
         true
     }
 
@@ -128,28 +116,40 @@ impl Connections {
         piece: Piece<'_>,
         engine: &dyn Engine,
     ) -> Option<Parsed> {
-        self.open.get(&end)?;
-        self.parsed(|decoders| decoders.push(end, direction, offset, piece, engine))
+        let connection = self.open.get_mut(&end)?;
+        let Some(decoder) = &mut connection.decoder else { return self.scripted_parsed() };
+        let mut parsed = Parsed::default();
+        let held = decoder.held_bytes();
+        decoder.push(direction, offset, piece, engine, &mut parsed);
+        self.held = (self.held + decoder.held_bytes()).saturating_sub(held);
+        self.keep(|| Answer::Parsed(parsed.clone()));
+        Some(parsed)
     }
 
     /// The connection is over: what was still on its way, and whose it was. It stays until it is removed. `moved`: all that it
     /// moved, in and out, where the source counts.
     pub(super) fn close(&mut self, end: End, moved: Option<(u64, u64)>, engine: &dyn Engine) -> Option<(u32, Parsed)> {
-        let process = self.open.get(&end)?.process;
-        Some((process, self.parsed(|decoders| decoders.close(end, moved, engine))?))
+        let connection = self.open.get_mut(&end)?;
+        let process = connection.process;
+        let Some(decoder) = &mut connection.decoder else { return Some((process, self.scripted_parsed()?)) };
+        self.held = self.held.saturating_sub(decoder.held_bytes());
+        let mut parsed = Parsed::default();
+        decoder.closed(moved, engine, &mut parsed);
+        self.keep(|| Answer::Parsed(parsed.clone()));
+        Some((process, parsed))
     }
 
     pub(super) fn remove(&mut self, end: End) -> Option<Connection> {
-        if let Source::Decoders(decoders) = &mut self.source {
-            decoders.remove(end);
-        }
         self.open.remove(&end)
     }
 
     /// The connections of a process, in order.
     pub(super) fn of(&self, process: u32) -> Vec<End> {
-        let of_process = self.open.iter().filter(|(_, connection)| connection.process == process);
-        let mut ends: Vec<End> = of_process.map(|(&end, _)| end).collect();
+        self.ends(|connection| connection.process == process)
+    }
+
+    fn ends(&self, is: impl Fn(&Connection) -> bool) -> Vec<End> {
+        let mut ends: Vec<End> = self.open.iter().filter(|(_, of)| is(of)).map(|(&end, _)| end).collect();
         ends.sort_unstable();
         ends
     }
@@ -157,65 +157,84 @@ impl Connections {
     /// Records were lost: what that does to the connections whose bytes the source does not count, in order. On the others a loss
     /// shows by itself.
     pub(super) fn lose(&mut self, engine: &dyn Engine) -> Vec<(End, Parsed)> {
-        let answer = self.answer(|decoders| Answer::Lost(decoders.lose(engine)));
-        let Some(Answer::Lost(lost)) = answer else {
-            self.unanswered += 1;
-            return Vec::new();
-        };
+        if self.script.is_some() {
+            let Some(Answer::Lost(lost)) = self.scripted() else {
+                self.unanswered += 1;
+                return Vec::new();
+            };
+            return lost;
+        }
+        let uncounted = |of: &Connection| of.decoder.as_ref().is_some_and(|decoder| !decoder.counts());
+        let mut lost = Vec::new();
+        for end in self.ends(uncounted) {
+            let Some(decoder) = self.open.get_mut(&end).and_then(|of| of.decoder.as_mut()) else { continue };
+            let mut parsed = Parsed::default();
+            for direction in [Direction::In, Direction::Out] {
+                decoder.lost(direction, None, engine, &mut parsed);
+            }
+            parsed.carries_messages = decoder.carries_messages();
+            lost.push((end, parsed));
+        }
+        self.keep(|| Answer::Lost(lost.clone()));
         lost
     }
 
     /// Binds the response at hand to another request of the connection; gives the events that it had.
     pub(super) fn rebind(&mut self, end: End, from: u64, to: u64) -> Option<Vec<HttpEvent>> {
-        let answer = self.answer(|decoders| Answer::Rebound(decoders.rebind(end, from, to)));
-        let Some(Answer::Rebound(events)) = answer else {
-            self.unanswered += 1;
-            return None;
-        };
+        if self.script.is_some() {
+            let Some(Answer::Rebound(events)) = self.scripted() else {
+                self.unanswered += 1;
+                return None;
+            };
+            return events;
+        }
+        let mut passed = Vec::new();
+        let conversation = self.open.get_mut(&end).and_then(|of| of.decoder.as_mut()?.conversation());
+        let is_rebound = conversation.is_some_and(|it| it.rebind(from, to, &mut |event| passed.push(event)));
+        let events = is_rebound.then_some(passed);
+        self.keep(|| Answer::Rebound(events.clone()));
         events
     }
 
     /// While too much is held for messages that are not whole, the connection that holds most lets go. True when one did.
     pub(super) fn relieve(&mut self) -> bool {
-        match &mut self.source {
-            Source::Decoders(decoders) => {
-                let relieved = decoders.relieve();
-                if let Some(tape) = self.tape.as_mut().filter(|_| relieved) {
-                    tape.push(Answer::Relieved);
-                }
-                relieved
+        if let Some(script) = &mut self.script {
+            let relieved = script.front() == Some(&Answer::Relieved);
+            if relieved {
+                script.pop_front();
             }
-            Source::Script(answers) => {
-                let relieved = answers.front() == Some(&Answer::Relieved);
-                if relieved {
-                    answers.pop_front();
-                }
-                relieved
-            }
+            return relieved;
+        }
+        if self.held <= MAX_HELD {
+            return false;
+        }
+        let decoders = self.open.iter_mut().filter_map(|(end, of)| Some((*end, of.decoder.as_mut()?)));
+        let Some((_, decoder)) = decoders.max_by_key(|(end, decoder)| (decoder.held_bytes(), *end)) else {
+            return false;
+        };
+        let held = decoder.held_bytes();
+        decoder.drop_held();
+        self.held = (self.held + decoder.held_bytes()).saturating_sub(held);
+        self.keep(|| Answer::Relieved);
+        true
+    }
+
+    fn keep(&mut self, answer: impl FnOnce() -> Answer) {
+        if let Some(tape) = &mut self.tape {
+            tape.push(answer());
         }
     }
 
-    fn parsed(&mut self, ask: impl FnOnce(&mut Decoders) -> Option<Parsed>) -> Option<Parsed> {
-        let answer = self.answer(|decoders| Answer::Parsed(ask(decoders).unwrap_or_default()));
-        let Some(Answer::Parsed(parsed)) = answer else {
+    fn scripted(&mut self) -> Option<Answer> {
+        self.script.as_mut()?.pop_front()
+    }
+
+    fn scripted_parsed(&mut self) -> Option<Parsed> {
+        let Some(Answer::Parsed(parsed)) = self.scripted() else {
             self.unanswered += 1;
             return None;
         };
         Some(parsed)
-    }
-
-    /// Asks whoever answers.
-    fn answer(&mut self, ask: impl FnOnce(&mut Decoders) -> Answer) -> Option<Answer> {
-        match &mut self.source {
-            Source::Decoders(decoders) => {
-                let answer = ask(decoders);
-                if let Some(tape) = &mut self.tape {
-                    tape.push(answer.clone());
-                }
-                Some(answer)
-            }
-            Source::Script(answers) => answers.pop_front(),
-        }
     }
 }
 
@@ -272,5 +291,38 @@ mod tests {
         assert!(connections.relieve());
         connections.follow(Vec::new());
         assert_eq!(connections.unanswered(), 2, "one question, one answer");
+    }
+
+    /// A ZMTP frame of 16 MiB begins: a greeting and a handshake are not needed to tell it.
+    fn huge(connections: &mut Connections, end: End) {
+        let mut frame = vec![0x02];
+        frame.extend((16_u64 << 20).to_be_bytes());
+        frame.resize(1 << 20, 7);
+        let greeting = [&[0xff][..], &[0; 8], &[0x7f, 3, 1], b"NULL", &[0; 48]].concat();
+        for bytes in [greeting, frame] {
+            let piece = Piece { len: bytes.len() as u64, bytes: &bytes, starts: true };
+            connections.push(end, Direction::In, None, piece, ENGINES[0]);
+        }
+    }
+
+    #[test]
+    fn what_is_held_of_all_connections_is_bounded() {
+        // 40 connections with 1 MiB each of a message that does not end
+        let mut connections = Connections::default();
+        let mut relieved = 0;
+        for end in (0..40).map(End) {
+            assert!(connections.open(end, 1, true));
+            huge(&mut connections, end);
+            while connections.relieve() {
+                relieved += 1;
+            }
+            assert!(connections.held <= MAX_HELD);
+        }
+        assert!(relieved > 0, "{} bytes held", connections.held);
+        for end in (0..40).map(End) {
+            connections.close(end, None, ENGINES[0]);
+            connections.remove(end);
+        }
+        assert_eq!(connections.held, 0);
     }
 }

@@ -6,7 +6,6 @@
 mod about;
 mod connections;
 mod decoder;
-mod decoders;
 mod encodes;
 mod engine_side;
 mod exchanges;
