@@ -7,7 +7,7 @@
 //! 16 outputs, whatever is open. `reading` is the same log with payloads that say nothing. The real shape, a message of every
 //! open generation a step, is measured too; it has fewer bytes a token the more is open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,6 +26,8 @@ const PER_MESSAGE: usize = 16;
 const WAITING: usize = 5000;
 /// The least of so many runs: a neighbour only ever adds.
 const RUNS: usize = 2;
+/// A load that seems to cost too much, and what it is compared with, are measured again so often at most.
+const AGAIN: usize = 2;
 
 /// One log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,8 +122,63 @@ pub(super) fn run(inferspan: &Path) -> Result<()> {
         );
         outcomes.insert(load, outcome);
     }
+    for _ in 0..AGAIN {
+        let broken: Vec<Comparison> = comparisons(&outcomes).into_iter().filter(Comparison::is_broken).collect();
+        let loads: BTreeSet<Load> = broken.iter().flat_map(|broken| [broken.load, broken.base]).collect();
+        for load in loads {
+            let token = bench.measure(load)?.token;
+            if let Some(outcome) = outcomes.get_mut(&load) {
+                println!("{}, {} open, again: {token:.0} ns", load.name(), load.open);
+                outcome.token = outcome.token.min(token);
+            }
+        }
+    }
     bench.clean()?;
     judge(&outcomes)
+}
+
+/// How much more a token of one load may cost than one of another.
+#[derive(Debug, Clone, Copy)]
+struct Comparison {
+    load: Load,
+    base: Load,
+    growth: f64,
+    allowed: f64,
+}
+
+impl Comparison {
+    fn is_broken(&self) -> bool {
+        self.growth > self.allowed
+    }
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { load, base, growth, allowed } = self;
+        write!(f, "{}, {} open: a token costs {growth:.2} times ", load.name(), load.open)?;
+        write!(f, "one of {}, {} open (at most {allowed:.2})", base.name(), base.open)
+    }
+}
+
+fn comparisons(outcomes: &BTreeMap<Load, Outcome>) -> Vec<Comparison> {
+    let mut comparisons = Vec::new();
+    for (load, outcome) in outcomes {
+        // There is one log with 16 open, whatever is in a message.
+        let few = Load { open: 16, whole: false, ..*load };
+        let mut compare = |base: Load, allowed: f64| {
+            if let Some(of_base) = outcomes.get(&base) {
+                comparisons.push(Comparison { load: *load, base, growth: outcome.token / of_base.token, allowed });
+            }
+        };
+        if load.open == 4096 {
+            compare(few, GROWTH);
+        }
+        if load.waiting > 0 {
+            // Those that wait are begun, and given up at the end: so many times the work of the requests.
+            compare(Load { waiting: 0, ..few }, GROWTH * (REQUESTS + WAITING) as f64 / REQUESTS as f64);
+        }
+    }
+    comparisons
 }
 
 /// Counts, then growth.
@@ -131,25 +188,10 @@ fn judge(outcomes: &BTreeMap<Load, Outcome>) -> Result<()> {
     for (load, outcome) in wrong {
         faults.push(format!("{}, {} open: {}", load.name(), load.open, outcome.wrong.join("; ")));
     }
-    for (load, outcome) in outcomes {
-        // There is one log with 16 open, whatever is in a message.
-        let few = Load { open: 16, whole: false, ..*load };
-        let mut compare = |other: Load, allowed: f64| {
-            let Some(base) = outcomes.get(&other) else { return };
-            let growth = outcome.token / base.token;
-            let what = format!("{}, {} open: a token costs {growth:.2} times", load.name(), load.open);
-            let what = format!("{what} one of {}, {} open (at most {allowed:.2})", other.name(), other.open);
-            println!("{what}");
-            if growth > allowed {
-                faults.push(what);
-            }
-        };
-        if load.open == 4096 {
-            compare(few, GROWTH);
-        }
-        if load.waiting > 0 {
-            // Those that wait are begun, and given up at the end: so many times the work of the requests.
-            compare(Load { waiting: 0, ..few }, GROWTH * (REQUESTS + WAITING) as f64 / REQUESTS as f64);
+    for comparison in comparisons(outcomes) {
+        println!("{comparison}");
+        if comparison.is_broken() {
+            faults.push(comparison.to_string());
         }
     }
     if faults.is_empty() { Ok(()) } else { bail!("the replay does not scale:\n  {}", faults.join("\n  ")) }
