@@ -90,6 +90,16 @@ fn replay(file: &str, arguments: &[String]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stderr).expect("stderr is text"))
 }
 
+/// As [`replay`], of a file that can be read once.
+fn replay_pipe(file: &str, arguments: &[String]) -> (Option<i32>, String) {
+    let mut cat = Command::new("cat").arg(file).stdout(Stdio::piped()).spawn().expect("cat runs");
+    let mut command = Command::new(binary());
+    command.args(["replay", "/dev/stdin"]).args(arguments).stdin(cat.stdout.take().expect("piped"));
+    let output = command.output().expect("inferspan runs");
+    cat.wait().expect("wait");
+    (output.status.code(), String::from_utf8(output.stderr).expect("stderr is text"))
+}
+
 fn load(engine: &DemoEngine, requests: usize) {
     let kinds = vec![Kind::CompletionStream, Kind::ChatStream, Kind::Completion, Kind::AbortStream, Kind::UnknownModel];
     let load = Load {
@@ -125,8 +135,12 @@ fn a_replay_is_what_the_live_run_exported_and_the_same_each_time() {
         assert_eq!(said.contains("keeps what goes over"), raw, "{said}");
         let live = folder.exported(&run);
         assert!(live[1].lines().count() >= 120 && live[0].lines().count() >= 100, "{said}");
-        for run in ["first", "second"] {
-            let (code, said) = replay(&file, &folder.outputs(run));
+        for run in ["first", "second", "through a pipe"] {
+            let (code, said) = if run == "through a pipe" {
+                replay_pipe(&file, &folder.outputs(run))
+            } else {
+                replay(&file, &folder.outputs(run))
+            };
             assert_eq!(code, Some(0), "{said}");
             for (number, (then, now)) in live.iter().zip(folder.exported(run)).enumerate() {
                 assert!(*then == now, "raw={raw}: {} differ in the {run} replay", OUTPUTS[number]);
@@ -265,7 +279,10 @@ fn nothing_that_people_wrote_is_in_a_recording() {
         let secrets = plant(&engine);
         // What the model says, by a request of its own: its words are looked for as well.
         let address = engine.target.url.trim_start_matches("http://").trim_end_matches('/');
-        let body = format!(r#"{{"model":"{}","prompt":"say something","max_tokens":12}}"#, engine.target.model);
+        let body = format!(
+            r#"{{"model":"{}","prompt":"say something","max_tokens":40,"ignore_eos":true}}"#,
+            engine.target.model
+        );
         let request = format!(
             "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()

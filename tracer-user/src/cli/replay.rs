@@ -2,7 +2,8 @@
 //!
 //! Everything is written when the file is read; with `--metrics` the endpoint then stays until a signal.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,8 +31,16 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
-    let (code, finished) =
-        if is_recording(&args.file).unwrap_or(false) { replay_recording(args)? } else { replay_log(args)? };
+    let open = || -> io::Result<(BufReader<File>, bool)> {
+        let mut file = BufReader::with_capacity(1 << 20, File::open(&args.file)?);
+        let is_recording = is_recording(&mut file)?;
+        Ok((file, is_recording))
+    };
+    let (file, is_recording) = open().map_err(|error| {
+        let path = args.file.clone();
+        failure(&ReplayError::Log(LogError::Open { path, error }))
+    })?;
+    let (code, finished) = if is_recording { replay_recording(args, file)? } else { replay_log(args, file)? };
     if let Some(server) = finished.metrics_server {
         eprintln!("inferspan: metrics stay at http://{}/metrics; Ctrl-C ends", server.address());
         signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?.forever().next();
@@ -39,8 +48,8 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     Ok(code)
 }
 
-fn replay_recording(args: &Args) -> anyhow::Result<(Code, Ended)> {
-    let opened = recorded::Opened::open(&args.file).map_err(|error| {
+fn replay_recording(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended)> {
+    let opened = recorded::Opened::read(&args.file, file).map_err(|error| {
         let fix = "give a file that `inferspan record` wrote; one of another version is read by that version";
         Failure::new(Code::Usage, error.to_string(), fix)
     })?;
@@ -51,8 +60,8 @@ fn replay_recording(args: &Args) -> anyhow::Result<(Code, Ended)> {
     Ok((say_played(&played), played.finished))
 }
 
-fn replay_log(args: &Args) -> anyhow::Result<(Code, Ended)> {
-    let opened = Opened::open(&args.file).map_err(|error| failure(&error))?;
+fn replay_log(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended)> {
+    let opened = Opened::read(&args.file, file).map_err(|error| failure(&error))?;
     let service = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;

@@ -4,7 +4,7 @@
 //! recording, or of another version of the form.
 
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read as _};
+use std::io::{self, BufRead as _, BufReader, Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::blocks::{self, BlockError, MAGIC, VERSION};
@@ -48,18 +48,23 @@ pub struct Recording {
     ended: bool,
 }
 
-/// Whether the file starts like a recording.
-pub fn is_recording(path: &Path) -> io::Result<bool> {
-    let mut start = Vec::new();
-    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut start)?;
-    Ok(start == MAGIC)
+/// Whether the file starts like a recording. Nothing is taken from it: it may be a pipe, and say its first bytes once.
+pub fn is_recording(file: &mut BufReader<File>) -> io::Result<bool> {
+    let start = file.fill_buf()?;
+    // A pipe may give one byte first, and that one starts no text and no gzip.
+    let known = start.len().min(MAGIC.len());
+    Ok(known > 0 && start[..known] == MAGIC[..known])
 }
 
 impl Recording {
     pub fn open(path: &Path) -> Result<Self, ReadError> {
+        let file = File::open(path).map_err(|error| ReadError::Open { path: path.to_owned(), error })?;
+        Self::read(path, BufReader::new(file))
+    }
+
+    /// Reads the header of a file that was opened from `path`.
+    pub fn read(path: &Path, mut file: BufReader<File>) -> Result<Self, ReadError> {
         let at = || path.to_owned();
-        let file = File::open(path).map_err(|error| ReadError::Open { path: at(), error })?;
-        let mut file = BufReader::new(file);
         let mut start = [0; 12];
         let is_whole = file.read_exact(&mut start).is_ok();
         let version = u32::from_le_bytes([start[8], start[9], start[10], start[11]]);

@@ -2,6 +2,8 @@
 //!
 //! Enters: a recording. Leaves: what was made of it. A recording that ends early, or is damaged, is used up to there.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,6 +44,11 @@ pub struct Played {
 impl Opened {
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         Recording::open(path).map(|recording| Self { recording })
+    }
+
+    /// As [`Self::open`], of a file that was opened from `path`.
+    pub fn read(path: &Path, file: BufReader<File>) -> Result<Self, ReadError> {
+        Recording::read(path, file).map(|recording| Self { recording })
     }
 
     pub fn header(&self) -> &Header {

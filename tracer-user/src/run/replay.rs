@@ -3,6 +3,8 @@
 //! Enters: a log. Leaves: what was made of it. The first part of the log is looked at before anything is pushed, for what the log does
 //! not say itself ([`super::preroll`]). A log that breaks in its middle is used up to there.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,10 +52,10 @@ pub struct Replayed {
 }
 
 impl Opened {
-    /// Reads the first part of a log.
-    pub fn open(path: &Path) -> Result<Self, ReplayError> {
+    /// Reads the first part of a log that was opened from `path`.
+    pub fn read(path: &Path, file: BufReader<File>) -> Result<Self, ReplayError> {
         let mut opened = Self {
-            log: SyscallLog::open(path)?,
+            log: SyscallLog::read(path, file)?,
             head: Vec::new(),
             preroll: Preroll::default(),
             closes_visible: false,

@@ -72,7 +72,12 @@ impl SyscallLog {
     /// Opens a log; gzip is told by its first bytes.
     pub fn open(path: &Path) -> Result<Self, LogError> {
         let failed = |error| LogError::Open { path: path.to_owned(), error };
-        let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
+        Self::read(path, BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?))
+    }
+
+    /// Reads a log that was opened from `path`.
+    pub fn read(path: &Path, mut file: BufReader<File>) -> Result<Self, LogError> {
+        let failed = |error| LogError::Open { path: path.to_owned(), error };
         let gzip = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
         let reader: Box<dyn BufRead + Send> =
             if gzip { Box::new(BufReader::with_capacity(1 << 20, MultiGzDecoder::new(file))) } else { Box::new(file) };
