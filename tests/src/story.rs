@@ -146,13 +146,13 @@ impl Story {
     /// The API server tokenises for 1 ms.
     pub fn encode(&mut self) {
         let entered = self.now;
-        self.event(API, What::Call { function: Function::Encode, entered });
+        self.event(API, What::Call { function: Function::Encode, entered, stack: 0 });
     }
 
     /// The API server's main thread enters a function that is probed.
     pub fn enters(&mut self, function: Function) {
         let entered = self.now + STEP;
-        self.event(API, What::Call { function, entered });
+        self.event(API, What::Call { function, entered, stack: 0 });
     }
 
     /// The API server sends an engine request.

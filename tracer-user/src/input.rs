@@ -75,7 +75,13 @@ pub enum What {
     /// the source counts them (live); more than was seen says that the last records were lost.
     Closed { end: End, moved: Option<(u64, u64)> },
     /// A probed library function was called at `entered`. A timed one has returned now; of the others only the entry is seen.
-    Call { function: Function, entered: EventNanos },
+    /// `stack`: where its stack stood, of those; the same place of a program calls with the same one.
+    Call {
+        function: Function,
+        entered: EventNanos,
+        #[serde(default)]
+        stack: u32,
+    },
     /// A thread group forked `child` (a new thread group).
     Forked { child: u32 },
     /// The thread group replaced its image.

@@ -43,7 +43,7 @@ pub fn call_return(ctx: RetProbeContext) -> u32 {
     // SAFETY: no arguments, no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let function = cookie_function(cookie);
-    emit::edge(&Call { header: emit::header(now, thread, KIND_CALL), entered, function, pad: 0 });
+    emit::edge(&Call { header: emit::header(now, thread, KIND_CALL), entered, function, stack: 0 });
     0
 }
 
@@ -61,7 +61,8 @@ pub fn call_only(ctx: ProbeContext) -> u32 {
         header: emit::header(now, thread, KIND_CALL),
         entered: now,
         function: cookie_function(cookie),
-        pad: 0,
+        // SAFETY: the registers are the kernel's copy, valid while the program runs.
+        stack: unsafe { (*ctx.regs).rsp } as u32,
     });
     0
 }

@@ -31,7 +31,8 @@ pub struct Call {
     pub entered: u64,
     /// `FUNCTION_*`.
     pub function: u32,
-    pub pad: u32,
+    /// Of one whose entry alone is seen: the stack pointer there, its lower half. The same place of a program calls with the same one.
+    pub stack: u32,
 }
 
 const _: () = assert!(size_of::<Call>() == 40);

@@ -192,15 +192,15 @@ impl Core {
             }
             What::PeerClosed { end } => self.peer_closed(end, at),
             What::Closed { end, moved } => self.close(end, at, moved, Ending::ServerClosed, out),
-            What::Call { function: Function::Encode, entered } => {
+            What::Call { function: Function::Encode, entered, .. } => {
                 self.encodes.returned(process, entered, at);
             }
             What::Call { function: Function::Decode, .. } => {
                 let firsts = self.uptake.decodes(process, thread, at);
                 self.taken_up(&firsts, at);
             }
-            What::Call { function: Function::Clock, .. } => {
-                let firsts = self.uptake.reads_clock(process, thread, at);
+            What::Call { function: Function::Clock, stack, .. } => {
+                let firsts = self.uptake.reads_clock(process, thread, at, stack);
                 self.taken_up(&firsts, at);
             }
             What::Forked { .. } | What::Executed => {}

@@ -4,7 +4,8 @@
 //! request whose first output came in a message, when the front end got to it. vLLM stamps a first token there, not when the
 //! message arrives: with 700 requests open its event loop is 5 to 250 ms behind (measured: docs/architecture.md). The messages of
 //! a process are decoded in the order in which they arrived, and the first reading of the clock after that, on the same thread,
-//! is the stamp; or another reading between the two, which is nearer than the arrival all the same. A server that keeps no statistics
+//! is the stamp; or another one's between the two, when the event loop is busy with new requests. Which readings are stamps, their stack
+//! says (see [`Place`]): one place of the program makes them all. A server that keeps no statistics
 //! (`--disable-log-stats`: its first outputs bring no events) stamps nothing, and no reading is taken for a stamp then, nor one that comes
 //! [`MAX_AGE`] after the message was decoded. What is not seen is not guessed: the time of the decoding stands, or that of the arrival
 //! when the order is lost or [`MAX_WAITING`] messages wait.
@@ -18,6 +19,72 @@ const MAX_WAITING: usize = 16_384;
 /// How long after it was decoded a message may be stamped, ns: eight times the most that was seen.
 const MAX_AGE: EventNanos = 2_000_000_000;
 
+/// So many readings that can be no other's make their place known, if so many in a hundred of them agree.
+const VOTES: u32 = 8;
+const AGREEING: u32 = 80;
+/// Places that are told apart while none is known.
+const MAX_PLACES: usize = 64;
+/// So many messages without a reading at the known place, and it is looked for anew.
+const MAX_MISSED: u32 = 64;
+
+/// The place in the program that reads the clock for a stamp, by where the stack stands there.
+///
+/// Learned where nothing else can be meant: when the clock was read once between two messages. A coroutine that is resumed by the event
+/// loop has its stack at the same depth each time, and the handlers of requests, which read the clock too, are deeper.
+#[derive(Debug, Default)]
+struct Place {
+    known: Option<u32>,
+    votes: BTreeMap<u32, u32>,
+    /// On which thread the newest message was decoded that is stamped, how often the clock was read there since, and where last.
+    newest: Option<(u32, u32, u32)>,
+    /// Messages since the known place was seen.
+    missed: u32,
+}
+
+impl Place {
+    /// A message is decoded; `stamped`: its stamp follows.
+    fn decodes(&mut self, thread: u32, stamped: bool) {
+        if let Some((_, 1, stack)) = self.newest {
+            self.vote(stack);
+        }
+        self.newest = stamped.then_some((thread, 0, 0));
+        self.missed += u32::from(stamped && self.known.is_some());
+        if self.missed > MAX_MISSED {
+            *self = Self { newest: self.newest, ..Self::default() };
+        }
+    }
+
+    fn vote(&mut self, stack: u32) {
+        if self.known.is_some() {
+            return;
+        }
+        if self.votes.len() >= MAX_PLACES {
+            self.votes.clear();
+        }
+        let votes = self.votes.entry(stack).or_default();
+        *votes += 1;
+        let (votes, all) = (*votes, self.votes.values().sum::<u32>());
+        if votes >= VOTES && votes * 100 >= all * AGREEING {
+            self.known = Some(stack);
+            self.missed = 0;
+        }
+    }
+
+    /// The clock is read; whether that may be a stamp.
+    fn reads(&mut self, thread: u32, stack: u32) -> bool {
+        if let Some((of, count, last)) = &mut self.newest
+            && *of == thread
+        {
+            *count += 1;
+            *last = stack;
+        }
+        if self.known == Some(stack) {
+            self.missed = 0;
+        }
+        self.known.is_none_or(|known| known == stack)
+    }
+}
+
 /// Requests whose first output is in a message.
 type Firsts = Vec<u64>;
 
@@ -29,6 +96,7 @@ struct FrontEnd {
     decoded: VecDeque<Decoded>,
     /// It stamps what it takes up.
     stamps: bool,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -81,6 +149,7 @@ impl Uptake {
         let front_end = self.front_ends.entry(process).or_default();
         // One that arrived before the attach, or was lost.
         let Some(Message { stamped, firsts }) = front_end.waiting.pop_front() else { return Firsts::new() };
+        front_end.place.decodes(thread, stamped && front_end.stamps);
         if stamped && front_end.stamps {
             front_end.forget_old(at);
             front_end.decoded.push_back(Decoded { at, thread, firsts: firsts.clone() });
@@ -88,10 +157,13 @@ impl Uptake {
         firsts
     }
 
-    /// The front end reads its clock: the requests of the message that this stamps.
-    pub(super) fn reads_clock(&mut self, process: u32, thread: u32, at: EventNanos) -> Firsts {
+    /// The front end reads its clock, with its stack at `stack`: the requests of the message that this stamps.
+    pub(super) fn reads_clock(&mut self, process: u32, thread: u32, at: EventNanos, stack: u32) -> Firsts {
         let Some(front_end) = self.front_ends.get_mut(&process) else { return Firsts::new() };
         front_end.forget_old(at);
+        if !front_end.place.reads(thread, stack) {
+            return Firsts::new();
+        }
         front_end
             .decoded
             .pop_front_if(|decoded| decoded.thread == thread)
@@ -117,6 +189,9 @@ mod tests {
     use super::*;
 
     const NONE: [u64; 0] = [];
+    /// Where stacks stand: of the stamp, and of a handler of requests.
+    const STAMP: u32 = 0x1000;
+    const HANDLER: u32 = 0x0800;
 
     /// Probed: a first call was seen.
     fn uptake() -> Uptake {
@@ -132,12 +207,12 @@ mod tests {
         let mut uptake = uptake();
         uptake.arrived(1, true, vec![7]);
         uptake.arrived(1, true, vec![8]);
-        assert_eq!(uptake.reads_clock(1, 1, 1), NONE, "nothing is decoded");
+        assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), NONE, "nothing is decoded");
         assert_eq!(uptake.decodes(1, 1, 0), [7]);
-        assert_eq!(uptake.reads_clock(1, 1, 1), [7]);
-        assert_eq!(uptake.reads_clock(1, 1, 1), NONE);
+        assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), [7]);
+        assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), NONE);
         assert_eq!(uptake.decodes(1, 1, 0), [8]);
-        assert_eq!(uptake.reads_clock(1, 1, 1), [8]);
+        assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), [8]);
     }
 
     #[test]
@@ -147,7 +222,7 @@ mod tests {
             uptake.arrived(1, true, vec![key]);
             uptake.decodes(1, 1, 0);
         }
-        assert_eq!((uptake.reads_clock(1, 1, 1), uptake.reads_clock(1, 1, 1)), (vec![7], vec![8]));
+        assert_eq!((uptake.reads_clock(1, 1, 1, STAMP), uptake.reads_clock(1, 1, 1, STAMP)), (vec![7], vec![8]));
     }
 
     #[test]
@@ -156,7 +231,7 @@ mod tests {
         uptake.arrived(1, false, vec![]);
         uptake.arrived(1, true, vec![8]);
         assert_eq!(uptake.decodes(1, 1, 0), NONE);
-        assert_eq!(uptake.reads_clock(1, 1, 1), NONE);
+        assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), NONE);
         assert_eq!(uptake.decodes(1, 1, 0), [8]);
     }
 
@@ -166,10 +241,10 @@ mod tests {
         uptake.arrived(1, true, vec![7]);
         uptake.arrived(2, true, vec![9]);
         uptake.decodes(1, 1, 0);
-        assert_eq!(uptake.reads_clock(1, 5, 1), NONE);
-        assert_eq!(uptake.reads_clock(2, 1, 1), NONE);
+        assert_eq!(uptake.reads_clock(1, 5, 1, STAMP), NONE);
+        assert_eq!(uptake.reads_clock(2, 1, 1, STAMP), NONE);
         assert_eq!(uptake.decodes(2, 2, 0), NONE, "it was not known to be probed when 9 arrived");
-        assert_eq!(uptake.reads_clock(1, 1, 1), [7]);
+        assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), [7]);
     }
 
     #[test]
@@ -197,7 +272,7 @@ mod tests {
         uptake.keeps_statistics(1, false);
         uptake.arrived(1, true, vec![7]);
         assert_eq!(uptake.decodes(1, 1, 0), [7]);
-        assert_eq!(uptake.reads_clock(1, 1, 1), NONE);
+        assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), NONE);
     }
 
     #[test]
@@ -208,6 +283,49 @@ mod tests {
         }
         uptake.decodes(1, 1, 0);
         uptake.decodes(1, 1, MAX_AGE);
-        assert_eq!(uptake.reads_clock(1, 1, MAX_AGE + 1), [8], "7 was decoded too long ago");
+        assert_eq!(uptake.reads_clock(1, 1, MAX_AGE + 1, STAMP), [8], "7 was decoded too long ago");
+    }
+
+    #[test]
+    fn a_handler_s_reading_between_a_message_and_its_stamp_is_none() {
+        // 8 times: arrives · decodes · clock (stamp) │ then: arrives 99 · decodes · clock (handler) · clock (stamp)
+        let mut uptake = uptake();
+        for key in 0..=u64::from(VOTES) {
+            uptake.arrived(1, true, vec![key]);
+            uptake.decodes(1, 1, 0);
+            assert_eq!(uptake.reads_clock(1, 1, 1, STAMP), [key]);
+        }
+        uptake.arrived(1, true, vec![99]);
+        uptake.decodes(1, 1, 0);
+        assert_eq!(uptake.reads_clock(1, 1, 1, HANDLER), NONE);
+        assert_eq!(uptake.reads_clock(1, 1, 2, STAMP), [99]);
+    }
+
+    #[test]
+    fn a_place_is_not_learned_from_readings_that_may_be_another_s() {
+        // arrives · decodes · clock (handler) · clock (stamp), again and again: nothing says whose is whose
+        let mut uptake = uptake();
+        for key in 0..100 {
+            uptake.arrived(1, true, vec![key]);
+            uptake.decodes(1, 1, 0);
+            assert_eq!(uptake.reads_clock(1, 1, 1, HANDLER), [key], "the first, as long as none is known");
+            assert_eq!(uptake.reads_clock(1, 1, 2, STAMP), NONE);
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_not_seen_any_more_is_forgotten() {
+        let mut uptake = uptake();
+        for key in 0..=u64::from(VOTES) {
+            uptake.arrived(1, true, vec![key]);
+            uptake.decodes(1, 1, 0);
+            uptake.reads_clock(1, 1, 1, STAMP);
+        }
+        let stamped = (0..u64::from(2 * MAX_MISSED)).filter(|key| {
+            uptake.arrived(1, true, vec![*key]);
+            uptake.decodes(1, 1, MAX_AGE * (key + 2));
+            uptake.reads_clock(1, 1, MAX_AGE * (key + 2) + 1, HANDLER) == [*key]
+        });
+        assert!(stamped.count() >= MAX_MISSED as usize - 1);
     }
 }

@@ -22,7 +22,8 @@ fn function_call(fields: Fields<'_>) -> Result<Record, Refused> {
         call::FUNCTION_CLOCK => Function::Clock,
         other => return Err(Refused::Field("function", u64::from(other))),
     };
-    let event = fields.event(What::Call { function, entered })?;
+    let stack = fields.u32(offset_of!(Call, stack))?;
+    let event = fields.event(What::Call { function, entered, stack })?;
     if entered > event.at {
         return Err(Refused::Field("entered", entered));
     }
