@@ -31,7 +31,7 @@ use self::generations::Generations;
 use self::http_side::Place;
 use self::in_flight::InFlight;
 use self::join::{Index, Join};
-use self::uptake::Uptake;
+use self::uptake::{TakenUp, Uptake};
 use crate::decode::{
     self,
     http::{Piece, RequestHead},
@@ -196,23 +196,25 @@ impl Core {
                 self.encodes.returned(process, entered, at);
             }
             What::Call { function: Function::Decode, .. } => {
-                let firsts = self.uptake.decodes(process, thread, at);
-                self.taken_up(&firsts, at);
+                let taken_up = self.uptake.decodes(process, thread, at);
+                self.taken_up(&taken_up);
             }
             What::Call { function: Function::Clock, stack, .. } => {
-                let firsts = self.uptake.reads_clock(process, thread, at, stack);
-                self.taken_up(&firsts, at);
+                let taken_up = self.uptake.reads_clock(process, thread, at, stack);
+                self.taken_up(&taken_up);
             }
             What::Forked { .. } | What::Executed => {}
             What::Exited => self.exited(process, at, out),
         }
     }
 
-    /// The front end got to the first output of these requests.
-    fn taken_up(&mut self, firsts: &[u64], at: EventNanos) {
-        for key in firsts {
-            if let Some(generation) = self.generations.get_mut(*key) {
-                generation.taken_up = Some(at);
+    /// The front end got to the first output of these requests then.
+    fn taken_up(&mut self, taken_up: &TakenUp) {
+        for (firsts, at) in taken_up {
+            for key in firsts {
+                if let Some(generation) = self.generations.get_mut(*key) {
+                    generation.taken_up = Some(*at);
+                }
             }
         }
     }
