@@ -174,8 +174,10 @@ impl Core {
         out.extend(self.about.news().map(Output::Metric));
         self.settle_touched(out);
         if self.now >= self.next_sweep {
+            let given_up = self.uptake.take_given_up();
+            self.count_loss(LossStage::Evicted, given_up, out);
             self.sweep(out);
-            self.next_sweep = self.now + SWEEP_EVERY;
+            self.next_sweep = self.now.saturating_add(SWEEP_EVERY);
         }
     }
 

@@ -2,13 +2,12 @@
 //!
 //! Enters: messages as they arrive, and calls of two probed functions of the front end: its decoder, and its clock. Leaves: for each
 //! request whose first output came in a message, when the front end got to it. vLLM stamps a first token there, not when the
-//! message arrives: with 700 requests open its event loop is 5 to 250 ms behind (measured: docs/architecture.md). The messages of
-//! a process are decoded in the order in which they arrived, and the first reading of the clock after that, on the same thread,
-//! is the stamp; or another one's between the two, when the event loop is busy with new requests. Which readings are stamps, their stack
-//! says (see [`Place`]): one place of the program makes them all. A server that keeps no statistics
-//! (`--disable-log-stats`: its first outputs bring no events) stamps nothing, and no reading is taken for a stamp then, nor one that comes
-//! [`MAX_AGE`] after the message was decoded. What is not seen is not guessed: the time of the decoding stands, or that of the arrival
-//! when the order is lost or [`MAX_WAITING`] messages wait.
+//! message arrives: with 700 requests open its event loop is up to 0.9 s and 15 messages behind (measured). The messages of a process are
+//! decoded in the order in which they arrived, and stamped in that order, on the same thread. Which readings of the clock are stamps,
+//! their stack says (see [`Place`]); as long as that is not known the first one stands for the stamp, and is put right later. A server
+//! that keeps no statistics (`--disable-log-stats`: its first outputs bring no events) stamps nothing, and no reading is taken for a stamp
+//! then, nor one that comes too late. What is not seen is not guessed: the time of the decoding stands, or that of the arrival when the
+//! order is lost or [`MAX_WAITING`] messages wait, which is counted.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,7 +15,9 @@ use crate::input::EventNanos;
 
 /// Messages of a process that wait to be decoded: 40 s of eight engines with 50 steps a second.
 const MAX_WAITING: usize = 16_384;
-/// How long after it was decoded a message may be stamped, ns: eight times the most that was seen.
+/// How long after it was decoded a message may be stamped by a reading at the known place, ns: thirty times the most that was seen.
+const MAX_LAG: EventNanos = 30_000_000_000;
+/// The same for any reading, while no place is known: twice the most that was seen.
 const MAX_AGE: EventNanos = 2_000_000_000;
 
 /// Turns that are looked at together; a place that was seen exactly once in so many of a hundred of them is the stamp's.
@@ -28,34 +29,40 @@ const MAX_READINGS: usize = 16_384;
 /// Bytes by which the stack of one place may differ: Python's interpreter calls a function in several ways (48 bytes between two, measured;
 /// the nearest other place was 464 away).
 const NEAR: u32 = 128;
-/// Messages that wait for their stamp.
-const MAX_DECODED: usize = 64;
+/// Messages that wait to be put right while no place is known; each reading looks through them.
+const MAX_UNDECIDED: usize = 64;
 
 /// The place in the program that reads the clock for a stamp, by where the stack stands there.
 ///
 /// A coroutine that is resumed by the event loop has its stack at the same depth each time. Between two messages the place of the stamp
 /// reads the clock once; the handlers of requests, which read it too, do so as often as there are new requests, and what counts the
-/// statistics several times (measured with 700 open: 30 places, of which one was seen once a message).
+/// statistics several times (measured with 700 open: 30 places, of which one was seen once a message). Of several that do so once, it is
+/// the one that comes first.
 #[derive(Debug, Default)]
 struct Place {
     known: Option<u32>,
     /// The known one was seen in these turns.
     is_seen: bool,
-    /// In how many turns a place was seen once, and how many turns there were.
-    once: BTreeMap<u32, u32>,
+    /// In how many turns a place was seen once, and how many others came before it in these; and how many turns there were.
+    once: BTreeMap<u32, (u32, u32)>,
     turns: u32,
-    /// Since the newest message was decoded: on which thread that was, and where the clock was read there.
-    turn: Option<(u32, BTreeMap<u32, u32>)>,
+    /// Since the newest message was decoded: on which thread that was, and where the clock was read there, how often, in order.
+    turn: Option<(u32, Vec<(u32, u32)>)>,
 }
 
 impl Place {
     /// A message is decoded; `stamped`: its stamp follows. True when another place has become known.
     fn decodes(&mut self, thread: u32, stamped: bool) -> bool {
-        let turn = std::mem::replace(&mut self.turn, stamped.then(|| (thread, BTreeMap::new())));
+        let turn = std::mem::replace(&mut self.turn, stamped.then(|| (thread, Vec::new())));
         let Some((_, readings)) = turn.filter(|(_, readings)| !readings.is_empty()) else { return false };
         self.turns += 1;
-        for (stack, _) in readings.into_iter().filter(|(_, count)| *count == 1) {
-            count(&mut self.once, stack);
+        for (before, (stack, _)) in (0..).zip(readings).filter(|(_, (_, count))| *count == 1) {
+            let near = stack.saturating_sub(NEAR)..=stack.saturating_add(NEAR);
+            if let Some((_, (once, others))) = self.once.range_mut(near).next() {
+                (*once, *others) = (*once + 1, *others + before);
+            } else if self.once.len() < MAX_PLACES {
+                self.once.insert(stack, (1, before));
+            }
         }
         if self.turns < TURNS {
             return false;
@@ -64,8 +71,8 @@ impl Place {
         let turns = std::mem::take(&mut self.turns);
         // With messages waiting, the stamp's is read twice in some turns and not at all in others: no reason to doubt it.
         let is_right = std::mem::take(&mut self.is_seen);
-        let best = once.into_iter().max_by_key(|(_, count)| *count);
-        match best.filter(|(_, count)| count * 100 >= turns * AGREEING) {
+        let candidates = once.into_iter().filter(|(_, (once, _))| once * 100 >= turns * AGREEING);
+        match candidates.min_by_key(|(_, (once, others))| others * 1000 / once) {
             Some((stack, _)) if !is_right => {
                 self.known = Some(stack);
                 true
@@ -83,19 +90,13 @@ impl Place {
         if let Some((of, readings)) = &mut self.turn
             && *of == thread
         {
-            count(readings, stack);
+            if let Some((_, count)) = readings.iter_mut().find(|(known, _)| known.abs_diff(stack) <= NEAR) {
+                *count += 1;
+            } else if readings.len() < MAX_PLACES {
+                readings.push((stack, 1));
+            }
         }
         self.is_seen |= self.is_known(stack);
-    }
-}
-
-/// One more at a place, or at one near it.
-fn count(places: &mut BTreeMap<u32, u32>, stack: u32) {
-    let near = stack.saturating_sub(NEAR)..=stack.saturating_add(NEAR);
-    if let Some((_, count)) = places.range_mut(near).next() {
-        *count += 1;
-    } else if places.len() < MAX_PLACES {
-        places.insert(stack, 1);
     }
 }
 
@@ -116,6 +117,8 @@ struct FrontEnd {
     place: Place,
     /// Where the clock was read since the first of `decoded` was: thread, stack, when.
     readings: VecDeque<(u32, u32, EventNanos)>,
+    /// Messages of which it is not known any more when they were taken up.
+    given_up: u64,
 }
 
 #[derive(Debug)]
@@ -141,8 +144,12 @@ impl FrontEnd {
             self.readings.clear();
         }
         self.decoded.push_back(decoded);
-        if self.decoded.len() > MAX_DECODED {
+        if self.place.known.is_none() && self.decoded.len() > MAX_UNDECIDED {
             self.decoded.pop_front();
+        } else if self.decoded.len() > MAX_WAITING {
+            // Without one of them the rest is not in order.
+            self.given_up += self.decoded.len() as u64;
+            self.decoded.clear();
         }
     }
 
@@ -160,7 +167,7 @@ impl FrontEnd {
     /// A reading that is a stamp: of the message that was decoded first before it.
     fn stamp(&mut self, thread: u32, at: EventNanos) -> Option<(Firsts, EventNanos)> {
         // One whose stamp was not seen.
-        while self.decoded.pop_front_if(|decoded| decoded.at.saturating_add(MAX_AGE) < at).is_some() {}
+        while self.decoded.pop_front_if(|decoded| decoded.at.saturating_add(MAX_LAG) < at).is_some() {}
         let decoded = self.decoded.pop_front_if(|decoded| decoded.thread == thread && decoded.at <= at)?;
         Some((decoded.firsts, at))
     }
@@ -186,8 +193,14 @@ impl Uptake {
         let Some(front_end) = self.front_ends.get_mut(&process) else { return };
         front_end.waiting.push_back(Message { stamped, firsts });
         if front_end.waiting.len() > MAX_WAITING {
+            front_end.given_up += front_end.waiting.len() as u64;
             front_end.waiting.clear();
         }
+    }
+
+    /// Messages of which it is not known any more when they were taken up, since the last call: too many waited.
+    pub(super) fn take_given_up(&mut self) -> u64 {
+        self.front_ends.values_mut().map(|front_end| std::mem::take(&mut front_end.given_up)).sum()
     }
 
     /// The front end decodes a message: its requests, as far as is known, and those whose stamps are known by this.
@@ -433,5 +446,43 @@ mod tests {
         for (key, at) in stamps.into_iter().skip(20) {
             assert_eq!(at % 1000, key, "{key}");
         }
+    }
+
+    #[test]
+    fn of_two_places_that_read_once_a_message_the_first_is_the_stamp_s() {
+        // decodes · clock (the stamp) · clock (statistics, deeper or not), again and again
+        for after in [STAMP + 0x400, STAMP - 0x400] {
+            let mut place = Place::default();
+            for _ in 0..=TURNS {
+                place.decodes(1, true);
+                place.reads(1, STAMP);
+                place.reads(1, after);
+            }
+            assert_eq!(place.known, Some(STAMP));
+        }
+    }
+
+    #[test]
+    fn a_long_backlog_keeps_its_order_and_too_long_a_one_is_counted() {
+        // 20 messages, each stamped at once │ 1,000 decoded, then 1,000 stamps, 10 s later
+        let mut uptake = uptake();
+        for key in 0..20 {
+            uptake.arrived(1, true, vec![key]);
+            uptake.decodes(1, 1, key);
+            uptake.reads_clock(1, 1, key, STAMP);
+        }
+        for key in 100..1_100 {
+            uptake.arrived(1, true, vec![key]);
+            uptake.decodes(1, 1, 100);
+        }
+        for key in 100..1_100 {
+            assert_eq!(keys(uptake.reads_clock(1, 1, 5 * MAX_AGE, STAMP)), [key]);
+        }
+        assert_eq!(uptake.take_given_up(), 0);
+        for key in 0..=MAX_WAITING as u64 {
+            uptake.arrived(1, true, vec![key]);
+            uptake.decodes(1, 1, 6 * MAX_AGE);
+        }
+        assert_eq!(uptake.take_given_up(), MAX_WAITING as u64 + 1);
     }
 }

@@ -119,7 +119,7 @@ impl Recording {
 mod tests {
     use super::*;
     use crate::input::{Delivered, Probe};
-    use crate::recording::recorder::Recorder;
+    use crate::recording::recorder::{MAX_WAITING, Recorder};
 
     fn path(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("inferspan-{name}-{}.isrec", std::process::id()))
@@ -186,12 +186,15 @@ mod tests {
         let path = path("missing");
         let mut recorder = Recorder::start(&path, &Header::default()).unwrap();
         recorder.push(vec![entry(1)]);
-        recorder.untold_for_test(7);
+        // More than may wait, at once.
+        let count = MAX_WAITING / size_of::<Entry>() + 1;
+        recorder.push((0..count as u64).map(entry).collect());
         recorder.push(vec![entry(2)]);
-        assert_eq!(recorder.finish(0).missing, 7);
+        let missing = count as u64;
+        assert_eq!(recorder.finish(0).missing, missing);
         let mut recording = Recording::open(&path).unwrap();
         let read: Vec<Entry> = std::iter::from_fn(|| recording.next_entry().unwrap()).collect();
-        assert_eq!(read, [entry(1), Entry::Missing { entries: 7 }, entry(2), Entry::End { late: 0 }]);
+        assert_eq!(read, [entry(1), Entry::Missing { entries: missing }, entry(2), Entry::End { late: 0 }]);
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -23,7 +23,7 @@ use crate::engine::{EngineMessage, RequestOutput};
 use crate::input::{Event, Input, What};
 
 /// What waits for the disk at most, bytes: two seconds of 1,000 streams at 200 steps a second.
-const MAX_WAITING: usize = 64 << 20;
+pub(super) const MAX_WAITING: usize = 64 << 20;
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 /// A recording in the making.
@@ -86,11 +86,6 @@ impl Recorder {
         self.waiting.fetch_add(weight, Relaxed);
         // Its receiver lives as long as the thread; one that has ended shows at the end.
         let _ = self.sender.send((entries, weight));
-    }
-
-    #[cfg(test)]
-    pub(super) fn untold_for_test(&mut self, entries: u64) {
-        (self.missing, self.untold) = (entries, entries);
     }
 
     /// Nothing more can be written.

@@ -1,8 +1,7 @@
 //! A run: what `attach` and `replay` (and tests) share between a source and the exporters.
 //!
 //! [`pipeline`] is the only entrance and is pure; [`live`] feeds it from a server, [`replay`] from a syscall log, [`recorded`] from a
-//! recording. Nothing here parses a command
-//! line or prints: what a user should know is returned.
+//! recording. Nothing here parses a command line or prints: what a user should know is returned.
 
 pub mod live;
 pub mod pipeline;

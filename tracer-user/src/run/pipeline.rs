@@ -83,8 +83,12 @@ impl Pipeline {
                     core.finish_part(&mut self.outputs);
                 }
             }
+            // They were there, and found no room on their way to the disk.
+            Entry::Missing { entries } => {
+                self.outputs.push(Output::Lost(Lost { at: 0, count: entries, stage: LossStage::Queue }));
+            }
             // Whoever reads the recording tells of it.
-            Entry::Missing { .. } | Entry::End { .. } => {}
+            Entry::End { .. } => {}
         }
     }
 

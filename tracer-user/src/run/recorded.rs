@@ -64,10 +64,12 @@ impl Opened {
         let (mut entries, mut missing, mut late, mut damage) = (0, 0, 0, None);
         loop {
             match recording.next_entry() {
-                Ok(Some(Entry::Missing { entries })) => missing += entries,
                 Ok(Some(Entry::End { late: told })) => late = told,
                 Ok(Some(entry)) => {
                     entries += 1;
+                    if let Entry::Missing { entries } = entry {
+                        missing += entries;
+                    }
                     run.replay(entry, header.raw);
                     if entries % EXPORT_EVERY == 0 {
                         run.export();

@@ -5,6 +5,7 @@
 use crossbeam_channel::Receiver;
 
 use super::ring::{Command, Reader, monotonic_ns};
+use crate::attach::family::FAMILIES;
 use crate::attach::libraries::{Attached, Libraries};
 use crate::attach::loader::{Options, Probes};
 use crate::attach::table::Table;
@@ -95,7 +96,8 @@ impl Session {
     pub fn attach_libraries(&mut self, processes: &[(u32, Role)]) -> Attached {
         // One that may not be looked into has been told of already.
         let looked = |(process, role): &(u32, Role)| Some((*process, *role, Proc::this().maps(*process).ok()?));
-        let maps: Vec<_> = processes.iter().filter_map(looked).collect();
+        let of_interest = |(_, role): &&(u32, Role)| FAMILIES.iter().any(|family| family.roles.contains(role));
+        let maps: Vec<_> = processes.iter().filter(of_interest).filter_map(looked).collect();
         self.libraries.attach(&mut self.probes, &maps)
     }
 
