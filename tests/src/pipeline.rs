@@ -10,6 +10,16 @@ use inferspan::run::pipeline::Pipeline;
 use inferspan::run::preroll::Preroll;
 use inferspan::source::syscall_log::SyscallLog;
 
+/// The real captures.
+pub const CAPTURES: [&str; 6] = [
+    "v0.11.0_run.jsonl.gz",
+    "v0.32_api2.jsonl.gz",
+    "v0.32_chat_stream.jsonl.gz",
+    "v0.32_handshake.jsonl.gz",
+    "v0.32_logprobs_stop_abort.jsonl.gz",
+    "v0.32_preempt.jsonl.gz",
+];
+
 /// The folder of the real captures.
 pub fn captures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/captures")

@@ -1,12 +1,12 @@
 //! The verb `attach`, from outside: what it says, how it ends, and with which exit code.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use inferspan_harness::process::{Signal, send};
+use inferspan_harness::process::Signal;
+use inferspan_tests::attached::Attached;
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
@@ -30,33 +30,8 @@ fn attach(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 /// A running `inferspan attach` that has said that it is attached.
-struct Attached {
-    child: Child,
-    stderr: BufReader<std::process::ChildStderr>,
-    said: String,
-}
-
-impl Attached {
-    fn to(pid: u32, arguments: &[&str]) -> Self {
-        let mut child = Command::new(binary())
-            .args(["attach", "-p", &pid.to_string()])
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("inferspan runs");
-        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut said = String::new();
-        while !said.lines().any(|line| line.starts_with("inferspan: attached")) {
-            assert!(stderr.read_line(&mut said).expect("stderr") > 0, "it ended:\n{said}");
-        }
-        Self { child, stderr, said }
-    }
-
-    fn end(mut self) -> (Option<i32>, String) {
-        self.stderr.read_to_string(&mut self.said).expect("stderr");
-        (self.child.wait().expect("wait").code(), self.said)
-    }
+fn attached_to(pid: u32, arguments: &[&str]) -> Attached {
+    Attached::start("attach", pid, &arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>())
 }
 
 fn requests(engine: &DemoEngine, count: usize) {
@@ -79,9 +54,9 @@ fn both_signals_end_a_trace_that_is_flushed_with_success() {
     let engine = engine("signals");
     for signal in [Signal::INT, Signal::TERM] {
         let log = folder("signals").join(format!("access-{signal:?}.jsonl"));
-        let attached = Attached::to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
+        let attached = attached_to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
         requests(&engine, 4);
-        send(attached.child.id(), signal).expect("kill");
+        attached.signal(signal);
         let (code, said) = attached.end();
         assert_eq!(code, Some(0), "{said}");
         assert_eq!(said.lines().filter(|line| line.starts_with("inferspan: attached")).count(), 1, "{said}");
@@ -99,7 +74,7 @@ fn a_server_that_ends_during_a_trace_ends_it_with_success() {
         return;
     }
     let engine = engine("ends");
-    let attached = Attached::to(engine.target.pid, &["--access-log", "/dev/null"]);
+    let attached = attached_to(engine.target.pid, &["--access-log", "/dev/null"]);
     drop(engine);
     let (code, said) = attached.end();
     assert_eq!(code, Some(0), "{said}");

@@ -1,13 +1,14 @@
 //! The verbs `record` and `replay` on a running demo engine: the replay is what the live run exported, byte for byte, and nothing that
 //! people wrote is in the file.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use inferspan::recording::blocks::{self, MAGIC};
-use inferspan_harness::process::{Signal, send};
+use inferspan_harness::process::Signal;
+use inferspan_tests::attached::Attached;
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
@@ -53,35 +54,10 @@ fn engine(folder: &Folder) -> DemoEngine {
     DemoEngine::start(Command::new(ENGINE), &folder.0, |_, announced| Some(announced)).expect("demo engine")
 }
 
-/// A running `inferspan record` that has said that it is attached.
-struct Recording {
-    child: Child,
-    stderr: BufReader<std::process::ChildStderr>,
-    said: String,
-}
-
-impl Recording {
-    fn of(pid: u32, arguments: &[String]) -> Self {
-        let mut child = Command::new(binary())
-            .args(["record", "-p", &pid.to_string()])
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("inferspan runs");
-        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut said = String::new();
-        while !said.lines().any(|line| line.starts_with("inferspan: attached")) {
-            assert!(stderr.read_line(&mut said).expect("stderr") > 0, "it ended:\n{said}");
-        }
-        Self { child, stderr, said }
-    }
-
-    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
-        send(self.child.id(), signal).expect("kill");
-        self.stderr.read_to_string(&mut self.said).expect("stderr");
-        (self.child.wait().expect("wait").code(), self.said)
-    }
+/// Ends a recording: exit code and stderr.
+fn end(recording: Attached, signal: Signal) -> (Option<i32>, String) {
+    recording.signal(signal);
+    recording.end()
 }
 
 /// Runs `inferspan replay` to its end: exit code and stderr.
@@ -127,9 +103,9 @@ fn a_replay_is_what_the_live_run_exported_and_the_same_each_time() {
         let mut arguments = folder.outputs(&run);
         arguments.extend(["-o".to_owned(), file.clone()]);
         arguments.extend(raw.then(|| "--raw".to_owned()));
-        let recording = Recording::of(engine.target.pid, &arguments);
+        let recording = Attached::start("record", engine.target.pid, &arguments);
         load(&engine, 120);
-        let (code, said) = recording.end(Signal::INT);
+        let (code, said) = end(recording, Signal::INT);
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("lost: none") && said.contains(&format!("inferspan replay {file}")), "{said}");
         assert_eq!(said.contains("keeps what goes over"), raw, "{said}");
@@ -160,11 +136,11 @@ fn a_tracer_that_is_killed_leaves_a_recording_that_can_be_replayed() {
     let folder = Folder::new("killed");
     let engine = engine(&folder);
     let file = folder.path("run.isrec");
-    let recording = Recording::of(engine.target.pid, &["-o".to_owned(), file.clone()]);
+    let recording = Attached::start("record", engine.target.pid, &["-o".to_owned(), file.clone()]);
     load(&engine, 40);
     // A block is closed every second.
     std::thread::sleep(std::time::Duration::from_millis(2500));
-    recording.end(Signal::KILL);
+    end(recording, Signal::KILL);
     let (code, said) = replay(&file, &folder.outputs("replay"));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("it has no end") && said.contains("what came before is reported"), "{said}");
@@ -275,7 +251,7 @@ fn nothing_that_people_wrote_is_in_a_recording() {
         let file = folder.path(if raw { "raw.isrec" } else { "run.isrec" });
         let mut arguments = vec!["-o".to_owned(), file.clone(), "--access-log".to_owned(), folder.path("log")];
         arguments.extend(raw.then(|| "--raw".to_owned()));
-        let recording = Recording::of(engine.target.pid, &arguments);
+        let recording = Attached::start("record", engine.target.pid, &arguments);
         let secrets = plant(&engine);
         // What the model says, by a request of its own: its words are looked for as well.
         let address = engine.target.url.trim_start_matches("http://").trim_end_matches('/');
@@ -290,7 +266,7 @@ fn nothing_that_people_wrote_is_in_a_recording() {
         let answer = send_raw(address, &request);
         let text = answer.split("\"text\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an output");
         assert!(text.len() > 8, "{answer}");
-        let (code, said) = recording.end(Signal::INT);
+        let (code, said) = end(recording, Signal::INT);
         assert_eq!(code, Some(0), "{said}");
         let content = content(&file);
         let is_in = |what: &str| memchr::memmem::find(&content, what.as_bytes()).is_some();

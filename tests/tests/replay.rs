@@ -8,18 +8,9 @@ use std::collections::BTreeMap;
 use inferspan::decode::http::starts_request;
 use inferspan::input::{Direction, Event, What};
 use inferspan::output::{FinishReason, Missing, Outcome, Service, Span, Trace};
-use inferspan_tests::pipeline::{self, Made};
+use inferspan_tests::pipeline::{self, CAPTURES, Made};
 use proptest::prelude::*;
 use serde_json::Value;
-
-const CAPTURES: [&str; 6] = [
-    "v0.11.0_run.jsonl.gz",
-    "v0.32_api2.jsonl.gz",
-    "v0.32_chat_stream.jsonl.gz",
-    "v0.32_handshake.jsonl.gz",
-    "v0.32_logprobs_stop_abort.jsonl.gz",
-    "v0.32_preempt.jsonl.gz",
-];
 
 fn expected() -> Value {
     let text = std::fs::read_to_string(pipeline::captures().join("expected.json")).unwrap();
