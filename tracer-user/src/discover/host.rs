@@ -26,6 +26,9 @@ use crate::proc::text::{self, Mapping, Stat};
 use crate::proc::{FIRST_PID_NAMESPACE, OWN};
 use crate::sanitise::printable;
 
+/// Descriptors of a process that are looked at for what it serves and talks to.
+const DESCRIPTORS_MAX: usize = 65_536;
+
 /// ZeroMQ names its threads so (libzmq, `ZMQbg/IO/0`, `ZMQbg/Reaper`).
 const ZMQ_THREAD: &[u8] = b"ZMQbg/";
 
@@ -205,7 +208,7 @@ impl<'a> Survey<'a> {
         if let Some(known) = self.holdings.borrow().get(&pid) {
             return known.zmq;
         }
-        self.host.proc.thread_names(pid).iter().any(|name| name.starts_with(ZMQ_THREAD))
+        self.host.proc.thread_names(pid).any(|name| name.starts_with(ZMQ_THREAD))
     }
 
     fn holdings(&self, pid: u32) -> Rc<Holdings> {
@@ -231,7 +234,7 @@ impl<'a> Survey<'a> {
             .collect();
         holdings.network_namespace = self.host.network_namespace(pid);
         let sockets = self.sockets(pid, holdings.network_namespace);
-        for fd in descriptors {
+        for fd in descriptors.into_iter().take(DESCRIPTORS_MAX) {
             let Ok(link) = self.host.proc.descriptor(pid, fd) else { continue };
             if let Some(inode) = text::socket_inode(&link) {
                 if let Some(tcp) = sockets.tcp.get(&inode) {

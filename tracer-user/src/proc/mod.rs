@@ -25,7 +25,8 @@ const MAPS_MAX: u64 = 16 << 20;
 const SOCKETS_MAX: u64 = 64 << 20;
 /// A vLLM process has some 2,000 mappings.
 const MAPPINGS_MAX: usize = 100_000;
-const DESCRIPTORS_MAX: usize = 65_536;
+/// `fs.nr_open` where nobody has raised it. One that is not listed would be taken for none.
+const DESCRIPTORS_MAX: usize = 1 << 20;
 const THREADS_MAX: usize = 4096;
 
 /// Inode of the host's first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
@@ -104,11 +105,11 @@ impl Proc {
         Ok(text::maps(&text).take(MAPPINGS_MAX).collect())
     }
 
-    /// Kernel names of its threads.
-    pub fn thread_names(&self, process: impl Display) -> Vec<Vec<u8>> {
+    /// Kernel names of its threads, read as they are asked for.
+    pub fn thread_names(&self, process: impl Display) -> impl Iterator<Item = Vec<u8>> {
         let threads = numbers(&self.path(&process, "task"), THREADS_MAX).unwrap_or_default();
-        let name = |thread: u32| self.read(&process, &format!("task/{thread}/comm"), TEXT_MAX).unwrap_or_default();
-        threads.into_iter().map(name).collect()
+        let name = move |thread: u32| self.read(&process, &format!("task/{thread}/comm"), TEXT_MAX).unwrap_or_default();
+        threads.into_iter().map(name)
     }
 
     /// The descriptors that it has open.
