@@ -15,6 +15,7 @@ mod http_side;
 mod in_flight;
 mod join;
 mod loss;
+mod place;
 mod uptake;
 pub mod view;
 
