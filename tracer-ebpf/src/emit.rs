@@ -1,10 +1,13 @@
 //! Records into rings: wake-up policy and loss counting.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::RingBuf};
+use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
+    maps::{RingBuf, ring_buf::RingBufEntry},
+};
 use tracer_ebpf::wire::header::Header;
 use tracer_ebpf::wire::ring;
 
-use crate::maps::{self, DATA, DROPS, EDGES};
+use crate::maps::{self, DATA, DROPS, EDGES, LAUNCHES};
 
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
@@ -47,6 +50,22 @@ pub fn record<T: 'static, const RING: u32>(ring: &RingBuf, record: &T) {
 #[inline(always)]
 pub fn edge<T: 'static>(edge: &T) {
     record::<T, { ring::EDGES }>(&EDGES, edge);
+}
+
+/// Room for a record in the ring of CUDA calls; counted where there is none. It is to be written, and handed to [`launched`].
+#[inline(always)]
+pub fn launch_room<T: 'static>() -> Option<RingBufEntry<T>> {
+    let room = LAUNCHES.reserve::<T>(0);
+    if room.is_none() {
+        count_drop(ring::LAUNCHES);
+    }
+    room
+}
+
+/// The record is written.
+#[inline(always)]
+pub fn launched<T: 'static>(record: RingBufEntry<T>) {
+    record.submit(wake(&LAUNCHES, maps::wake_bytes::<{ ring::LAUNCHES }>()));
 }
 
 /// Puts a payload record into the ring of payloads.

@@ -3,7 +3,7 @@
 //! Enters: raw tracepoints and uprobes. Leaves: the records of [`tracer_ebpf::wire`] in two rings. Nothing is written to a
 //! target; a process that is not in `TARGETS` costs one map lookup a system call. No kernel struct is assumed: only
 //! tracepoint arguments, the uapi layout of x86-64 registers, and a few field offsets that user space takes from BTF.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics), allow(internal_features))]
 
 #[cfg(target_arch = "bpf")]
 mod emit;

@@ -4,6 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
+use tracer_ebpf::wire::cuda::{FUNCTIONS_MAX, FunctionKey, LEVEL_STEPS, THREADS_MAX, Thread};
 use tracer_ebpf::wire::net::{CAPS as CAPS_LEN, CAPTURE_MAX, Data, Descriptor, Told};
 use tracer_ebpf::wire::ring::{DROPS_LEN, RINGS};
 use tracer_ebpf::wire::target::{DESCRIPTORS_MAX, OFFSETS_LEN};
@@ -28,6 +29,10 @@ pub static EDGES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Payloads.
 #[map]
 pub static DATA: RingBuf = RingBuf::with_byte_size(1 << 23, 0);
+
+/// Calls of CUDA libraries.
+#[map]
+pub static LAUNCHES: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 
 /// What found its ring or the table full, since the load, by the indices of [`tracer_ebpf::wire::ring`]; one counter a place and CPU.
 #[map]
@@ -89,6 +94,62 @@ pub struct CallKey {
 #[map]
 pub static CALLS: LruHashMap<CallKey, u64> = LruHashMap::with_max_entries(8192, 0);
 
+/// What each thread has called of the CUDA libraries: `tgid << 32 | tid` → its sums. User space takes out what is dead.
+#[map]
+pub static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(THREADS_MAX, 0);
+
+/// How often each function and graph was launched. User space takes out those of epochs that are over.
+#[map]
+pub static FUNCTIONS: HashMap<FunctionKey, u64> = HashMap::with_max_entries(FUNCTIONS_MAX, 0);
+
+/// Streams that are being captured: process and stream → the thread (upper half) and the number of its capture.
+#[map]
+pub static CAPTURES: LruHashMap<StreamKey, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// Events that were recorded in a captured stream: a stream that waits for one is captured as well.
+#[map]
+pub static CAPTURED_EVENTS: LruHashMap<StreamKey, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// Key of [`CAPTURES`] and [`CAPTURED_EVENTS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamKey {
+    pub process: u64,
+    /// A stream's or an event's handle.
+    pub handle: u64,
+}
+
+/// Arguments of a timed CUDA call, until it returns.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pending {
+    pub entered: u64,
+    pub a: u64,
+    pub b: u64,
+    pub stream: u64,
+    pub caller: u64,
+}
+
+/// Timed CUDA calls that threads are in.
+#[map]
+pub static PENDING: LruHashMap<CallKey, Pending> = LruHashMap::with_max_entries(8192, 0);
+
+/// Modules that were unloaded in traced processes: handles may mean other functions behind each.
+#[unsafe(no_mangle)]
+static mut EPOCH: u64 = 0;
+
+/// How much is recorded of CUDA calls: `LEVEL_*` of the wire.
+#[unsafe(no_mangle)]
+static LEVEL: u32 = LEVEL_STEPS;
+
+/// One launch of so many of a thread has a record, at `LEVEL_KERNELS`; at least 1.
+#[unsafe(no_mangle)]
+static SAMPLE: u32 = 1;
+
+/// Where a function's handle keeps the address of its name.
+#[unsafe(no_mangle)]
+static NAME_OFFSET: u32 = 8;
+
 /// Capture caps in bytes, by [`tracer_ebpf::wire::net::cap_index`].
 #[unsafe(no_mangle)]
 static CAPS: [u32; CAPS_LEN] = [256; CAPS_LEN];
@@ -121,4 +182,40 @@ pub fn offset<const FIELD: usize>() -> u64 {
     let base = (&raw const OFFSETS).cast::<u32>();
     // SAFETY: inside the elements, as asserted.
     u64::from(unsafe { core::ptr::read_volatile(base.add(FIELD)) })
+}
+
+macro_rules! global {
+    ($(#[$doc:meta])* $name:ident, $of:ident) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name() -> u32 {
+            // SAFETY: a static. Volatile: the loader may have replaced the value, and a plain read would be folded.
+            unsafe { core::ptr::read_volatile(&raw const $of) }
+        }
+    };
+}
+
+global!(level, LEVEL);
+global!(sample, SAMPLE);
+global!(name_offset, NAME_OFFSET);
+
+/// The epoch of handles.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    // SAFETY: a static. Volatile: another CPU may move it on.
+    unsafe { core::ptr::read_volatile(&raw const EPOCH) as u32 }
+}
+
+/// Handles may mean other functions from now on.
+#[inline(always)]
+pub fn next_epoch() {
+    add(&raw mut EPOCH, 1);
+}
+
+/// Adds to a counter that other CPUs add to at the same time.
+#[inline(always)]
+pub fn add(counter: *mut u64, count: u64) {
+    // SAFETY: callers give a map's value or a static, aligned to 8 bytes. This machine has no compare-and-swap of its own, so
+    // `AtomicU64` has no `fetch_add` here.
+    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(counter, count) };
 }

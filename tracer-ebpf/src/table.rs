@@ -123,14 +123,15 @@ pub fn closed(caller: Caller, fd: u32) {
     }
     // Not removed: that could hit the entry of a call that took the number since the look. The next one replaces it.
     let Some(found) = DESCRIPTORS.get_ptr_mut(key) else { return };
+    // What it moved since the look, too: this thread may have been held up while another took the number, used it and closed it.
     // SAFETY: a live map value.
-    unsafe {
-        if (*found).lifetime != old.lifetime {
-            return;
-        }
-        (*found).class = CLASS_IGNORED;
+    let last = unsafe { *found };
+    if last.lifetime != old.lifetime || last.class == CLASS_IGNORED {
+        return;
     }
-    tell(KIND_CLOSED, caller, emit::now(), fd, &old);
+    // SAFETY: as above.
+    unsafe { (*found).class = CLASS_IGNORED };
+    tell(KIND_CLOSED, caller, emit::now(), fd, &last);
 }
 
 /// The stream has ended, or the connection was reset.

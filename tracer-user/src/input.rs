@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub mod cuda;
+
 /// A point on the event clock, ns. Live: `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`). Syscall log: the log's wall clock, unix ns.
 pub type EventNanos = u64;
 
@@ -44,7 +46,8 @@ impl What {
             Self::Data { .. } | Self::Opened { .. } | Self::PeerClosed { .. } | Self::Closed { .. } => Probe::Syscall,
             Self::Call { function: Function::Encode, .. } => Probe::Tokenizer,
             Self::Call { function: Function::Decode | Function::Clock, .. } => Probe::FrontEnd,
-            Self::Forked { .. } | Self::Executed | Self::Exited => Probe::Process,
+            Self::Forked { .. } | Self::Executed | Self::Exited | Self::Mapped => Probe::Process,
+            Self::Cuda(_) => Probe::Cuda,
         }
     }
 }
@@ -88,6 +91,10 @@ pub enum What {
     Executed,
     /// The thread group is gone; every end it held is closed.
     Exited,
+    /// The thread group mapped a file as executable.
+    Mapped,
+    /// Something of the CUDA libraries.
+    Cuda(Box<cuda::Seen>),
 }
 
 /// One end of a connection, unique among the ends that are alive. Live: `tgid << 32 | fd`. Syscall log: a hash of the `sock` text.
@@ -134,6 +141,10 @@ pub enum Fact {
     EngineClock { offset_ns: i64 },
     /// Uprobes of this kind are attached in this process, so a missing `Call` means that none happened.
     Probed { tgid: u32, probe: Probe },
+    /// A process is another one's child.
+    Parent { tgid: u32, parent: u32 },
+    /// What a launched function is called.
+    Kernel { function: cuda::FunctionKey, name: Arc<cuda::KernelName> },
 }
 
 /// The traced server, as far as discovery knows it.
@@ -182,6 +193,7 @@ pub enum Role {
 /// Kinds of probes; the `probe` label of `inferspan_events_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Probe {
+    Cuda,
     FrontEnd,
     Process,
     Syscall,
@@ -190,10 +202,11 @@ pub enum Probe {
 
 impl Probe {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Self; 4] = [Self::FrontEnd, Self::Process, Self::Syscall, Self::Tokenizer];
+    pub const ALL: [Self; 5] = [Self::Cuda, Self::FrontEnd, Self::Process, Self::Syscall, Self::Tokenizer];
 
     pub fn name(self) -> &'static str {
         match self {
+            Self::Cuda => "cuda",
             Self::FrontEnd => "front_end",
             Self::Process => "process",
             Self::Syscall => "syscall",
@@ -224,6 +237,10 @@ pub enum LossStage {
     EdgeRing,
     /// The ring of payloads was full.
     DataRing,
+    /// The ring of CUDA calls was full. What is counted in the kernel is not lost by this.
+    LaunchRing,
+    /// The kernel's tables of CUDA threads or functions were full: calls that are not counted.
+    CudaTable,
     /// The user-space queue was full.
     Queue,
     /// A record did not decode.
@@ -250,9 +267,11 @@ pub enum LossStage {
 
 impl LossStage {
     /// Every stage, in the order of the enum.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::EdgeRing,
         Self::DataRing,
+        Self::LaunchRing,
+        Self::CudaTable,
         Self::Queue,
         Self::Decode,
         Self::Descriptors,
@@ -270,6 +289,8 @@ impl LossStage {
         match self {
             Self::EdgeRing => "edge_ring",
             Self::DataRing => "data_ring",
+            Self::LaunchRing => "launch_ring",
+            Self::CudaTable => "cuda_table",
             Self::Queue => "queue",
             Self::Decode => "decode",
             Self::Descriptors => "descriptors",

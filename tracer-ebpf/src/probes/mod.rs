@@ -1,6 +1,7 @@
 //! The programs, one file a family.
 
 mod call;
+mod cuda;
 mod descriptors;
 mod net;
 mod pieces;

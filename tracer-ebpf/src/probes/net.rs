@@ -9,7 +9,8 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use tracer_ebpf::wire::net::{KIND_RECEIVED, Range};
-use tracer_ebpf::wire::target::CAPTURE;
+use tracer_ebpf::wire::cuda::{KIND_MAPPED, Mapped};
+use tracer_ebpf::wire::target::{CAPTURE, LIBRARIES};
 
 use super::descriptors;
 use super::pieces::{self, Bytes};
@@ -39,6 +40,7 @@ pub struct Registers {
 
 const SYS_READ: u64 = 0;
 const SYS_WRITE: u64 = 1;
+const SYS_MMAP: u64 = 9;
 const SYS_READV: u64 = 19;
 const SYS_WRITEV: u64 = 20;
 const SYS_SENDFILE: u64 = 40;
@@ -111,12 +113,19 @@ struct CmsgHdr {
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let caller = match filter::target((pid_tgid >> 32) as u32) {
-        Some(flags) if flags & CAPTURE != 0 => Caller { pid_tgid, flags },
+        Some(flags) if flags & (CAPTURE | LIBRARIES) != 0 => Caller { pid_tgid, flags },
         _ => return 0,
     };
     let regs = ctx.arg::<u64>(0);
     // SAFETY: the helper checks the address.
     let Ok(number) = (unsafe { bpf_probe_read_kernel((regs + PT_REGS_ORIG_AX) as *const u64) }) else { return 0 };
+    if number == SYS_MMAP {
+        mapped(&ctx, caller, regs);
+        return 0;
+    }
+    if caller.flags & CAPTURE == 0 {
+        return 0;
+    }
     let is_data = is_data(number);
     if !is_data && !descriptors::is_of_interest(number) {
         return 0;
@@ -130,6 +139,18 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         descriptors::call(caller, number, &regs, result);
     }
     0
+}
+
+/// `mmap(address, length, protection, flags, descriptor, offset)`: tells of a file that became executable.
+#[inline(always)]
+fn mapped(ctx: &RawTracePointContext, caller: Caller, regs: u64) {
+    const PROT_EXEC: u64 = 4;
+    // SAFETY: the helper checks the address.
+    let Ok(regs) = (unsafe { bpf_probe_read_kernel((regs + PT_REGS_R10) as *const Registers) }) else { return };
+    let has_failed = (ctx.arg::<u64>(1) as i64) < 0;
+    if caller.flags & LIBRARIES != 0 && regs.dx & PROT_EXEC != 0 && (regs.r8 as i32) >= 0 && !has_failed {
+        emit::edge(&Mapped { header: emit::header(emit::now(), caller.pid_tgid, KIND_MAPPED) });
+    }
 }
 
 #[inline(always)]

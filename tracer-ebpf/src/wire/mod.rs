@@ -4,6 +4,7 @@
 //! the contract between an object and the binary that loads it: a kind is never reused for another layout.
 
 pub mod call;
+pub mod cuda;
 pub mod header;
 pub mod net;
 pub mod proc;

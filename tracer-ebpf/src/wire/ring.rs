@@ -6,10 +6,14 @@
 pub const EDGES: u32 = 0;
 /// Payloads.
 pub const DATA: u32 = 1;
+/// Calls of CUDA libraries.
+pub const LAUNCHES: u32 = 2;
 /// How many rings there are.
-pub const RINGS: usize = 2;
+pub const RINGS: usize = 3;
 
 /// Index into the map of drops, behind those of the rings: descriptors that found their table full.
 pub const DROPS_DESCRIPTORS: u32 = RINGS as u32;
+/// Index into the map of drops: calls of threads, and functions, that found their table full.
+pub const DROPS_CUDA: u32 = RINGS as u32 + 1;
 /// Elements of the map of drops.
-pub const DROPS_LEN: u32 = RINGS as u32 + 1;
+pub const DROPS_LEN: u32 = RINGS as u32 + 2;

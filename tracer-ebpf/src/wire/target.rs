@@ -6,6 +6,9 @@ pub const CAPTURE: u32 = 1;
 /// descriptor without an entry is then none of a stream socket; without the flag nobody has said what it is.
 pub const KNOWN: u32 = 2;
 
+/// Flag of a target: files that it maps as executable are told of, since they may be libraries that are probed.
+pub const LIBRARIES: u32 = 4;
+
 /// Entries of the descriptor table: sockets of all traced processes, and what nobody could classify yet.
 pub const DESCRIPTORS_MAX: u32 = 131_072;
 

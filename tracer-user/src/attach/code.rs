@@ -6,7 +6,7 @@
 
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, SegmentFlags, SymbolKind};
 
-use super::family::Point;
+use super::family::{Point, Program};
 use super::prologue;
 
 /// The tokenizer library has 25,090 symbols.
@@ -22,11 +22,11 @@ pub struct Code<'a> {
 
 /// A loadable segment of an ELF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Segment {
-    address: u64,
-    offset: u64,
-    size: u64,
-    executable: bool,
+pub(super) struct Segment {
+    pub address: u64,
+    pub offset: u64,
+    pub size: u64,
+    pub executable: bool,
 }
 
 impl<'a> Code<'a> {
@@ -50,7 +50,11 @@ impl<'a> Code<'a> {
     }
 
     /// The functions that `function_of` gives a `FUNCTION_*` of the wire, by their symbols' names.
-    pub fn functions(&self, function_of: impl Fn(&str) -> Option<u32>) -> Vec<Point> {
+    pub fn functions(
+        &self,
+        programs: &'static [Program],
+        function_of: impl Fn(&str) -> Option<u32>,
+    ) -> Vec<Point> {
         let symbols = self
             .file
             .symbols()
@@ -58,30 +62,37 @@ impl<'a> Code<'a> {
             .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition());
         let points = symbols.filter_map(|symbol| {
             let name = symbol.name().ok()?;
-            self.point(function_of(name)?, symbol.address(), name)
+            self.point(programs, function_of(name)?, symbol.address(), name)
         });
         once_each(points.collect())
     }
 
     /// The point of a function at an address; nothing when no code lies there.
-    pub fn point(&self, function: u32, address: u64, symbol: &str) -> Option<Point> {
+    pub fn point(
+        &self,
+        programs: &'static [Program],
+        function: u32,
+        address: u64,
+        symbol: &str,
+    ) -> Option<Point> {
         let offset = file_offset(address, &self.segments)?;
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
         let to = from.saturating_add(prologue::BYTES).min(self.bytes.len());
-        let quickest = prologue::quickest(&self.bytes[from..to]);
-        Some(Point { function, offset, quickest, symbol: symbol.to_owned() })
+        let code = self.bytes[from..to].to_vec();
+        let quickest = prologue::quickest(&code);
+        Some(Point { programs, function, offset, quickest, is_emulated: true, code, symbol: symbol.to_owned() })
     }
 }
 
 /// Identical functions may have been folded into one: one probe there, or the kernel would count the call twice.
-fn once_each(mut points: Vec<Point>) -> Vec<Point> {
+pub(super) fn once_each(mut points: Vec<Point>) -> Vec<Point> {
     points.sort_by_key(|point| point.offset);
     points.dedup_by_key(|point| point.offset);
     points
 }
 
 /// Where in the file the code at `address` lies.
-fn file_offset(address: u64, segments: &[Segment]) -> Option<u64> {
+pub(super) fn file_offset(address: u64, segments: &[Segment]) -> Option<u64> {
     let segment = segments
         .iter()
         .find(|segment| segment.executable && address >= segment.address && address - segment.address < segment.size)?;
@@ -117,7 +128,7 @@ mod tests {
     fn the_functions_of_this_very_binary_are_found_by_name() {
         let bytes = std::fs::read("/proc/self/exe").expect("the test's own binary");
         let code = Code::parse(&bytes).expect("an ELF file");
-        let found = code.functions(|symbol| symbol.contains("the_functions_of_this_very_binary").then_some(7));
+        let found = code.functions(ENTERED, |symbol| symbol.contains("the_functions_of_this_very_binary").then_some(7));
         assert!(!found.is_empty() && found.iter().all(|point| point.function == 7 && point.offset > 0));
     }
 }

@@ -10,12 +10,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::code::Code;
-use super::family::{Family, Point};
+use super::exports::{self, Exports};
+use super::family::{Family, Find, Point};
 use super::plan::Library;
 use crate::proc::Proc;
+use crate::proc::text::Mapping;
 
 /// The tokenizer library is 11 MB, an interpreter with debug information 35; nothing that is worth probing is near this.
 const FILE_BYTES_MAX: u64 = 1 << 28;
+/// The longest x86-64 instruction.
+const INSTRUCTION_MAX: usize = 15;
+/// `int3`, which a uprobe is.
+const BREAKPOINT: u8 = 0xcc;
 
 /// A path that leads to the library's very inode.
 pub fn reach(library: &Library) -> io::Result<PathBuf> {
@@ -33,9 +39,14 @@ pub fn reach(library: &Library) -> io::Result<PathBuf> {
     Ok(by_name)
 }
 
-/// The points of a family in the library that `path` leads to; empty when it has none, or is stripped of their names.
-pub fn points(path: &Path, family: &Family) -> io::Result<Vec<Point>> {
+/// The points of a family in the library that `path` leads to; empty when it has none, or is stripped of their names; `None` when it is no
+/// such library, and only looks like one.
+pub fn points(path: &Path, family: &Family) -> io::Result<Option<Vec<Point>>> {
     let file = File::open(path)?;
+    let find = match family.points {
+        Find::Exports(find) => return Ok(Exports::read(&file)?.as_ref().and_then(find)),
+        Find::Code(find) => find,
+    };
     if file.metadata()?.len() > FILE_BYTES_MAX {
         return Err(io::Error::other("the file is too large to be such a library"));
     }
@@ -43,5 +54,52 @@ pub fn points(path: &Path, family: &Family) -> io::Result<Vec<Point>> {
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     let code = Code::parse(&bytes).map_err(io::Error::other)?;
-    Ok((family.points)(&code))
+    Ok(Some(find(&code)))
+}
+
+/// What the library that `path` leads to calls itself.
+pub fn soname(path: &Path) -> io::Result<Option<String>> {
+    exports::soname(&File::open(path)?)
+}
+
+/// Why a point of a process must be left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Patched {
+    #[error("its code is not mapped")]
+    Unmapped,
+    #[error("its code can be written to, so a probe there may be overwritten or take a patch away")]
+    Writable,
+    #[error("its code was patched in memory, and a probe would run the file's instead")]
+    Differs,
+    #[error("its code cannot be read")]
+    Unreadable,
+}
+
+/// Whether the code of a point in a process is the file's: a uprobe runs the file's instruction, whatever stands there (measured: the
+/// target dies of it). A breakpoint, which another tracer's probe is, may stand where one is to be.
+pub fn is_as_in_file(process: u32, mappings: &[Mapping], library: &Library, point: &Point) -> Result<(), Patched> {
+    let end = point.offset + point.code.len() as u64;
+    let of_file = |mapping: &&Mapping| {
+        let size = mapping.end - mapping.start;
+        (mapping.device, mapping.inode) == library.id()
+            && mapping.executable
+            && mapping.offset < end
+            && point.offset < mapping.offset.saturating_add(size)
+    };
+    let mapping = mappings.iter().find(of_file).ok_or(Patched::Unmapped)?;
+    if mapping.writable {
+        return Err(Patched::Writable);
+    }
+    if point.offset < mapping.offset {
+        return Err(Patched::Differs);
+    }
+    let in_it = usize::try_from(mapping.offset + (mapping.end - mapping.start) - point.offset).unwrap_or(usize::MAX);
+    let wanted = point.code.len().min(in_it).min(point.quickest as usize + INSTRUCTION_MAX);
+    let mut live = vec![0; wanted];
+    let address = mapping.start + (point.offset - mapping.offset);
+    Proc::this().memory(process, address, &mut live).map_err(|_| Patched::Unreadable)?;
+    let is_same = live.iter().zip(&point.code).enumerate().all(|(at, (live, file))| {
+        live == file || (*live == BREAKPOINT && (at == 0 || at as u64 == point.quickest))
+    });
+    if is_same { Ok(()) } else { Err(Patched::Differs) }
 }

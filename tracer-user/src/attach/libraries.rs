@@ -7,7 +7,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::family::{FAMILIES, Family, Point, Scope};
+use super::Level;
+use super::family::{FAMILIES, Family, Library as Kind, Point, Scope};
 use super::files;
 use super::loader::{Link, Probes};
 use super::plan::{self, FileId, Library};
@@ -45,91 +46,193 @@ impl Attached {
 /// Index into [`FAMILIES`].
 type Number = usize;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Libraries {
-    /// What to probe in files that were read.
-    points: BTreeMap<(Number, FileId), Vec<Point>>,
+    level: Level,
+    /// What files call themselves.
+    sonames: BTreeMap<FileId, Option<String>>,
+    /// What to probe in files that were read; `None`: they only look like such a library.
+    points: BTreeMap<(Number, FileId), Option<Vec<Point>>>,
     /// Probed for every process.
     attached: BTreeSet<(Number, FileId)>,
     /// Probed in a process, or tried to be.
     tried: BTreeSet<(u32, Number, FileId)>,
+    /// Families of which a process maps a library, probed or not.
+    present: BTreeSet<(u32, Number)>,
     /// The user knows why.
-    refused: BTreeSet<(Number, FileId)>,
-    links: BTreeMap<u32, Vec<Link>>,
+    refused: BTreeSet<(Number, FileId, String)>,
+    links: BTreeMap<(u32, Number), Vec<Link>>,
 }
 
+/// A process whose libraries are looked at.
+pub type Process = (u32, Role, Vec<Mapping>);
+
 impl Libraries {
-    /// Probes what is new in `processes`, whose mappings are given. Best effort: what cannot be probed is told of.
-    pub fn attach(&mut self, probes: &mut Probes, processes: &[(u32, Role, Vec<Mapping>)]) -> Attached {
+    pub fn new(level: Level) -> Self {
+        Self {
+            level,
+            sonames: BTreeMap::new(),
+            points: BTreeMap::new(),
+            attached: BTreeSet::new(),
+            tried: BTreeSet::new(),
+            present: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            links: BTreeMap::new(),
+        }
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Probes what is new in `processes`, whose mappings are given. Best effort: what cannot be probed is told of. `has_messages`: they
+    /// are an engine's whose messages are read.
+    pub fn attach(&mut self, probes: &mut Probes, processes: &[Process], has_messages: bool) -> Attached {
         let mut result = Attached::default();
         for (number, family) in FAMILIES.into_iter().enumerate() {
-            let of_interest = processes.iter().filter(|(_, role, _)| family.roles.contains(role));
-            let maps = of_interest.map(|(process, _, mappings)| (*process, mappings.as_slice()));
-            let mut refusals: BTreeMap<u32, Vec<(FileId, String)>> = BTreeMap::new();
-            let mut found: BTreeMap<u32, usize> = BTreeMap::new();
-            for library in plan::libraries(maps, family.is_library) {
-                for &process in &library.processes {
-                    if !self.tried.insert((process, number, library.id())) {
-                        continue;
-                    }
-                    match self.attach_one(probes, number, &library, process) {
-                        Ok(functions) => *found.entry(process).or_default() += functions,
-                        Err(why) => {
-                            let path = library.path.display();
-                            let text =
-                                format!("the {} in {path} is not probed: {why}; {}", family.what, family.without);
-                            refusals.entry(process).or_default().push((library.id(), text));
-                        }
-                    }
-                }
+            if family.level <= self.level && (has_messages || !family.needs_messages) {
+                self.attach_family(probes, number, processes, &mut result);
             }
-            // An executable that is a shell around a library of Python has no table of its own.
-            let unseen = refusals.into_iter().filter(|(process, _)| !found.contains_key(process));
-            for (file, text) in unseen.flat_map(|(_, refused)| refused) {
-                if self.refused.insert((number, file)) {
-                    result.warnings.push(text);
-                }
-            }
-            result.probed.extend(found.into_iter().map(|(process, functions)| Probed { family, process, functions }));
         }
         result
     }
 
+    fn attach_family(&mut self, probes: &mut Probes, number: Number, processes: &[Process], result: &mut Attached) {
+        let family = FAMILIES[number];
+        let of_interest = processes.iter().filter(|(_, role, _)| family.roles.contains(role));
+        let maps = of_interest.map(|(process, _, mappings)| (*process, mappings.as_slice()));
+        let mut refusals: BTreeMap<u32, Vec<(FileId, String)>> = BTreeMap::new();
+        let mut found: BTreeMap<u32, usize> = BTreeMap::new();
+        for library in plan::libraries(maps, |path| family.library.may_be(path)) {
+            if !self.is_called_so(family, &library) {
+                continue;
+            }
+            for &process in &library.processes {
+                let is_besides = family.unless.is_some_and(|other| self.present.contains(&(process, number_of(other))));
+                if is_besides || !self.tried.insert((process, number, library.id())) {
+                    continue;
+                }
+                let mappings = processes.iter().find(|(of, ..)| *of == process).map_or(&[][..], |(.., of)| of);
+                let (functions, why) = self.attach_one(probes, number, &library, process, mappings);
+                *found.entry(process).or_default() += functions.unwrap_or(0);
+                let path = library.path.display();
+                for why in why {
+                    let text = format!("the {} in {path} is not probed: {why}; {}", family.what, family.without);
+                    refusals.entry(process).or_default().push((library.id(), text));
+                }
+                if functions.is_none() {
+                    found.remove(&process);
+                }
+            }
+        }
+        // An executable that is a shell around a library of Python has no table of its own.
+        let is_told = |process: &u32| family.scope == Scope::File || !found.contains_key(process) || family.library.is_by_name();
+        let unseen = refusals.into_iter().filter(|(process, _)| is_told(process));
+        for (file, text) in unseen.flat_map(|(_, refused)| refused) {
+            if self.refused.insert((number, file, text.clone())) {
+                result.warnings.push(text);
+            }
+        }
+        result.probed.extend(found.into_iter().map(|(process, functions)| Probed { family, process, functions }));
+    }
+
+    /// Whether a file calls itself as a library of the family does.
+    fn is_called_so(&mut self, family: &Family, library: &Library) -> bool {
+        let Kind::Soname(is_called) = family.library else { return true };
+        let soname = self.sonames.entry(library.id()).or_insert_with(|| {
+            files::reach(library).and_then(|path| files::soname(&path)).unwrap_or_default()
+        });
+        soname.as_deref().is_some_and(is_called)
+    }
+
+    /// How many functions of a library were probed in a process, `None` where it is not probed at all; and why some, or all, were not.
     fn attach_one(
         &mut self,
         probes: &mut Probes,
         number: Number,
         library: &Library,
         process: u32,
-    ) -> Result<usize, String> {
+        mappings: &[Mapping],
+    ) -> (Option<usize>, Vec<String>) {
         let family = FAMILIES[number];
         let key = (number, library.id());
         if self.attached.contains(&key) {
-            return Ok(0);
+            return (Some(0), Vec::new());
         }
-        let path = files::reach(library).map_err(|error| error.to_string())?;
+        let because = |error: &dyn std::fmt::Display| (None, vec![error.to_string()]);
+        let path = match files::reach(library) {
+            Ok(path) => path,
+            Err(error) => return because(&error),
+        };
         let points = match self.points.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(files::points(&path, family).map_err(|error| error.to_string())?),
+            Entry::Vacant(new) => match files::points(&path, family) {
+                Ok(points) => new.insert(points),
+                Err(error) => return because(&error),
+            },
         };
+        let Some(points) = points.as_deref() else { return (None, Vec::new()) };
         if points.is_empty() {
-            return Err(family.hidden.to_owned());
+            return because(&family.hidden);
         }
+        let (points, why) = if family.scope == Scope::Process {
+            as_in_file(process, mappings, library, points)
+        } else {
+            (points.to_vec(), Vec::new())
+        };
+        self.make_way(probes, number, process);
         let one = (family.scope == Scope::Process).then_some(process);
-        let links = probes.attach_points(family.programs, &path, points, one).map_err(|error| error.to_string())?;
+        let links = match probes.attach_points(&path, &points, one) {
+            Ok(links) => links,
+            Err(error) => return because(&error),
+        };
         match family.scope {
-            Scope::Process => self.links.entry(process).or_default().extend(links),
+            Scope::Process => self.links.entry((process, number)).or_default().extend(links),
             // They end with the session.
             Scope::File => {
                 self.attached.insert(key);
             }
         }
-        Ok(points.len())
+        (Some(points.len()).filter(|&count| count > 0), why)
+    }
+
+    /// A library of the family is there: what stands in for it goes first, so that nothing is seen twice.
+    fn make_way(&mut self, probes: &mut Probes, number: Number, process: u32) {
+        self.present.insert((process, number));
+        for (other, family) in FAMILIES.iter().enumerate() {
+            if family.unless.is_some_and(|of| number_of(of) == number) {
+                probes.detach(self.links.remove(&(process, other)).unwrap_or_default());
+            }
+        }
     }
 
     /// A process has ended: its number may be another one's.
     pub fn ended(&mut self, probes: &mut Probes, process: u32) {
         self.tried.retain(|(of, _, _)| *of != process);
-        probes.detach(self.links.remove(&process).unwrap_or_default());
+        self.present.retain(|(of, _)| *of != process);
+        for number in 0..FAMILIES.len() {
+            probes.detach(self.links.remove(&(process, number)).unwrap_or_default());
+        }
     }
+}
+
+fn number_of(family: &'static Family) -> Number {
+    FAMILIES.iter().position(|other| std::ptr::eq(*other, family)).unwrap_or(FAMILIES.len())
+}
+
+/// The points whose code is the file's; and why the others are left alone.
+fn as_in_file(
+    process: u32,
+    mappings: &[Mapping],
+    library: &Library,
+    points: &[Point],
+) -> (Vec<Point>, Vec<String>) {
+    let (mut good, mut why) = (Vec::new(), Vec::new());
+    for point in points {
+        match files::is_as_in_file(process, mappings, library, point) {
+            Ok(()) => good.push(point.clone()),
+            Err(patched) => why.push(format!("{} in process {process}: {patched}", point.symbol)),
+        }
+    }
+    (good, why)
 }

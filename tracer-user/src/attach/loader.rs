@@ -13,12 +13,15 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkI
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::wire::call::cookie;
+use tracer_ebpf::wire::cuda::{LEVEL_KERNELS, LEVEL_STEPS};
 use tracer_ebpf::wire::net::{
     CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, cap_index,
 };
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 
+use super::Level;
 use super::btf;
+use super::counters::Counters;
 use super::error::{LoadError, attach_error, load_error, program_error};
 use super::family::{At, Point, Program, TRACEPOINTS, Tracepoint};
 use super::rings::{RINGS, WAKE_PART};
@@ -77,6 +80,10 @@ pub struct Options {
     pub object: Option<PathBuf>,
     /// Print the object's aya-log records to stderr.
     pub debug_log: bool,
+    /// How much is observed.
+    pub level: Level,
+    /// At the level of kernels, one launch of so many of a thread has a record.
+    pub launch_sample: u32,
 }
 
 impl Default for Options {
@@ -87,6 +94,8 @@ impl Default for Options {
             descriptors: DESCRIPTORS_MAX,
             object: None,
             debug_log: false,
+            level: Level::Requests,
+            launch_sample: 1,
         }
     }
 }
@@ -98,6 +107,7 @@ pub struct Rings {
     /// What found no room, by the indices of `wire::ring`.
     pub drops: PerCpuArray<MapData, u64>,
     pub table: Table,
+    pub counters: Counters,
 }
 
 /// A probe that is attached.
@@ -136,10 +146,14 @@ impl Probes {
         let caps = cap_table(options.caps);
         let cpus = possible_cpus()?;
         let wake = options.ring_bytes.map(|bytes| u64::from(bytes / WAKE_PART));
+        let level = if options.level == Level::Kernels { LEVEL_KERNELS } else { LEVEL_STEPS };
+        let sample = options.launch_sample.max(1);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("CAPS", &caps, true)
             .override_global("WAKE_BYTES", &wake, true)
+            .override_global("LEVEL", &level, true)
+            .override_global("SAMPLE", &sample, true)
             .map_max_entries("DESCRIPTORS", options.descriptors)
             .map_max_entries("SCRATCH", cpus);
         for (ring, bytes) in RINGS.iter().zip(options.ring_bytes) {
@@ -160,6 +174,7 @@ impl Probes {
             rings: RINGS.iter().map(|ring| take(&mut ebpf, ring.map)).collect::<Result<_, _>>()?,
             drops: take(&mut ebpf, "DROPS")?,
             table: Table::new(take(&mut ebpf, "TARGETS")?, take(&mut ebpf, "DESCRIPTORS")?, take(&mut ebpf, "TOLD")?),
+            counters: Counters::new(take(&mut ebpf, "THREADS")?, take(&mut ebpf, "FUNCTIONS")?),
         };
         let tail_calls = take(&mut ebpf, "CONTINUE")?;
         let not_following =
@@ -183,20 +198,24 @@ impl Probes {
         Ok(())
     }
 
-    /// Attaches `programs` at `points` of the library at `path`, in one process or in all: the programs filter. All of them or none.
+    /// Attaches the programs of `points` of the library at `path`, in one process or in all: the programs filter. All of them or none.
     pub fn attach_points(
         &mut self,
-        programs: &[Program],
         path: &Path,
         points: &[Point],
         process: Option<u32>,
     ) -> Result<Vec<Link>, LoadError> {
         let scope = process.and_then(NonZeroU32::new).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
-        let mut links = Vec::with_capacity(programs.len() * points.len());
-        for program in programs {
-            if let Err(error) = self.attach_program(*program, path, points, scope, &mut links) {
-                self.detach(links);
-                return Err(error);
+        let mut links = Vec::with_capacity(2 * points.len());
+        for (index, point) in (0..).zip(points) {
+            for program in point.programs {
+                match self.attach_program(*program, path, point, index, scope) {
+                    Ok(link) => links.push(link),
+                    Err(error) => {
+                        self.detach(links);
+                        return Err(error);
+                    }
+                }
             }
         }
         Ok(links)
@@ -206,30 +225,27 @@ impl Probes {
         &mut self,
         Program { name, at }: Program,
         path: &Path,
-        points: &[Point],
+        point: &Point,
+        index: u32,
         scope: UProbeScope,
-        links: &mut Vec<Link>,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Link, LoadError> {
         let program: &mut UProbe = program(&mut self.ebpf, name)?;
         if self.loaded.insert(name) {
             program.load().map_err(|error| program_error(name, &error))?;
         }
-        for (index, point) in points.iter().enumerate() {
-            let offset = match at {
-                At::Quickest => point.offset + point.quickest,
-                At::Return => point.offset,
-            };
-            let place = UProbeAttachPoint {
-                location: UProbeAttachLocation::AbsoluteOffset(offset),
-                cookie: Some(cookie(index as u32, point.function)),
-            };
-            let id = program
-                .attach(place, path, scope)
-                .map_err(|error| attach_error(name, format!("{}+{offset:#x}", path.display()), &error))?;
-            links.push(Link { program: name, id });
-            self.attached += 1;
-        }
-        Ok(())
+        let offset = match at {
+            At::Quickest => point.offset + point.quickest,
+            At::Return => point.offset,
+        };
+        let place = UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(offset),
+            cookie: Some(cookie(index, point.function)),
+        };
+        let id = program
+            .attach(place, path, scope)
+            .map_err(|error| attach_error(name, format!("{}+{offset:#x}", path.display()), &error))?;
+        self.attached += 1;
+        Ok(Link { program: name, id })
     }
 
     /// Takes probes back. One that cannot be is no loss: its process is gone.

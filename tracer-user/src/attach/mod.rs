@@ -1,18 +1,20 @@
 //! Attaching: the programs into the kernel, the processes into their filter, probes onto libraries.
 //!
 //! Enters: processes to trace, and what they map. Leaves: attached programs, the kernel side's rings and maps. Invariant: dropping
-//! [`loader::Probes`] detaches everything; a target is never written to. `family`, `code`, `plan` and `prologue` are pure; `btf`, `files`,
+//! [`loader::Probes`] detaches everything; a target is never written to. `family`, `code`, `plan` and `prologue` are pure; `exports` reads what it is given; `btf`, `files`,
 //! `libraries`, `loader` and `table` touch the world.
 
 mod btf;
 pub mod code;
+pub mod counters;
 mod error;
+pub mod exports;
 pub mod family;
 pub mod files;
 pub mod libraries;
 pub mod loader;
 pub mod plan;
-mod prologue;
+pub mod prologue;
 pub mod rings;
 pub mod table;
 
@@ -24,4 +26,17 @@ pub struct Target {
     pub tgid: u32,
     /// Look at its sockets. Off for workers: they carry no request, and their gloo threads wake every 10 ms.
     pub capture: bool,
+    /// Tell when it maps libraries.
+    pub libraries: bool,
+}
+
+/// How much is observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Level {
+    /// Sockets and libraries of the front end
+    Requests,
+    /// … and what each engine step did with CUDA, summed in the kernel
+    Steps,
+    /// … and every launch, named
+    Kernels,
 }

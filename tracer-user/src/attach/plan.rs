@@ -29,7 +29,7 @@ impl Library {
 /// The libraries that `is_wanted` among the mappings of the processes, one an inode.
 pub fn libraries<'a>(
     processes: impl IntoIterator<Item = (u32, &'a [Mapping])>,
-    is_wanted: fn(&Path) -> bool,
+    is_wanted: impl Fn(&Path) -> bool,
 ) -> Vec<Library> {
     let mut found: BTreeMap<FileId, Library> = BTreeMap::new();
     for (process, mappings) in processes {

@@ -1,11 +1,12 @@
 //! Chooses the instruction at the start of a function that a probe costs least on.
 //!
-//! Enters: the function's first bytes (x86-64). Leaves: how far behind its entry the instruction lies. A uprobe replaces an instruction
+//! Enters: the function's first bytes (x86-64). Leaves: how far behind its entry the instruction lies ([`quickest`]; [`untouched`] where the
+//! arguments are to be read there). A uprobe replaces an instruction
 //! by a trap. The kernel carries some instructions out itself; any other it must step over, which is a second trap (measured on
 //! the development machine, `time.time` in a loop: 1.2 µs instead of 12.4 µs a call). Only instructions that every call of the
 //! function passes are looked at: those before the first jump. Refused: bytes that do not decode; the entry is right in any case.
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 /// Instructions that are looked at.
 const INSTRUCTIONS: usize = 8;
@@ -31,6 +32,35 @@ pub(super) fn quickest(code: &[u8]) -> u64 {
         }
     }
     0
+}
+
+/// Where a probe reads the function's arguments, and what it costs there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Bytes behind the entry.
+    pub at: u64,
+    /// The kernel carries the instruction out itself; else it must step over it.
+    pub is_emulated: bool,
+}
+
+/// The first instruction that is emulated and that nothing stands before but comparisons, so that registers and stack are as the caller left
+/// them; the entry where there is none. (CUDA drivers up to about R570: `cmp; je`, the second; later ones: `push`, the first.)
+pub(super) fn untouched(code: &[u8]) -> Place {
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    for _ in 0..INSTRUCTIONS {
+        if !decoder.can_decode() {
+            break;
+        }
+        let instruction = decoder.decode();
+        if is_emulated(&instruction) {
+            return Place { at: instruction.ip(), is_emulated: true };
+        }
+        // They write flags and nothing else.
+        if !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Endbr64) {
+            break;
+        }
+    }
+    Place { at: 0, is_emulated: false }
 }
 
 /// What `arch_uprobe_analyze_insn` (arch/x86/kernel/uprobes.c, since Linux 4.20) hands to `push_emulate_op` and
@@ -70,6 +100,23 @@ mod tests {
         assert_eq!(quickest(&[0x48, 0x83, 0xec, 0x18, 0xff, 0xe0, 0x53]), 0);
         // sub rsp, 0x18; je …: the jump itself is passed by every call
         assert_eq!(quickest(&[0x48, 0x83, 0xec, 0x18, 0x74, 0x05]), 4);
+    }
+
+    #[test]
+    fn arguments_are_read_where_only_comparisons_stand_before() {
+        let emulated = |at| Place { at, is_emulated: true };
+        // libcuda 550: cmp dword [rip+…], 0x321cba00; je; jmp [slot]
+        let trampoline = [0x81, 0x3d, 0, 0, 0, 0, 0x00, 0xba, 0x1c, 0x32, 0x74, 0x0c, 0xff, 0x25, 0, 0, 0, 0];
+        assert_eq!(untouched(&trampoline), emulated(10));
+        // R575 and later: push rbp; mov rbp, rsp; push r12; sub rsp, 0x18
+        assert_eq!(untouched(&[0x55, 0x48, 0x89, 0xe5, 0x41, 0x54, 0x48, 0x83, 0xec, 0x18]), emulated(0));
+        // endbr64; push rbp
+        assert_eq!(untouched(&[0xf3, 0x0f, 0x1e, 0xfa, 0x55]), emulated(4));
+        // sub rsp, 0x18; push rbx: the stack has moved
+        assert_eq!(untouched(&[0x48, 0x83, 0xec, 0x18, 0x53]), Place { at: 0, is_emulated: false });
+        // mov edi, 1; call: an argument is gone
+        assert_eq!(untouched(&[0xbf, 1, 0, 0, 0, 0xe8, 0, 0, 0, 0]), Place { at: 0, is_emulated: false });
+        assert_eq!(untouched(&[]), Place { at: 0, is_emulated: false });
     }
 
     #[test]

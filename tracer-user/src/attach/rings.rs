@@ -20,6 +20,8 @@ pub const RINGS: [Ring; COUNT] = [
     Ring { map: "EDGES", stage: LossStage::EdgeRing, bytes: 1 << 20 },
     // 0.5 s of a server that moves 16 MiB/s through its sockets; the reader drains every 10 ms.
     Ring { map: "DATA", stage: LossStage::DataRing, bytes: 1 << 23 },
+    // 40,000 launches: 40 ms of a million a second.
+    Ring { map: "LAUNCHES", stage: LossStage::LaunchRing, bytes: 1 << 22 },
 ];
 
 /// A ring that holds more than this part of its size wakes its reader.

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, MapData, MapError};
 use tracer_ebpf::wire::net::{CLASS_IGNORED, CLASS_UNKNOWN, Descriptor, Told};
-use tracer_ebpf::wire::target::{CAPTURE, KNOWN};
+use tracer_ebpf::wire::target::{CAPTURE, KNOWN, LIBRARIES};
 
+use super::Target;
 use crate::decode::record::net::Class;
 use crate::input::End;
 use crate::proc::{Proc, descriptors};
@@ -53,10 +54,12 @@ impl Table {
         Self { targets, descriptors, told, refused: 0 }
     }
 
-    /// Traces the process `tgid`; with `capture` off only its life is followed. What is known of it stays known.
-    pub fn add_target(&mut self, tgid: u32, capture: bool) -> Result<(), MapError> {
-        let known = self.targets.get(&tgid, 0).unwrap_or_default() & KNOWN;
-        self.targets.insert(tgid, known | if capture { CAPTURE } else { 0 }, 0)
+    /// Traces a process; without `capture` its life, and what it maps, are followed. What is known of it stays known.
+    pub fn add_target(&mut self, target: Target) -> Result<(), MapError> {
+        let known = self.targets.get(&target.tgid, 0).unwrap_or_default() & KNOWN;
+        let capture = if target.capture { CAPTURE } else { 0 };
+        let libraries = if target.libraries { LIBRARIES } else { 0 };
+        self.targets.insert(target.tgid, known | capture | libraries, 0)
     }
 
     /// Whether the process is traced (it was added, or is a child of one).

@@ -22,8 +22,8 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
 mod tests {
     use clap::Parser as _;
 
-    use super::super::trace::Level;
     use super::*;
+    use crate::attach::Level;
 
     #[derive(Debug, clap::Parser)]
     struct Cli {
@@ -46,8 +46,15 @@ mod tests {
     }
 
     #[test]
+    fn any_process_may_be_named_for_cuda_alone_and_none_else() {
+        assert!(parse(&["-p", "42", "--cuda-only"]).unwrap().cuda_only);
+        assert!(parse(&["--all", "--cuda-only"]).is_err());
+    }
+
+    #[test]
     fn only_levels_that_exist_are_offered() {
-        assert_eq!(parse(&["--all"]).unwrap().level, Level::Requests);
-        assert_eq!(parse(&["--all", "--level", "kernels"]).unwrap_err().exit_code(), 2);
+        assert_eq!(parse(&["--all"]).unwrap().level, Level::Steps);
+        assert_eq!(parse(&["--all", "--level", "kernels"]).unwrap().level, Level::Kernels);
+        assert_eq!(parse(&["--all", "--level", "memory"]).unwrap_err().exit_code(), 2);
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::target::{LIST, TargetArgs, find};
-use crate::attach::LoadError;
+use crate::attach::{Level, LoadError};
 use crate::attach::loader::Options;
 use crate::core::Config;
 use crate::discover::privilege::Privileges;
@@ -21,7 +22,7 @@ use crate::export::{Pressure, Sinks};
 use crate::input::{LossStage, Probe, Role};
 use crate::recording::Header;
 use crate::recording::recorder::{Recorded, Recorder};
-use crate::run::live::{LAG_NS, Live, StoppedBy, targets_of};
+use crate::run::live::{LAG_NS, Live, StoppedBy, is_bare, targets_of};
 use crate::run::{Ended, Run};
 use crate::source::ring::unix_ns;
 use crate::source::session::Session;
@@ -33,8 +34,11 @@ pub struct TraceArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// How much is observed
-    #[arg(long, value_enum, default_value_t = Level::Requests)]
+    #[arg(long, value_enum, default_value_t = Level::Steps)]
     pub level: Level,
+    /// Trace what any process, no inference server, does with CUDA (with -p): no requests, everything else
+    #[arg(long, requires = "pid")]
+    pub cuda_only: bool,
     /// Stop after this long: 90s, 10m, 2h, or a number of seconds
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -46,12 +50,6 @@ pub struct TraceArgs {
     pub bpf_object: Option<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Level {
-    /// Sockets and libraries of the front end
-    Requests,
 }
 
 /// What to record, and where to.
@@ -100,7 +98,10 @@ pub(super) fn trace(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
 /// Finds the servers, attaches, and says so; nothing when a signal came meanwhile.
 pub(super) fn begin(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result<Option<Begun>> {
     let stop = stop_on_signals()?;
-    let servers = find(&args.target)?;
+    let servers = match args.target.pid {
+        Some(pid) if args.cuda_only => vec![discover::process_tree(pid)?],
+        _ => find(&args.target)?,
+    };
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
     let config = Config { max_spans: args.output.max_spans, ..Config::default() };
@@ -108,8 +109,14 @@ pub(super) fn begin(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
     if let Some(plan) = plan {
         run.record(start_recording(plan, servers.len(), &config)?, plan.raw);
     }
-    let options = Options { object: args.bpf_object.clone(), debug_log: args.debug_bpf, ..Options::default() };
-    let targets: Vec<_> = servers.iter().flat_map(targets_of).collect();
+    let options = Options {
+        object: args.bpf_object.clone(),
+        debug_log: args.debug_bpf,
+        level: args.level,
+        launch_sample: args.output.launch_sample(),
+        ..Options::default()
+    };
+    let targets: Vec<_> = servers.iter().flat_map(|found| targets_of(found, args.level)).collect();
     let session = Session::start(&options, &targets).map_err(|error| failure_of(&error))?;
     // Between the look at /proc and the filter a PID may have changed hands.
     for found in &servers {
@@ -122,7 +129,7 @@ pub(super) fn begin(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
         return Ok(None);
     }
     let mut live = Live::new(servers, session, run);
-    introduce(&mut live, plan);
+    introduce(&mut live, plan, args.level);
     let deadline = args.duration.map(|duration| Instant::now() + duration);
     Ok(Some(Begun { live, telemetry, stop, deadline }))
 }
@@ -204,14 +211,20 @@ fn failure_of(error: &LoadError) -> Failure {
 }
 
 /// Probes the libraries, and says who is traced, and how.
-fn introduce(live: &mut Live, plan: Option<&Plan<'_>>) {
+fn introduce(live: &mut Live, plan: Option<&Plan<'_>>, level: Level) {
     for found in live.servers() {
         let server = &found.server;
+        if is_bare(found) {
+            let below = found.processes.len() - 1;
+            eprintln!("inferspan: process {} ({}) and {below} below it: CUDA alone", server.pid, server.service);
+            continue;
+        }
         let version = server.engine_version.as_deref().unwrap_or("of unknown version");
         let model = if server.model.is_empty() { "a model whose name is not known yet" } else { &server.model };
         eprintln!("inferspan: process {}: {} {version}, serving {model}", server.pid, server.engine);
         for process in &found.processes {
             let how = match process.role {
+                Role::Worker if level >= Level::Steps => "CUDA",
                 Role::Worker => "lifecycle only",
                 Role::Other => "sockets, carries no requests",
                 _ => "sockets",
@@ -230,7 +243,8 @@ fn introduce(live: &mut Live, plan: Option<&Plan<'_>>) {
     }
     let processes: usize = live.servers().iter().map(|found| found.processes.len()).sum();
     let probes = live.session().attached();
-    eprintln!("inferspan: attached to {processes} processes with {probes} probes at level requests; Ctrl-C stops");
+    let level = level.to_possible_value().map(|level| level.get_name().to_owned()).unwrap_or_default();
+    eprintln!("inferspan: attached to {processes} processes with {probes} probes at level {level}; Ctrl-C stops");
 }
 
 fn warn(what: &str) {
@@ -257,13 +271,14 @@ fn conclude(end: StoppedBy, finished: &Ended, telemetry: &Telemetry) -> Code {
     }
     let recording_failed = recorded.as_ref().is_some_and(|recorded| !say_recorded(recorded));
     eprintln!(
-        "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer and {} process events, lost: {lost}",
+        "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer, {} process and {} CUDA events, lost: {lost}",
         summary.requests,
         summary.spans_exported,
         summary.spans_dropped,
         telemetry.delivered(Probe::Syscall),
         telemetry.delivered(Probe::Tokenizer),
         telemetry.delivered(Probe::Process),
+        telemetry.delivered(Probe::Cuda),
     );
     for failure in &summary.failures {
         eprintln!("inferspan: {failure}");

@@ -74,7 +74,7 @@ impl About {
                 self.tokenizer_probed.insert(tgid);
             }
             // What these show is taken where it comes; that none came says nothing.
-            Fact::Probed { .. } => {}
+            Fact::Probed { .. } | Fact::Parent { .. } | Fact::Kernel { .. } => {}
         }
     }
 
@@ -135,6 +135,16 @@ impl About {
 
     pub(super) fn role(&self, process: u32) -> Option<Role> {
         self.roles.get(&process).copied()
+    }
+
+    /// The process that sends each engine's outputs.
+    pub(super) fn engine_processes(&self) -> &BTreeMap<u32, u32> {
+        &self.engine_processes
+    }
+
+    /// Processes of a role, in the order of their numbers.
+    pub(super) fn of_role(&self, role: Role) -> impl Iterator<Item = u32> {
+        self.roles.iter().filter(move |(_, of)| **of == role).map(|(process, _)| *process)
     }
 
     pub(super) fn is_tokenizer_probed(&self, process: u32) -> bool {

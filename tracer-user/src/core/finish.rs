@@ -164,7 +164,11 @@ impl Core {
             let unfinished = self.generations.get(key).is_some_and(|g| !g.settled());
             self.finish_orphan(key, unfinished, out);
         }
-        self.generations.len() > 0
+        if self.generations.len() > 0 {
+            return true;
+        }
+        self.cuda_finish(out);
+        false
     }
 
     fn finish_exchange(&mut self, key: u64, cut_off: bool, out: &mut Vec<Output>) {

@@ -5,6 +5,7 @@
 
 mod about;
 mod connections;
+mod cuda;
 mod decoder;
 mod encodes;
 mod engine_side;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use self::about::About;
 pub use self::connections::Answer;
 use self::connections::Connections;
+use self::cuda::Cuda;
 pub use self::decoder::Parsed;
 use self::encodes::Encodes;
 use self::engine_side::Sighting;
@@ -79,6 +81,7 @@ pub struct Core {
     steps: BTreeMap<u32, Steps>,
     in_flight: InFlight,
     uptake: Uptake,
+    cuda: Cuda,
     /// Scratch of messages that count now.
     due: Vec<(EventNanos, Outputs)>,
     /// A response that turned out to answer another request of its connection: the rest of its events is that one's.
@@ -106,6 +109,7 @@ impl Core {
             steps: BTreeMap::new(),
             in_flight: InFlight::default(),
             uptake: Uptake::default(),
+            cuda: Cuda::default(),
             due: Vec::new(),
             rebound: None,
             edges_lost_at: None,
@@ -162,8 +166,11 @@ impl Core {
                 self.event(event, out);
             }
             Input::Fact(fact) => {
-                if let Fact::Server(server) = &fact {
-                    self.engine = engine::by_name(&server.engine);
+                match &fact {
+                    Fact::Server(server) => self.engine = engine::by_name(&server.engine),
+                    Fact::Parent { tgid, parent } => self.cuda.parent(*tgid, *parent),
+                    Fact::Kernel { function, name } => self.cuda.named(*function, name),
+                    _ => {}
                 }
                 self.about.fact(fact);
             }
@@ -206,7 +213,9 @@ impl Core {
                 let taken_up = self.uptake.reads_clock(process, thread, at, stack);
                 self.taken_up(&taken_up);
             }
-            What::Forked { .. } | What::Executed => {}
+            What::Cuda(seen) => self.cuda(at, process, thread, *seen, out),
+            What::Forked { child } => self.cuda.parent(child, process),
+            What::Executed | What::Mapped => {}
             What::Exited => self.exited(process, at, out),
         }
     }
@@ -233,6 +242,7 @@ impl Core {
         });
         self.encodes.ended(process);
         self.uptake.ended(process);
+        self.cuda_exited(process, out);
     }
 
     fn key(&mut self) -> u64 {
@@ -244,8 +254,16 @@ impl Core {
         Join { exchanges: &mut self.exchanges, generations: &mut self.generations, index: &mut self.index }
     }
 
-    fn emit_step(&self, step: &Step, out: &mut Vec<Output>) {
-        if let Some(step) = step.leave(&self.about.server, self.about.run, &self.about.clock) {
+    fn emit_step(&mut self, step: &Step, out: &mut Vec<Output>) {
+        let edges = (step.start.unwrap_or(step.end), step.end);
+        let cuda = self.cuda_step(step, edges);
+        if let Some(mut step) = step.leave(&self.about.server, self.about.run, &self.about.clock) {
+            if let Some(mut cuda) = cuda {
+                let labels = self.about.labels(step.engine);
+                out.push(Output::Metric(Metric::CudaGap { labels, seconds: cuda.gap_ns as f64 / 1e9 }));
+                self.calls_of_step(step.engine, edges, (step.trace_id, step.span_id), &mut cuda, out);
+                step.cuda = Some(cuda);
+            }
             let seconds = (step.end_ns - step.start_ns) as f64 / 1e9;
             let labels = self.about.labels(step.engine);
             out.push(Output::Metric(Metric::Step { labels, seconds }));

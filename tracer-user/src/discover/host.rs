@@ -66,7 +66,7 @@ impl Host {
     }
 
     /// A process that is alive, is a process, is no kernel thread and may be looked into.
-    fn living(&self, pid: u32) -> Result<Stat, Failure> {
+    pub(super) fn living(&self, pid: u32) -> Result<Stat, Failure> {
         let stat = self.proc.stat(pid).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => failure::forbidden(pid, "?"),
             _ => failure::no_process(pid, &self.hidden(pid)),

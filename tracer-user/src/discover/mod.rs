@@ -9,6 +9,7 @@
 //! `OTEL_SERVICE_NAME` is looked at.
 
 mod argv;
+mod bare;
 mod container;
 pub mod failure;
 mod host;
@@ -130,7 +131,10 @@ impl ServerProcesses {
         let mut facts = vec![Fact::Server(Arc::clone(&self.server))];
         let engine = self.processes.iter().find(|process| process.role == Role::Engine);
         facts.push(Fact::EngineClock { offset_ns: engine.map(|engine| engine.clock_offset_ns).unwrap_or_default() });
-        facts.extend(self.processes.iter().map(|process| Fact::Process { tgid: process.pid, role: process.role }));
+        for process in &self.processes {
+            facts.push(Fact::Process { tgid: process.pid, role: process.role });
+            facts.push(Fact::Parent { tgid: process.pid, parent: process.parent });
+        }
         facts
     }
 }
@@ -143,6 +147,11 @@ pub fn server(pid: u32) -> Result<ServerProcesses, Failure> {
 /// Every inference server that this process may see, by PID of its first process.
 pub fn servers() -> Vec<ServerProcesses> {
     Host::this().servers()
+}
+
+/// Any process, and all below it, as if they were workers: for what they do with GPUs. Any may be looked at.
+pub fn process_tree(pid: u32) -> Result<ServerProcesses, Failure> {
+    Host::this().process_tree(pid)
 }
 
 /// Whether `pid` is still the process that started at `start_ticks`, and is not a zombie.

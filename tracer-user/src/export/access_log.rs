@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Pressure;
 use super::lines::{Fate, Lines};
 use super::sink::{Context, Sink, open_file};
+use serde::Serialize;
+
 use crate::output::AccessRecord;
 use crate::sanitise::is_unsafe;
 
@@ -57,7 +59,7 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
 }
 
 /// Appends `record` to `line` as JSON.
-pub fn write(record: &AccessRecord, line: &mut Vec<u8>) -> io::Result<()> {
+pub fn write(record: &impl Serialize, line: &mut Vec<u8>) -> io::Result<()> {
     let text = serde_json::to_string(record)?;
     if !text.chars().any(is_unsafe) {
         line.extend_from_slice(text.as_bytes());

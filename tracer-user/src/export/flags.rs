@@ -39,6 +39,9 @@ pub struct OutputArgs {
     /// Write one JSON line per finished request to FILE (`-` is stdout)
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
+    /// Write one JSON line per process and CUDA kernel to FILE when it is over (`-` is stdout)
+    #[arg(long, value_name = "FILE")]
+    pub kernels_out: Option<PathBuf>,
 }
 
 impl Default for OutputArgs {
@@ -52,6 +55,7 @@ impl Default for OutputArgs {
             metrics: None,
             metrics_out: None,
             access_log: None,
+            kernels_out: None,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::telemetry::Telemetry;
 pub mod access_log;
 pub mod complaint;
 pub mod flags;
+pub mod kernels;
 pub mod lines;
 pub mod otlp;
 pub mod otlp_file;
@@ -28,7 +29,8 @@ pub mod sink;
 pub mod terminal;
 
 /// Every kind of sink, in the order in which they are flushed.
-const SINKS: [Open; 5] = [access_log::open, terminal::open, otlp_file::open, otlp::open, prometheus::open];
+const SINKS: [Open; 6] =
+    [access_log::open, kernels::open, terminal::open, otlp_file::open, otlp::open, prometheus::open];
 
 /// What to do when an exporter's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +119,8 @@ impl Sinks {
                         self.step(&step);
                     }
                 }
+                Output::Cuda(call) => self.list.iter_mut().for_each(|sink| sink.cuda(&call)),
+                Output::Kernel(row) => self.list.iter_mut().for_each(|sink| sink.kernel(&row)),
                 Output::Lost(lost) => self.telemetry.add_lost(lost.stage, lost.count),
                 Output::Delivered(delivered) => self.telemetry.add_delivered(delivered),
                 Output::Verdict(_) => {}

@@ -14,6 +14,7 @@ use super::flags::OutputArgs;
 use super::otlp::spans::Origin;
 use super::prometheus::server::MetricsServer;
 use crate::exit::{Code, Failure};
+use crate::output::cuda::{CudaCall, KernelRow};
 use crate::output::{AccessRecord, Metric, Trace};
 use crate::telemetry::Telemetry;
 
@@ -25,6 +26,10 @@ pub trait Sink: Debug {
     fn access(&mut self, _record: &Arc<AccessRecord>) {}
 
     fn metric(&mut self, _metric: &Metric) {}
+
+    fn cuda(&mut self, _call: &CudaCall) {}
+
+    fn kernel(&mut self, _row: &KernelRow) {}
 
     /// Traces end here, so there is something to sample.
     fn takes_traces(&self) -> bool {

@@ -124,6 +124,7 @@ impl Step {
             tokens: self.tokens,
             first_tokens: self.first_tokens,
             stats: self.stats,
+            cuda: None,
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::input::cuda::{Class, CollectiveKind, Sums};
+
 use super::{FinishReason, Outcome, RequestSeconds, SpanId, TraceId};
 
 /// Labels of our own series.
@@ -82,6 +84,34 @@ pub enum Metric {
         ttft_engine: f64,
         trace_id: TraceId,
         span_id: SpanId,
+    },
+    /// What a thread called of CUDA since this was last said.
+    CudaCalls {
+        labels: Labels,
+        of: Box<Sums>,
+    },
+    /// Kernels were launched.
+    CudaLaunches {
+        labels: Labels,
+        class: Class,
+        count: u64,
+    },
+    /// A step left the GPU without work for so long.
+    CudaGap {
+        labels: Labels,
+        seconds: f64,
+    },
+    /// Device memory of an engine's processes, bytes.
+    CudaMemory {
+        labels: Labels,
+        live: u64,
+        peak: u64,
+    },
+    /// A collective, of so many bytes.
+    Collective {
+        labels: Labels,
+        kind: CollectiveKind,
+        bytes: u64,
     },
     /// The response's own `usage` contradicts what was counted.
     UsageDiffers {

@@ -4,6 +4,7 @@
 //! holds a prompt, an output or a header value other than trace context and request id.
 
 mod access;
+pub mod cuda;
 mod metric;
 mod trace;
 
@@ -33,6 +34,10 @@ pub enum Output {
     Metric(Metric),
     /// An engine step is over.
     Step(Box<EngineStep>),
+    /// A call of a CUDA library.
+    Cuda(Box<cuda::CudaCall>),
+    /// A kernel of a process that is over, or at the end of the run.
+    Kernel(Box<cuda::KernelRow>),
     /// Something was lost or could not be used; counted, and told at the end.
     Lost(Lost),
     /// Events came from the probes; counted.
@@ -56,6 +61,8 @@ pub struct EngineStep {
     pub tokens: u64,
     pub first_tokens: u64,
     pub stats: Option<SchedulerStats>,
+    /// What it did with CUDA; `None` where that is not seen.
+    pub cuda: Option<Box<cuda::StepCuda>>,
 }
 
 /// What a connection speaks, as its first bytes said.

@@ -13,6 +13,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -152,6 +153,11 @@ impl Proc {
     /// `CAP_CHECKPOINT_RESTORE`.
     pub fn mapped_file(&self, process: impl Display, start: u64, end: u64) -> PathBuf {
         self.path(process, &format!("map_files/{start:x}-{end:x}"))
+    }
+
+    /// Reads its memory, all that fits `into` or nothing; see `process_vm_readv(2)` for who may.
+    pub fn memory(&self, process: impl Display, address: u64, into: &mut [u8]) -> io::Result<()> {
+        File::open(self.path(process, "mem"))?.read_exact_at(into, address)
     }
 
     fn lossy(&self, process: impl Display, name: &str) -> String {

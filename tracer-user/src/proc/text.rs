@@ -104,6 +104,7 @@ pub struct Mapping {
     pub start: u64,
     pub end: u64,
     pub executable: bool,
+    pub writable: bool,
     pub offset: u64,
     /// Device, major and minor.
     pub device: (u32, u32),
@@ -145,6 +146,7 @@ fn mapping(line: &[u8]) -> Option<Mapping> {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
         executable: permissions.as_bytes().get(2) == Some(&b'x'),
+        writable: permissions.as_bytes().get(1) == Some(&b'w'),
         offset: u64::from_str_radix(offset, 16).ok()?,
         device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
         inode,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::{Ended, Run};
-use crate::attach::Target;
+use super::naming::Naming;
+use crate::attach::{Level, Target};
 use crate::attach::libraries::Probed;
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
@@ -55,11 +56,23 @@ pub struct Live {
     forked: Option<Instant>,
     next_look: Instant,
     next_check: Instant,
+    /// Processes that have mapped a library since theirs were looked at.
+    mapped: BTreeSet<u32>,
+    naming: Naming,
 }
 
-/// Workers carry no request, and their threads wake every 10 ms: only their life is followed.
-pub fn targets_of(found: &ServerProcesses) -> Vec<Target> {
-    found.processes.iter().map(|process| Target { tgid: process.pid, capture: process.role != Role::Worker }).collect()
+/// Workers carry no request, and their threads wake every 10 ms: only their life, and what they map, is followed.
+pub fn target_of(process: u32, role: Role, level: Level) -> Target {
+    Target { tgid: process, capture: role != Role::Worker, libraries: level >= Level::Steps }
+}
+
+pub fn targets_of(found: &ServerProcesses, level: Level) -> impl Iterator<Item = Target> {
+    found.processes.iter().map(move |process| target_of(process.pid, process.role, level))
+}
+
+/// It is no inference server: only what it does with CUDA is followed.
+pub fn is_bare(found: &ServerProcesses) -> bool {
+    found.server.engine.is_empty()
 }
 
 /// The processes whose end is the server's.
@@ -85,7 +98,9 @@ impl Live {
         }
         let forked = (!session.adopted().is_empty()).then(Instant::now);
         let now = Instant::now();
-        Self { servers, session, run, alive, forked, next_look: now, next_check: now + CHECK_ALIVE_EVERY }
+        let next_check = now + CHECK_ALIVE_EVERY;
+        let (mapped, naming) = (BTreeSet::new(), Naming::default());
+        Self { servers, session, run, alive, forked, next_look: now, next_check, mapped, naming }
     }
 
     pub fn servers(&self) -> &[ServerProcesses] {
@@ -99,17 +114,35 @@ impl Live {
     /// Probes the libraries of the servers' processes; gives what a user should know.
     pub fn probe_libraries(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (index, found) in self.servers.iter().enumerate() {
-            if !engine::by_name(&found.server.engine).has_messages() {
-                continue;
+        for index in 0..self.servers.len() {
+            let processes = self.servers[index].processes.iter().map(|process| (process.pid, process.role));
+            let processes: Vec<(u32, Role)> = processes.collect();
+            warnings.extend(self.probe(index, &processes));
+        }
+        warnings
+    }
+
+    /// Probes the libraries of some processes of a server.
+    fn probe(&mut self, server: usize, processes: &[(u32, Role)]) -> Vec<String> {
+        let has_messages = engine::by_name(&self.servers[server].server.engine).has_messages();
+        let attached = self.session.attach_libraries(processes, has_messages);
+        for Probed { family, process, .. } in attached.probed {
+            self.run.push(Some(server), Input::Fact(Fact::Probed { tgid: process, probe: family.probe }));
+        }
+        attached.warnings
+    }
+
+    /// Probes what processes have mapped since they were looked at. A child that nobody knows yet is its only server's, of no role.
+    fn probe_mapped(&mut self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for process in std::mem::take(&mut self.mapped) {
+            let known = self.servers.iter().enumerate().find_map(|(index, found)| {
+                let its = found.processes.iter().find(|its| its.pid == process)?;
+                Some((index, its.role))
+            });
+            if let Some((server, role)) = known.or_else(|| (self.servers.len() == 1).then_some((0, Role::Other))) {
+                warnings.extend(self.probe(server, &[(process, role)]));
             }
-            let processes: Vec<(u32, Role)> =
-                found.processes.iter().map(|process| (process.pid, process.role)).collect();
-            let attached = self.session.attach_libraries(&processes);
-            for Probed { family, process, .. } in attached.probed {
-                self.run.push(Some(index), Input::Fact(Fact::Probed { tgid: process, probe: family.probe }));
-            }
-            warnings.extend(attached.warnings);
         }
         warnings
     }
@@ -131,6 +164,10 @@ impl Live {
             Err(RecvTimeoutError::Timeout) => {}
             // The reader is gone, which only a bug can do; what was seen is still worth flushing.
             Err(RecvTimeoutError::Disconnected) => return Some(StoppedBy::Target),
+        }
+        self.probe_mapped().iter().for_each(|what| warn(what));
+        for (function, name) in self.naming.found() {
+            self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
         }
         for (verdict, from) in self.run.verdicts() {
             self.session.tell(verdict, from);
@@ -168,7 +205,19 @@ impl Live {
                     self.alive.remove(&event.process);
                     self.session.ended(event.process);
                 }
+                What::Mapped => {
+                    self.mapped.insert(event.process);
+                }
+                What::Cuda(seen) => {
+                    if let Some((function, name)) = self.naming.meet(event.process, seen) {
+                        self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
+                    }
+                }
                 What::Forked { .. } | What::Executed => {
+                    if event.what == What::Executed {
+                        // Its libraries are others now.
+                        self.session.ended(event.process);
+                    }
                     let now = Instant::now();
                     self.forked = Some(now);
                     if self.next_look < now {
@@ -184,7 +233,9 @@ impl Live {
     /// Looks at the servers again: a process that came later gets its role.
     fn look_again(&mut self) {
         for (index, known) in self.servers.iter_mut().enumerate() {
-            let Ok(found) = discover::server(known.server.pid) else { continue };
+            let pid = known.server.pid;
+            let found = if is_bare(known) { discover::process_tree(pid) } else { discover::server(pid) };
+            let Ok(found) = found else { continue };
             if found.server.start_ticks != known.server.start_ticks {
                 continue;
             }
@@ -193,7 +244,11 @@ impl Live {
             };
             for (tgid, role) in roles(&found).difference(&roles(known)) {
                 self.run.push(Some(index), Input::Fact(Fact::Process { tgid: *tgid, role: *role }));
-                self.session.set_target(Target { tgid: *tgid, capture: *role != Role::Worker });
+                let parent = found.processes.iter().find(|process| process.pid == *tgid).map(|process| process.parent);
+                if let Some(parent) = parent {
+                    self.run.push(Some(index), Input::Fact(Fact::Parent { tgid: *tgid, parent }));
+                }
+                self.session.set_target(target_of(*tgid, *role, self.session.level()));
             }
             if found.server != known.server {
                 self.run.push(Some(index), Input::Fact(Fact::Server(Arc::clone(&found.server))));
@@ -205,13 +260,21 @@ impl Live {
 
     /// Detaches and flushes.
     pub fn finish(self) -> Ended {
-        let Self { session, mut run, .. } = self;
+        let Self { session, mut run, mut naming, .. } = self;
         session.detach(|batch| {
             for input in batch {
+                if let Input::Event(Event { process, what: What::Cuda(seen), .. }) = &input
+                    && let Some((function, name)) = naming.meet(*process, seen)
+                {
+                    run.push(None, Input::Fact(Fact::Kernel { function, name }));
+                }
                 run.push(None, input);
             }
             run.export();
         });
+        for (function, name) in naming.last() {
+            run.push(None, Input::Fact(Fact::Kernel { function, name }));
+        }
         run.finish(false)
     }
 }

@@ -4,6 +4,7 @@
 //! recording. Nothing here parses a command line or prints: what a user should know is returned.
 
 pub mod live;
+mod naming;
 pub mod pipeline;
 pub mod preroll;
 pub mod recorded;

@@ -179,7 +179,7 @@ impl Records {
 
     /// Traces a process as well, or looks at its sockets from now on. A table of targets that is full leaves it as it was.
     pub(super) fn target(&mut self, target: Target, now: u64) {
-        if self.table.add_target(target.tgid, target.capture).is_ok() {
+        if self.table.add_target(target).is_ok() {
             self.know(target.tgid, now);
         }
     }

@@ -6,6 +6,7 @@
 //! 20 ms, a clock anchor a second, and every loss. Invariant: after `Tick(t)` no event older than `t` minus the time
 //! a program takes follows. What does not fit the channel is dropped and counted.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use tracer_ebpf::wire::ring::DROPS_LEN;
 
 use super::records::Records;
 use crate::attach::Target;
+use crate::attach::counters::{Counters, OfThread};
 use crate::attach::loader::Rings;
 use crate::attach::rings::RINGS;
 use crate::decode::record::{self, Record, Refused};
-use crate::input::{EventNanos, Fact, Input, LossStage};
+use crate::input::cuda::{FunctionKey, Seen};
+use crate::input::{Event, EventNanos, Fact, Input, LossStage, What};
 use crate::output::Verdict;
 
 /// The rings are drained this often when nothing forces a wake-up.
@@ -65,6 +68,7 @@ impl Reader {
             commands: told,
             heads: rings.rings.into_iter().map(|ring| Head { ring, next: None }).collect(),
             drops: rings.drops,
+            counters: rings.counters,
             dropped: [0; DROPS_LEN as usize],
         };
         let stopped = Arc::clone(&stop);
@@ -148,9 +152,11 @@ fn wake_ups(rings: &Rings) -> io::Result<OwnedFd> {
 }
 
 fn wait(epoll: &OwnedFd, timeout: Duration) {
-    let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; RINGS.len()];
     // SAFETY: `events` holds as many as is said. A signal or a timeout means to look at the rings, as a wake-up does.
-    unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), 2, timeout.as_millis() as i32) };
+    unsafe {
+        libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), RINGS.len() as i32, timeout.as_millis() as i32)
+    };
 }
 
 /// A ring and the record that was taken from it and not yet passed on.
@@ -173,6 +179,7 @@ impl Head {
 struct Drain {
     heads: Vec<Head>,
     drops: aya::maps::PerCpuArray<aya::maps::MapData, u64>,
+    counters: Counters,
     dropped: [u64; DROPS_LEN as usize],
     commands: Receiver<Command>,
     records: Records,
@@ -188,6 +195,7 @@ impl Drain {
                 last_second = now;
                 self.records.push(Input::Fact(clock_anchor()));
                 self.records.forget_dead();
+                self.count_all(now);
             }
             self.drain_until(now);
             for command in self.commands.try_iter() {
@@ -198,11 +206,15 @@ impl Drain {
             }
             if stopping || now - last_tick >= TICK_AFTER_NS {
                 last_tick = now;
+                let moved = self.counters.threads(now, false);
+                self.tell_threads(now, moved);
                 self.report_losses(now);
                 self.records.report_delivered();
                 self.records.push(Input::Tick(now));
             }
             if stopping {
+                // Nobody calls the programs any more.
+                self.count_all(EventNanos::MAX);
                 self.records.hand_over();
                 return;
             }
@@ -222,16 +234,64 @@ impl Drain {
                     head.next = Some((at, record));
                     return;
                 }
-                Some((_, Ok(record))) => self.records.record(record),
+                Some((_, Ok(record))) => {
+                    self.account(&record);
+                    self.records.record(record);
+                }
                 Some((_, Err(_))) => self.records.lost(until, 1, LossStage::Decode),
                 None => return,
             }
         }
     }
 
+    /// What a record means for the counters: a burst is told of; of a process that is gone the last counts are told before its end.
+    fn account(&mut self, record: &Record) {
+        let Record::Event(Event { at, process, thread, what }) = record else { return };
+        match what {
+            What::Cuda(seen) => {
+                if let Seen::Burst(sums) = &**seen {
+                    self.counters.heard(*process, *thread, sums);
+                }
+            }
+            What::Exited => {
+                let moved = self.counters.of_process(*process);
+                self.tell_threads(*at, moved);
+                self.tell_functions(*at);
+                self.counters.forget(*process);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells of all threads that stand still, and of all functions.
+    fn count_all(&mut self, now: EventNanos) {
+        let moved = self.counters.threads(now, true);
+        let at = now.min(monotonic_ns());
+        self.tell_threads(at, moved);
+        self.tell_functions(at);
+    }
+
+    fn tell_threads(&mut self, at: EventNanos, moved: Vec<OfThread>) {
+        for OfThread { process, thread, sums } in moved {
+            let what = What::Cuda(Box::new(Seen::Burst(sums)));
+            self.records.push(Input::Event(Event { at, process, thread, what }));
+        }
+    }
+
+    fn tell_functions(&mut self, at: EventNanos) {
+        let mut by_process: BTreeMap<u32, Vec<(FunctionKey, u64)>> = BTreeMap::new();
+        for (key, count) in self.counters.functions() {
+            by_process.entry(key.process).or_default().push((key, count));
+        }
+        for (process, counts) in by_process {
+            let what = What::Cuda(Box::new(Seen::Counts(counts)));
+            self.records.push(Input::Event(Event { at, process, thread: process, what }));
+        }
+    }
+
     /// Reads the kernel side's drop counters; what is new is told and counted.
     fn report_losses(&mut self, now: u64) {
-        let stages = RINGS.iter().map(|ring| ring.stage).chain([LossStage::Descriptors]);
+        let stages = RINGS.iter().map(|ring| ring.stage).chain([LossStage::Descriptors, LossStage::CudaTable]);
         for (index, stage) in (0u32..).zip(stages) {
             let Ok(counters) = self.drops.get(&index, 0) else { continue };
             let total = counters.iter().sum::<u64>();

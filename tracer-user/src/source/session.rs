@@ -9,7 +9,7 @@ use crate::attach::family::FAMILIES;
 use crate::attach::libraries::{Attached, Libraries};
 use crate::attach::loader::{Options, Probes};
 use crate::attach::table::Table;
-use crate::attach::{LoadError, Target};
+use crate::attach::{Level, LoadError, Target};
 use crate::input::{EventNanos, Input, Role};
 use crate::output::Verdict;
 use crate::proc::{FIRST_PID_NAMESPACE, OWN, Proc};
@@ -38,7 +38,7 @@ impl Session {
         let captured: Vec<u32> = targets.iter().filter(|target| target.capture).map(|target| target.tgid).collect();
         let made: Vec<_> = captured.iter().map(|tgid| table.look(*tgid, now)).collect();
         for target in targets {
-            table.add_target(target.tgid, target.capture).map_err(full)?;
+            table.add_target(*target).map_err(full)?;
         }
         probes.attach()?;
         // Again, for what was opened or closed while nobody looked; then for children born in between.
@@ -49,7 +49,7 @@ impl Session {
         }
         let mut adopted = Vec::new();
         for (parent, child) in unknown_children(targets, table) {
-            table.add_target(child.tgid, child.capture).map_err(full)?;
+            table.add_target(child).map_err(full)?;
             if child.capture {
                 table.look(child.tgid, monotonic_ns());
                 table.set_known(child.tgid);
@@ -57,7 +57,7 @@ impl Session {
             adopted.push((parent, child.tgid));
         }
         let reader = Reader::spawn(rings).map_err(|error| LoadError::Other(format!("reader thread: {error}")))?;
-        Ok(Self { probes, reader, adopted, libraries: Libraries::default() })
+        Ok(Self { probes, reader, adopted, libraries: Libraries::new(options.level) })
     }
 
     /// Batches of inputs, as they come.
@@ -81,6 +81,11 @@ impl Session {
         self.reader.tell(Command::Target(target));
     }
 
+    /// How much is observed.
+    pub fn level(&self) -> Level {
+        self.libraries.level()
+    }
+
     /// Why children that start later are not followed, when they are not.
     pub fn not_following(&self) -> Option<&str> {
         self.probes.not_following.as_deref()
@@ -93,12 +98,12 @@ impl Session {
 
     /// Probes the functions of every family that is of interest in the processes. Done after the sockets are live: reading an ELF file of
     /// 11 MB takes its time. What is probed already stays; a library that is stripped, or not there, is a warning.
-    pub fn attach_libraries(&mut self, processes: &[(u32, Role)]) -> Attached {
+    pub fn attach_libraries(&mut self, processes: &[(u32, Role)], has_messages: bool) -> Attached {
         // One that may not be looked into has been told of already.
         let looked = |(process, role): &(u32, Role)| Some((*process, *role, Proc::this().maps(*process).ok()?));
         let of_interest = |(_, role): &&(u32, Role)| FAMILIES.iter().any(|family| family.roles.contains(role));
         let maps: Vec<_> = processes.iter().filter(of_interest).filter_map(looked).collect();
-        self.libraries.attach(&mut self.probes, &maps)
+        self.libraries.attach(&mut self.probes, &maps, has_messages)
     }
 
     /// A process has ended: its number may be another one's.
@@ -133,7 +138,7 @@ fn unknown_children(targets: &[Target], table: &Table) -> Vec<(u32, Target)> {
         for (pid, _) in parents.iter().filter(|(_, of)| *of == parent.tgid) {
             let known = targets.iter().chain(children.iter().map(|(_, child)| child)).any(|target| target.tgid == *pid);
             if !known && !table.is_target(*pid) {
-                let child = Target { tgid: *pid, capture: parent.capture };
+                let child = Target { tgid: *pid, ..parent };
                 children.push((parent.tgid, child));
                 from.push(child);
             }

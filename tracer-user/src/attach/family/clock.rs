@@ -11,21 +11,25 @@ use std::path::Path;
 use object::{Object as _, ObjectSegment as _, RelocationFlags, SegmentFlags, elf};
 use tracer_ebpf::wire::call::FUNCTION_CLOCK;
 
-use super::{ENTERED, Family, Scope};
+use super::{ENTERED, Family, Find, Library, Scope};
+use crate::attach::Level;
 use crate::input::{Probe, Role};
 
 pub static CLOCK: Family = Family {
     what: "clock (time.time)",
     without: "ttft_engine ends when the first token arrives, not when the server takes it up",
     probe: Probe::FrontEnd,
-    is_library: is_interpreter,
+    library: Library::Path(is_interpreter),
     roles: &[Role::Api],
     // Many a Python reads its clock.
     scope: Scope::Process,
-    programs: ENTERED,
-    points: |code| {
-        time_time(code.file()).and_then(|at| code.point(FUNCTION_CLOCK, at, "time.time")).into_iter().collect()
-    },
+    level: Level::Requests,
+    needs_messages: true,
+    unless: None,
+    points: Find::Code(|code| {
+        let point = |at| code.point(ENTERED, FUNCTION_CLOCK, at, "time.time");
+        time_time(code.file()).and_then(point).into_iter().collect()
+    }),
     hidden: "its table of methods is not found",
 };
 

@@ -4,20 +4,25 @@ use std::path::Path;
 
 use tracer_ebpf::wire::call::FUNCTION_DECODE;
 
-use super::{ENTERED, Family, Scope};
+use super::{ENTERED, Family, Find, Library, Scope};
+use crate::attach::Level;
 use crate::input::{Probe, Role};
 
 pub static MESSAGES: Family = Family {
     what: "decoder of messages (msgspec)",
     without: "ttft_engine ends when the first token arrives, not when the server takes it up",
     probe: Probe::FrontEnd,
-    is_library: is_msgspec,
+    library: Library::Path(is_msgspec),
     roles: &[Role::Api],
     // An engine decodes as well.
     scope: Scope::Process,
-    programs: ENTERED,
+    level: Level::Requests,
+    needs_messages: true,
+    unless: None,
     // `JSONDecoder_decode` is another one; `.cold` is no entry.
-    points: |code| code.functions(|symbol| (symbol == "Decoder_decode").then_some(FUNCTION_DECODE)),
+    points: Find::Code(|code| {
+        code.functions(ENTERED, |symbol| (symbol == "Decoder_decode").then_some(FUNCTION_DECODE))
+    }),
     hidden: "it has no symbols (stripped), so its functions cannot be found",
 };
 

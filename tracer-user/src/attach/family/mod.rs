@@ -5,12 +5,17 @@
 //! `decode::record`.
 
 pub mod clock;
+pub mod driver;
 pub mod messages;
+pub mod nccl;
+pub mod runtime;
 pub mod tokenizer;
 
 use std::path::Path;
 
+use super::Level;
 use super::code::Code;
+use super::exports::Exports;
 use crate::input::{Probe, Role};
 
 /// Functions that are probed together.
@@ -22,16 +27,53 @@ pub struct Family {
     pub without: &'static str,
     /// Whose events they are.
     pub probe: Probe,
-    /// Whether a mapped file, by its path, may hold them.
-    pub is_library: fn(&Path) -> bool,
+    /// Which mapped files may hold them.
+    pub library: Library,
     /// Processes in which they are of interest.
     pub roles: &'static [Role],
     pub scope: Scope,
-    pub programs: &'static [Program],
+    /// The least level at which they are probed.
+    pub level: Level,
+    /// Of interest only where an engine's messages are read.
+    pub needs_messages: bool,
+    /// Not in a process where this one is.
+    pub unless: Option<&'static Self>,
     /// Finds them in such a file; empty where they are not in it, or have no names there.
-    pub points: fn(&Code<'_>) -> Vec<Point>,
+    pub points: Find,
     /// Why none are found, when none are.
     pub hidden: &'static str,
+}
+
+/// How a library is known.
+#[derive(Debug, Clone, Copy)]
+pub enum Library {
+    /// By its path.
+    Path(fn(&Path) -> bool),
+    /// By what it calls itself (`DT_SONAME`) and exports: files of any name.
+    Soname(fn(&str) -> bool),
+}
+
+impl Library {
+    /// Whether a file at this path may be one, before it is read.
+    pub fn may_be(self, path: &Path) -> bool {
+        match self {
+            Self::Path(is_library) => is_library(path),
+            Self::Soname(_) => true,
+        }
+    }
+
+    /// What is called so is one, and a user should know why it is not probed.
+    pub fn is_by_name(self) -> bool {
+        matches!(self, Self::Soname(_))
+    }
+}
+
+/// How the functions are found in a file.
+#[derive(Debug, Clone, Copy)]
+pub enum Find {
+    Code(fn(&Code<'_>) -> Vec<Point>),
+    /// `None`: it only looks like such a library.
+    Exports(fn(&Exports) -> Option<Vec<Point>>),
 }
 
 /// Whose calls reach the programs.
@@ -61,17 +103,30 @@ pub enum At {
 /// A function to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
-    /// A `FUNCTION_*` of the wire.
+    pub programs: &'static [Program],
+    /// A `FUNCTION_*` or `CUDA_*` of the wire.
     pub function: u32,
     /// Offset of its entry in the file.
     pub offset: u64,
     /// How far behind it lies the instruction on which a probe of the entry costs least, bytes.
     pub quickest: u64,
+    /// The kernel carries that instruction out itself, as far as is known.
+    pub is_emulated: bool,
+    /// The file's bytes from the entry to behind that instruction.
+    pub code: Vec<u8>,
     pub symbol: String,
 }
 
 /// Every family. An order that two of them need among the events of one thread is that of the calls, not of this list.
-pub static FAMILIES: [&Family; 3] = [&messages::MESSAGES, &clock::CLOCK, &tokenizer::TOKENIZER];
+pub static FAMILIES: [&Family; 7] = [
+    &messages::MESSAGES,
+    &clock::CLOCK,
+    &tokenizer::TOKENIZER,
+    &driver::DRIVER,
+    &runtime::LAUNCHES,
+    &runtime::CALLS,
+    &nccl::COLLECTIVES,
+];
 
 /// A function is timed from its entry to its return.
 pub const TIMED: &[Program] =

@@ -2,7 +2,8 @@
 
 use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 
-use super::{Family, Scope, TIMED};
+use super::{Family, Find, Library, Scope, TIMED};
+use crate::attach::Level;
 use crate::discover::kind::is_tokenizer;
 use crate::input::{Probe, Role};
 
@@ -10,11 +11,13 @@ pub static TOKENIZER: Family = Family {
     what: "tokenizer library",
     without: "tokenizer times will be missing",
     probe: Probe::Tokenizer,
-    is_library: is_tokenizer,
+    library: Library::Path(is_tokenizer),
     roles: &[Role::Api],
     scope: Scope::File,
-    programs: TIMED,
-    points: |code| code.functions(|symbol| is_encode(symbol).then_some(FUNCTION_ENCODE)),
+    level: Level::Requests,
+    needs_messages: true,
+    unless: None,
+    points: Find::Code(|code| code.functions(TIMED, |symbol| is_encode(symbol).then_some(FUNCTION_ENCODE))),
     hidden: "it has no symbols (stripped), so its functions cannot be found",
 };
 

@@ -81,8 +81,16 @@ fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
     let maps = proc.maps(OWN).map_err(|error| error.to_string())?;
     let address = never_called as *const () as u64;
     let offset = file_offset(&maps, address).ok_or("inferspan's own code is not mapped from a file")?;
-    let point = Point { function: FUNCTION_ENCODE, offset, quickest: 0, symbol: "never_called".to_owned() };
-    let links = probes.attach_points(TIMED, &proc.executable(OWN), &[point], None);
+    let point = Point {
+        programs: TIMED,
+        function: FUNCTION_ENCODE,
+        offset,
+        quickest: 0,
+        is_emulated: false,
+        code: Vec::new(),
+        symbol: "never_called".to_owned(),
+    };
+    let links = probes.attach_points(&proc.executable(OWN), &[point], None);
     links.map(drop).map_err(|error| error.to_string())
 }
 

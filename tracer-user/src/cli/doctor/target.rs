@@ -109,10 +109,10 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
     let maps: Vec<_> =
         of(found, Role::Api).filter_map(|process| Some((process.pid, Proc::this().maps(process.pid).ok()?))).collect();
     let maps = maps.iter().map(|(pid, mappings)| (*pid, mappings.as_slice()));
-    let checks: Vec<Check> = plan::libraries(maps, TOKENIZER.is_library)
+    let checks: Vec<Check> = plan::libraries(maps, |path| TOKENIZER.library.may_be(path))
         .iter()
         .map(|tokenizer| {
-            let points = files::reach(tokenizer).and_then(|path| files::points(&path, &TOKENIZER));
+            let points = files::reach(tokenizer).and_then(|path| files::points(&path, &TOKENIZER)).map(Option::unwrap_or_default);
             judge_tokenizer(&printable_path(Path::new(&tokenizer.path)), points.map_err(|error| error.to_string()))
         })
         .collect();
@@ -131,9 +131,9 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
 fn front_end(pid: u32) -> Check {
     let maps = Proc::this().maps(pid).unwrap_or_default();
     let has = |family: &Family| {
-        plan::libraries([(pid, maps.as_slice())], family.is_library).iter().any(|file| {
+        plan::libraries([(pid, maps.as_slice())], |path| family.library.may_be(path)).iter().any(|file| {
             let points = files::reach(file).and_then(|path| files::points(&path, family));
-            points.is_ok_and(|points| !points.is_empty())
+            points.is_ok_and(|points| points.is_some_and(|points| !points.is_empty()))
         })
     };
     match (has(&MESSAGES), has(&CLOCK)) {

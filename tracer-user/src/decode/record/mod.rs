@@ -4,6 +4,7 @@
 //! unknown kind, a short record or a length that does not add up is refused.
 
 mod call;
+pub mod cuda;
 pub mod net;
 mod proc;
 
@@ -15,7 +16,7 @@ use crate::input::{Event, EventNanos, What};
 use net::Class;
 
 /// The families: each knows its kinds.
-const FAMILIES: [Decode; 3] = [net::decode, call::decode, proc::decode];
+const FAMILIES: [Decode; 4] = [net::decode, call::decode, proc::decode, cuda::decode];
 
 /// Nothing for a record of another family.
 type Decode = fn(u32, Fields<'_>) -> Option<Result<Record, Refused>>;

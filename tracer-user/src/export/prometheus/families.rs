@@ -107,6 +107,33 @@ impl Families {
             Metric::UsageDiffers { labels } => {
                 self.series(labels).usage_differs.inc();
             }
+            Metric::CudaCalls { labels, of } => {
+                let series = self.series(labels);
+                series.cuda_graph_launches.inc_by(of.graph_launches);
+                for (kind, (count, bytes)) in of.copies.iter().zip(of.copy_bytes).enumerate() {
+                    series.cuda_copies[kind].inc_by(*count);
+                    series.cuda_copy_bytes[kind].inc_by(bytes);
+                }
+                series.cuda_sync_wait.inc_by(of.wait_ns as f64 / 1e9);
+            }
+            Metric::CudaLaunches { labels, class, count } => {
+                self.series(labels).cuda_launches[*class as usize].inc_by(*count);
+            }
+            Metric::CudaGap { labels, seconds } => {
+                if is_observable(*seconds) {
+                    self.series(labels).cuda_launch_gap.inc_by(*seconds);
+                }
+            }
+            Metric::CudaMemory { labels, live, peak } => {
+                let series = self.series(labels);
+                series.cuda_memory.set(i64::try_from(*live).unwrap_or(i64::MAX));
+                series.cuda_memory_peak.set(i64::try_from(*peak).unwrap_or(i64::MAX));
+            }
+            Metric::Collective { labels, kind, bytes } => {
+                let series = self.series(labels);
+                series.nccl_collectives[*kind as usize].inc();
+                series.nccl_bytes[*kind as usize].inc_by(*bytes);
+            }
             Metric::ModelKnown { server, model } => self.rename(server, model),
         }
     }

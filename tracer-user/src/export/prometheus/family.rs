@@ -3,9 +3,8 @@
 //! `prometheus_client`'s own `Family` hashes, and a run's metrics file would differ from one replay to the next.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -47,6 +46,13 @@ impl<M: Clone> Family<M> {
 pub trait Join {
     /// Adds `other`'s to its own; `false` when that cannot be done.
     fn join(&self, other: &Self) -> bool;
+}
+
+impl Join for Counter<f64, AtomicU64> {
+    fn join(&self, other: &Self) -> bool {
+        self.inc_by(other.get());
+        true
+    }
 }
 
 impl Join for Counter {

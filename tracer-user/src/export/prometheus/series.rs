@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -30,4 +31,6 @@ impl EncodeLabelSet for Exemplar {
 }
 
 pub(super) type Phase = HistogramWithExemplars<Exemplar>;
+/// A counter of seconds.
+pub(super) type Seconds = Counter<f64, AtomicU64>;
 pub(super) type Ratio = Gauge<f64, AtomicU64>;

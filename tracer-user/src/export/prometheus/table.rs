@@ -12,7 +12,8 @@ use prometheus_client::registry::Registry;
 use super::buckets;
 use super::family::{Family, LabelPairs};
 use super::register::{Register, Rename};
-use super::series::{FINISH_REASONS, OUTCOMES, Phase, Ratio};
+use super::series::{FINISH_REASONS, OUTCOMES, Phase, Ratio, Seconds};
+use crate::input::cuda::{Class, CollectiveKind, CopyKind};
 use crate::output::{FinishReason, Outcome};
 
 pub const SERVER: &str = "server";
@@ -75,6 +76,14 @@ trait Shape: Sized {
 }
 
 impl Shape for Counter {
+    const KIND: Kind = Kind::Counter;
+
+    fn with(_: &'static [f64]) -> Self {
+        Self::default()
+    }
+}
+
+impl Shape for Seconds {
     const KIND: Kind = Kind::Counter;
 
     fn with(_: &'static [f64]) -> Self {
@@ -195,11 +204,22 @@ macro_rules! metrics {
     };
 }
 
+const CLASSES: [Class; Class::ALL.len()] = Class::ALL;
+const COPIES: [CopyKind; CopyKind::ALL.len()] = CopyKind::ALL;
+const COLLECTIVES: [CollectiveKind; CollectiveKind::ALL.len()] = CollectiveKind::ALL;
+
 metrics! {
     words {
         requests: "outcome" of Outcome in OUTCOMES = "inferspan_requests", "HTTP requests that are over, by outcome";
         generations: "finish_reason" of FinishReason in FINISH_REASONS = "inferspan_generations",
             "Engine requests that are over, by finish reason";
+        cuda_launches: "class" of Class in CLASSES = "inferspan_cuda_launches",
+            "Kernels launched, by what they do; those of a graph count when it is captured, and not here";
+        cuda_copies: "kind" of CopyKind in COPIES = "inferspan_cuda_copies", "Copies that were enqueued, by kind";
+        cuda_copy_bytes: "kind" of CopyKind in COPIES = "inferspan_cuda_copy_bytes", "Bytes of copies, by kind";
+        nccl_collectives: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_collectives", "Collectives, by kind";
+        nccl_bytes: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_bytes",
+            "Bytes that collectives are called with (count times element size), by kind";
     }
     engine {
         running: Gauge = "inferspan_requests_running", "Engine requests in the running batch after the last step";
@@ -213,6 +233,12 @@ metrics! {
         prefix_hits: Counter = "inferspan_prefix_cache_hits", "Tokens found in the prefix cache";
         usage_differs: Counter = "inferspan_usage_differs",
             "Responses whose own usage contradicts the tokens that were counted";
+        cuda_graph_launches: Counter = "inferspan_cuda_graph_launches", "Graphs launched";
+        cuda_sync_wait: Seconds = "inferspan_cuda_sync_wait_seconds", "Time in waits for a stream, an event or a device, all threads";
+        cuda_launch_gap: Seconds = "inferspan_cuda_launch_gap_seconds",
+            "Time of steps in which nothing was enqueued or waited for, of the process with the most of it";
+        cuda_memory: Gauge = "inferspan_cuda_memory_bytes", "Device memory that was allocated since the attach, and not freed";
+        cuda_memory_peak: Gauge = "inferspan_cuda_memory_peak_bytes", "The most of it at a time";
         parse: Phase(PHASE) = "inferspan_request_parse", "Request complete to tokenisation start";
         tokenize: Phase(PHASE) = "inferspan_request_tokenize", "Time in the tokenizer for the prompt";
         queue: Phase(PHASE) = "inferspan_request_queue", "Queued to first scheduled, an engine request";

@@ -1,0 +1,231 @@
+//! Launches of kernels and graphs.
+//!
+//! At the level of steps nothing of the target's memory is read but at a function's first launch, and of a thread that captures.
+
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
+    macros::uprobe,
+    programs::ProbeContext,
+};
+use tracer_ebpf::wire::cuda::{
+    API_DRIVER, API_GRAPH, API_RUNTIME, CUDA_GRAPH_LAUNCH, Call, FLAG_CAPTURED, Function, FunctionKey, KIND_CUDA_CALL,
+    KIND_CUDA_FUNCTION, KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_MAX,
+};
+use tracer_ebpf::wire::ring;
+
+use super::{calls, capture, registers, thread, word};
+use crate::emit;
+use crate::maps::{FUNCTIONS, add, epoch, level, name_offset, sample};
+
+/// Where and how a kernel is launched.
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: u64,
+    /// Where the call returns to.
+    caller: u64,
+}
+
+/// Of a launch that is not looked at further.
+const NO_SHAPE: Shape = Shape { grid: [0; 3], block: [0; 3], shared: 0, stream: 0, caller: 0 };
+
+/// The stack at a call: the return address, then the arguments behind the sixth.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Stack {
+    words: [u64; 4],
+}
+
+/// Both launch configurations: `CUlaunchConfig` (cuda.h) and `cudaLaunchConfig_t` (driver_types.h, whose size of shared memory is 8 bytes).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Config {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    pad: u32,
+    stream: u64,
+}
+
+#[inline(always)]
+fn stack(regs: &pt_regs) -> Stack {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(regs.rsp as *const Stack) }.unwrap_or(Stack { words: [0; 4] })
+}
+
+/// `cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, …)`, and the cooperative one.
+#[uprobe]
+pub fn cuda_launch(ctx: ProbeContext) -> u32 {
+    let regs = registers(ctx.regs);
+    launch(regs, API_DRIVER, regs.rdi, || {
+        let [caller, block_z, shared, stream] = stack(regs).words;
+        Shape {
+            grid: [regs.rsi as u32, regs.rdx as u32, regs.rcx as u32],
+            block: [regs.r8 as u32, regs.r9 as u32, block_z as u32],
+            shared: shared as u32,
+            stream,
+            caller,
+        }
+    })
+}
+
+/// `cudaLaunchKernel(func, grid, block, args, shared, stream)`, and the cooperative one; a `dim3` by value takes a register and a half.
+#[uprobe]
+pub fn cuda_runtime_launch(ctx: ProbeContext) -> u32 {
+    let regs = registers(ctx.regs);
+    launch(regs, API_RUNTIME, regs.rdi, || {
+        let [caller, shared, stream, _] = stack(regs).words;
+        Shape {
+            grid: [regs.rsi as u32, (regs.rsi >> 32) as u32, regs.rdx as u32],
+            block: [regs.rcx as u32, (regs.rcx >> 32) as u32, regs.r8 as u32],
+            shared: shared as u32,
+            stream,
+            caller,
+        }
+    })
+}
+
+/// `cuLaunchKernelEx(config, f, …)`.
+#[uprobe]
+pub fn cuda_launch_ex(ctx: ProbeContext) -> u32 {
+    let regs = registers(ctx.regs);
+    launch(regs, API_DRIVER, regs.rsi, || configured(regs))
+}
+
+/// `cudaLaunchKernelExC(config, func, …)`.
+#[uprobe]
+pub fn cuda_runtime_launch_ex(ctx: ProbeContext) -> u32 {
+    let regs = registers(ctx.regs);
+    launch(regs, API_RUNTIME, regs.rsi, || configured(regs))
+}
+
+#[inline(always)]
+fn configured(regs: &pt_regs) -> Shape {
+    let caller = word(regs.rsp);
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user(regs.rdi as *const Config) } {
+        Ok(Config { grid, block, shared, stream, .. }) => Shape { grid, block, shared, stream, caller },
+        Err(_) => Shape { caller, ..NO_SHAPE },
+    }
+}
+
+#[inline(always)]
+fn launch(regs: &pt_regs, api: u32, function: u64, shape: impl Fn() -> Shape) -> u32 {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let Some(thread) = thread(pid_tgid) else { return 0 };
+    let now = emit::now();
+    let key = FunctionKey { process: (pid_tgid >> 32) as u32, epoch: epoch(), function, api, pad: 0 };
+    let sums = calls(thread, pid_tgid, now);
+    let mut captured = None;
+    if capture::is_any(thread) {
+        captured = capture::of(thread, pid_tgid, shape().stream);
+    }
+    let mut weight = 1;
+    if let Some(number) = captured {
+        sums.captured += 1;
+        first_of(regs, pid_tgid, now, key, 0);
+        // A graph's contents are worth a record at any level.
+        record(pid_tgid, now, key, shape(), FLAG_CAPTURED, number, 1);
+        return 0;
+    }
+    sums.launches += 1;
+    let seen = sums.launches;
+    count(regs, pid_tgid, now, key);
+    if level() >= LEVEL_KERNELS {
+        let every = u64::from(sample());
+        if every > 1 {
+            if seen % every != 0 {
+                return 0;
+            }
+            weight = every as u32;
+        }
+        record(pid_tgid, now, key, shape(), 0, 0, weight);
+    }
+    0
+}
+
+#[inline(always)]
+fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, capture: u32, weight: u32) {
+    let Some(mut room) = emit::launch_room::<Launch>() else { return };
+    let Shape { grid, block, shared, stream, caller } = shape;
+    let header = emit::header(now, pid_tgid, KIND_CUDA_LAUNCH);
+    room.write(Launch { header, key, stream, caller, grid, block, shared, flags, capture, weight });
+    emit::launched(room);
+}
+
+/// `cuGraphLaunch(exec, stream)` and `cudaGraphLaunch(exec, stream)`.
+#[uprobe]
+pub fn cuda_graph_launch(ctx: ProbeContext) -> u32 {
+    let regs = registers(ctx.regs);
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let Some(thread) = thread(pid_tgid) else { return 0 };
+    let now = emit::now();
+    let (exec, stream) = (regs.rdi, regs.rsi);
+    let key = FunctionKey { process: (pid_tgid >> 32) as u32, epoch: 0, function: exec, api: API_GRAPH, pad: 0 };
+    let sums = calls(thread, pid_tgid, now);
+    let captured = capture::is_any(thread) && capture::of(thread, pid_tgid, stream).is_some();
+    if captured {
+        sums.captured += 1;
+    } else {
+        sums.graph_launches += 1;
+        count(regs, pid_tgid, now, key);
+    }
+    if captured || level() >= LEVEL_KERNELS {
+        let Some(mut room) = emit::launch_room::<Call>() else { return 0 };
+        let header = emit::header(now, pid_tgid, KIND_CUDA_CALL);
+        let flags = if captured { FLAG_CAPTURED } else { 0 };
+        let caller = word(regs.rsp);
+        room.write(Call { header, entered: now, call: CUDA_GRAPH_LAUNCH, flags, a: exec, b: 0, stream, caller });
+        emit::launched(room);
+    }
+    0
+}
+
+/// Counts a launch; tells of the function when it is the first.
+#[inline(always)]
+fn count(regs: &pt_regs, pid_tgid: u64, now: u64, key: FunctionKey) {
+    if let Some(launches) = FUNCTIONS.get_ptr_mut(key) {
+        add(launches, 1);
+    } else {
+        first_of(regs, pid_tgid, now, key, 1);
+    }
+}
+
+/// A function that may be new: it gets its entry, with so many launches, and a record.
+#[inline(always)]
+fn first_of(regs: &pt_regs, pid_tgid: u64, now: u64, key: FunctionKey, launches: u64) {
+    const NO_EXIST: u64 = 1;
+    if launches == 0 && FUNCTIONS.get_ptr_mut(key).is_some() {
+        return;
+    }
+    if FUNCTIONS.insert(key, launches, NO_EXIST).is_err() {
+        // Another thread was faster, or there is no room.
+        match FUNCTIONS.get_ptr_mut(key) {
+            Some(counted) if launches > 0 => add(counted, launches),
+            Some(_) => {}
+            None => emit::count_drop(ring::DROPS_CUDA),
+        }
+        return;
+    }
+    let Some(mut room) = emit::launch_room::<Function>() else { return };
+    let record = room.as_mut_ptr();
+    let frame = regs.rbp;
+    let (first, second) = (word(frame), word(frame + 8));
+    let third = word(first + 8);
+    let fourth = word(word(first) + 8);
+    // SAFETY: the room is a record's; the helper checks the address that it reads from.
+    unsafe {
+        (*record).header = emit::header(now, pid_tgid, KIND_CUDA_FUNCTION);
+        (*record).key = key;
+        (*record).callers = [word(regs.rsp), second, third, fourth];
+        (*record).pad = 0;
+        let name = (&raw mut (*record).name).cast();
+        let text = word(key.function + u64::from(name_offset()));
+        let len = bpf_probe_read_user_str(name, NAME_MAX as u32, text as *const _);
+        // With its end.
+        (*record).name_len = if key.api != API_GRAPH && text != 0 && len > 1 { len as u32 - 1 } else { 0 };
+    }
+    emit::launched(room);
+}

@@ -1,0 +1,79 @@
+//! Calls of the CUDA libraries, in the threads of traced processes.
+//!
+//! [`launch`]: kernels and graphs, at the driver, or at the runtime where no driver is mapped. [`call`]: all else. A thread's sums are in
+//! `THREADS`, which only its own programs write; that look-up is the filter as well, so a launch costs one more for its function.
+
+mod call;
+mod capture;
+mod launch;
+
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::bpf_probe_read_user;
+use tracer_ebpf::wire::cuda::{BURST_MAX, Burst, COPIES, KIND_CUDA_BURST, QUIET, Sums, Thread};
+use tracer_ebpf::wire::ring;
+
+use crate::maps::THREADS;
+use crate::{emit, filter};
+
+/// The current thread's sums; nothing when its process is not traced, or there is no room for it.
+#[inline(always)]
+fn thread(pid_tgid: u64) -> Option<*mut Thread> {
+    if let Some(thread) = THREADS.get_ptr_mut(pid_tgid) {
+        return Some(thread);
+    }
+    filter::target((pid_tgid >> 32) as u32)?;
+    let sums = Sums {
+        first: 0,
+        last: 0,
+        launches: 0,
+        graph_launches: 0,
+        copies: [0; COPIES],
+        copy_bytes: [0; COPIES],
+        sets: 0,
+        set_bytes: 0,
+        waits: 0,
+        wait_ns: 0,
+        captured: 0,
+    };
+    if THREADS.insert(pid_tgid, Thread { sums, captures: 0, capture: 0 }, 0).is_err() {
+        emit::count_drop(ring::DROPS_CUDA);
+    }
+    THREADS.get_ptr_mut(pid_tgid)
+}
+
+/// The thread calls something now: the burst before is told of when this is no part of it.
+#[inline(always)]
+fn calls(thread: *mut Thread, pid_tgid: u64, now: u64) -> &'static mut Sums {
+    // SAFETY: a map's value, which only this thread's programs write; it is not taken out while the thread lives.
+    let sums = unsafe { &mut (*thread).sums };
+    if sums.last == 0 {
+        sums.first = now;
+    } else if now - sums.last > QUIET || now - sums.first > BURST_MAX {
+        if let Some(mut room) = emit::launch_room::<Burst>() {
+            let record = room.as_mut_ptr();
+            // SAFETY: the room is a record's.
+            unsafe {
+                (*record).header = emit::header(now, pid_tgid, KIND_CUDA_BURST);
+                (*record).sums = *sums;
+            }
+            emit::launched(room);
+        }
+        sums.first = now;
+    }
+    sums.last = now;
+    sums
+}
+
+/// The registers at a probe: the kernel's copy, valid while the program runs.
+#[inline(always)]
+fn registers<'a>(regs: *const pt_regs) -> &'a pt_regs {
+    // SAFETY: as above.
+    unsafe { &*regs }
+}
+
+/// Reads the target's memory; 0 where it is not there.
+#[inline(always)]
+fn word(address: u64) -> u64 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const u64) }.unwrap_or(0)
+}

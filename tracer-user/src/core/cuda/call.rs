@@ -1,0 +1,154 @@
+//! Calls that are told one by one, until the step is known that they are part of.
+//!
+//! Held at most [`MAX_HELD`] calls and [`HOLD`] long; then they leave without a step.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::engine_of;
+use super::functions::nameless;
+use crate::core::Core;
+use crate::input::EventNanos;
+use crate::input::cuda::{Call, CallKind, Launch};
+use crate::output::cuda::{CudaCall, CudaWhat, KernelName, StepCuda};
+use crate::output::{Output, SpanId, TraceId, UnixNanos};
+
+/// Calls of a process that wait for their step.
+const MAX_HELD: usize = 65_536;
+/// How long they wait, ns: a step of a long prompt on a small GPU.
+const HOLD: EventNanos = 5_000_000_000;
+/// Kernels that a step names.
+const TOP: usize = 5;
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Launch(Launch),
+    Call(Call),
+    Memory { live: u64, peak: u64 },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// When it was entered, and when it was told of.
+    from: EventNanos,
+    at: EventNanos,
+    thread: u32,
+    what: What,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    held: VecDeque<Held>,
+}
+
+impl Calls {
+    pub(super) fn launch(&mut self, at: EventNanos, thread: u32, launch: Launch) {
+        self.held.push_back(Held { from: at, at, thread, what: What::Launch(launch) });
+    }
+
+    pub(super) fn call(&mut self, at: EventNanos, thread: u32, call: Call) {
+        self.held.push_back(Held { from: call.entered, at, thread, what: What::Call(call) });
+    }
+
+    pub(super) fn memory(&mut self, at: EventNanos, thread: u32, live: u64, peak: u64) {
+        self.held.push_back(Held { from: at, at, thread, what: What::Memory { live, peak } });
+    }
+
+    /// What waits no longer.
+    fn overdue(&mut self, now: EventNanos, wait: bool) -> Option<Held> {
+        let too_many = self.held.len() > MAX_HELD;
+        self.held.pop_front_if(|held| !wait || too_many || held.at.saturating_add(HOLD) < now)
+    }
+}
+
+/// Kernels by how often, of a step.
+fn top(kernels: &[CudaCall]) -> Vec<(Arc<KernelName>, u64)> {
+    let mut counts: std::collections::BTreeMap<&str, (&Arc<KernelName>, u64)> = std::collections::BTreeMap::new();
+    for call in kernels {
+        if let CudaWhat::Launch { kernel, weight, .. } = &call.what {
+            counts.entry(&kernel.short).or_insert((kernel, 0)).1 += u64::from(*weight);
+        }
+    }
+    let mut counts: Vec<_> = counts.into_values().map(|(name, count)| (Arc::clone(name), count)).collect();
+    counts.sort_by(|(one, a), (other, b)| b.cmp(a).then_with(|| one.short.cmp(&other.short)));
+    counts.truncate(TOP);
+    counts
+}
+
+impl Core {
+    /// Lets calls go that no step will be told for. `wait`: those of steps that may still end are kept.
+    pub(super) fn release_calls(&mut self, process: u32, wait: bool, out: &mut Vec<Output>) {
+        let now = self.now;
+        while let Some(held) = self.cuda.processes.get_mut(&process).and_then(|of| of.calls.overdue(now, wait)) {
+            let call = self.leaving(process, held, None);
+            out.push(Output::Cuda(Box::new(call)));
+        }
+    }
+
+    /// Gives the calls between the edges of a step to it; the launches are its kernels.
+    pub(in crate::core) fn calls_of_step(
+        &mut self,
+        engine: u32,
+        (start, end): (EventNanos, EventNanos),
+        step: (TraceId, SpanId),
+        cuda: &mut StepCuda,
+        out: &mut Vec<Output>,
+    ) {
+        let its = self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine));
+        for process in its.collect::<Vec<_>>() {
+            let until = |held: &mut Held| held.from <= end;
+            while let Some(held) = self.cuda.processes.get_mut(&process).and_then(|of| of.calls.held.pop_front_if(until))
+            {
+                let is_in_it = held.from >= start;
+                let call = self.leaving(process, held, is_in_it.then_some(step));
+                if is_in_it && matches!(call.what, CudaWhat::Launch { .. }) && cuda.kernels.len() < StepCuda::MAX_KERNELS
+                {
+                    cuda.kernels.push(call.clone());
+                }
+                out.push(Output::Cuda(Box::new(call)));
+            }
+        }
+        cuda.top = top(&cuda.kernels);
+    }
+
+    fn leaving(&self, process: u32, held: Held, step: Option<(TraceId, SpanId)>) -> CudaCall {
+        let unix = |at: EventNanos| UnixNanos(self.about.clock.unix(at));
+        let of = self.cuda.processes.get(&process);
+        let (what, stream, end) = match held.what {
+            What::Launch(launch) => {
+                let Launch { key, stream, grid, block, shared, weight, .. } = launch;
+                let kernel = of.map_or_else(|| nameless(key), |of| of.functions.name(key));
+                (CudaWhat::Launch { kernel, grid, block, shared, weight }, Some(stream), None)
+            }
+            What::Memory { live, peak } => (CudaWhat::Memory { live, peak }, None, None),
+            What::Call(Call { what, stream, .. }) => match what {
+                CallKind::Copy { kind, bytes } => (CudaWhat::Copy { kind, bytes }, Some(stream), None),
+                CallKind::Wait { of } => (CudaWhat::Wait { of }, Some(stream), Some(unix(held.at))),
+                CallKind::GraphLaunch { exec } => {
+                    let known = of.and_then(|of| of.graphs.get(exec));
+                    let nodes = known.and_then(|exec| Some(exec.contents.as_ref()?.nodes));
+                    let replays = known.map_or(1, |exec| exec.replays);
+                    (CudaWhat::GraphLaunch { graph: exec, nodes, replays }, Some(stream), None)
+                }
+                CallKind::Collective { kind, bytes, communicator } => {
+                    (CudaWhat::Collective { kind, bytes, communicator }, Some(stream), None)
+                }
+                // Others are not held.
+                CallKind::Set { bytes } => (CudaWhat::Set { bytes }, Some(stream), None),
+                _ => (CudaWhat::Set { bytes: 0 }, Some(stream), None),
+            },
+        };
+        CudaCall {
+            server: Arc::clone(&self.about.server),
+            process,
+            thread: held.thread,
+            engine: engine_of(self, process),
+            rank: self.rank(process),
+            start: unix(held.from),
+            end,
+            stream,
+            step,
+            what,
+        }
+    }
+}

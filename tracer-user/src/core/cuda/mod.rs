@@ -1,0 +1,255 @@
+//! What the servers' processes do with CUDA: totals, functions, graphs, memory, and which engine step each call is part of.
+//!
+//! Enters: what was seen of the CUDA libraries, names of functions, steps as they end. Leaves: metrics, calls, and the totals of a step.
+//! Invariants: a total is taken once, however often it is told; what a step is given is given to no other; a launch into a capture is work
+//! of nobody. All is bounded: what finds no room is counted and leaves without its step.
+
+mod call;
+mod functions;
+mod graphs;
+mod memory;
+mod parts;
+mod steps;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use self::call::Calls;
+use self::functions::Functions;
+use self::graphs::Graphs;
+use self::memory::Memory;
+use self::parts::Parts;
+use self::steps::Lead;
+use super::Core;
+use crate::input::cuda::{Call, CallKind, FunctionKey, KernelName, Launch, Seen};
+use crate::input::{EventNanos, LossStage, Role};
+use crate::model::step::Step;
+use crate::output::cuda::{KernelRow, StepCuda};
+use crate::output::{Labels, Metric, Output};
+
+/// Processes whose calls are kept apart.
+const MAX_PROCESSES: usize = 1024;
+
+/// Everything that is known of CUDA in a server.
+#[derive(Debug, Default)]
+pub(super) struct Cuda {
+    processes: BTreeMap<u32, Process>,
+    /// Whose child a process is.
+    parents: BTreeMap<u32, u32>,
+    /// How far ahead of its outputs an engine launches.
+    leads: BTreeMap<u32, Lead>,
+    /// Engines of which a step had calls.
+    seen_at: BTreeSet<u32>,
+}
+
+/// One process.
+#[derive(Debug, Default)]
+struct Process {
+    parts: Parts,
+    functions: Functions,
+    graphs: Graphs,
+    memory: Memory,
+    calls: Calls,
+}
+
+impl Cuda {
+    /// A process is another one's child.
+    pub(super) fn parent(&mut self, process: u32, parent: u32) {
+        if self.parents.len() < MAX_PROCESSES {
+            self.parents.insert(process, parent);
+        }
+    }
+
+    /// The process's, made where it is new; nothing when there are too many.
+    fn process(&mut self, process: u32) -> Option<&mut Process> {
+        if self.processes.len() >= MAX_PROCESSES && !self.processes.contains_key(&process) {
+            return None;
+        }
+        Some(self.processes.entry(process).or_default())
+    }
+
+    /// What a function is called.
+    pub(super) fn named(&mut self, function: FunctionKey, name: &Arc<KernelName>) {
+        if let Some(process) = self.process(function.process) {
+            process.functions.named(function, name);
+        }
+    }
+
+    /// A new request got its first token, in one step, while the engine was busy; so many steps ended between its scheduling and that.
+    pub(super) fn admitted(&mut self, engine: u32, steps_between: usize) {
+        self.leads.entry(engine).or_default().admitted(steps_between);
+    }
+}
+
+/// The engine that a process works for: its own, its parent's, or the only one.
+fn engine_of(core: &Core, process: u32) -> Option<u32> {
+    let engines = core.about.engine_processes();
+    let of = |process: u32| engines.iter().find(|(_, of)| **of == process).map(|(engine, _)| *engine);
+    let parent = core.cuda.parents.get(&process).copied();
+    // A worker's parent may be the engine's own; which may be the API server's.
+    let grandparent = parent.and_then(|parent| core.cuda.parents.get(&parent).copied());
+    let only = || (engines.len() == 1).then(|| engines.keys().next().copied()).flatten();
+    of(process).or_else(|| parent.and_then(of)).or_else(|| grandparent.and_then(of)).or_else(only)
+}
+
+impl Core {
+    /// Takes what was seen of the CUDA libraries in a thread.
+    pub(super) fn cuda(&mut self, at: EventNanos, process: u32, thread: u32, seen: Seen, out: &mut Vec<Output>) {
+        let labels = self.cuda_labels(process);
+        match seen {
+            Seen::Burst(sums) => {
+                let Some(of) = self.cuda.process(process) else { return };
+                let Some(part) = of.parts.told(thread, sums) else { return };
+                out.push(Output::Metric(Metric::CudaCalls { labels, of: Box::new(part) }));
+                if of.parts.take_crowded_out() > 0 {
+                    self.count_loss(LossStage::Evicted, 1, out);
+                }
+            }
+            Seen::Function { key, .. } => {
+                if let Some(of) = self.cuda.process(process) {
+                    of.functions.met(key, at);
+                }
+            }
+            Seen::Counts(counts) => {
+                for (key, count) in counts {
+                    if let Some(of) = self.cuda.process(key.process) {
+                        of.functions.counted(key, count);
+                    }
+                }
+                self.launches_by_class(process, false, out);
+            }
+            Seen::Launch(launch) => self.launched(at, process, thread, launch, out),
+            Seen::Call(call) => self.called(at, process, thread, call, &labels, out),
+        }
+    }
+
+    /// The labels of a process's series.
+    fn cuda_labels(&self, process: u32) -> Labels {
+        self.about.labels(engine_of(self, process).unwrap_or(0))
+    }
+
+    fn launched(&mut self, at: EventNanos, process: u32, thread: u32, launch: Launch, out: &mut Vec<Output>) {
+        let is_of_engine = engine_of(self, process).is_some();
+        let Some(of) = self.cuda.process(process) else { return };
+        of.functions.launched(&launch);
+        if let Some(number) = launch.capture {
+            of.graphs.node(thread, number, Some(launch.key));
+            return;
+        }
+        of.calls.launch(at, thread, launch);
+        self.release_calls(process, is_of_engine, out);
+    }
+
+    fn called(
+        &mut self,
+        at: EventNanos,
+        process: u32,
+        thread: u32,
+        call: Call,
+        labels: &Labels,
+        out: &mut Vec<Output>,
+    ) {
+        let is_of_engine = engine_of(self, process).is_some();
+        let Some(of) = self.cuda.process(process) else { return };
+        of.graphs.called(thread, &call);
+        if call.captured {
+            return;
+        }
+        match call.what {
+            CallKind::Alloc { .. } | CallKind::Free { .. } => {
+                of.memory.called(&call.what);
+                let (live, peak) = (of.memory.live(), of.memory.peak());
+                of.calls.memory(at, thread, live, peak);
+                self.memory_metric(process, labels, out);
+            }
+            CallKind::Collective { kind, bytes, .. } => {
+                of.calls.call(at, thread, call);
+                out.push(Output::Metric(Metric::Collective { labels: labels.clone(), kind, bytes }));
+            }
+            CallKind::Copy { .. } | CallKind::Set { .. } | CallKind::Wait { .. } | CallKind::GraphLaunch { .. } => {
+                of.calls.call(at, thread, call);
+            }
+            _ => {}
+        }
+        self.release_calls(process, is_of_engine, out);
+    }
+
+    /// What the processes of an engine hold together.
+    fn memory_metric(&self, process: u32, labels: &Labels, out: &mut Vec<Output>) {
+        let engine = engine_of(self, process);
+        let of_engine = self.cuda.processes.iter().filter(|(other, _)| engine_of(self, **other) == engine);
+        let (live, peak) = of_engine.fold((0, 0), |(live, peak), (_, of)| (live + of.memory.live(), peak + of.memory.peak()));
+        out.push(Output::Metric(Metric::CudaMemory { labels: labels.clone(), live, peak }));
+    }
+
+    /// Tells of launches whose class is known, or will not be: `is_last`.
+    fn launches_by_class(&mut self, process: u32, is_last: bool, out: &mut Vec<Output>) {
+        let labels = self.cuda_labels(process);
+        let now = self.now;
+        let Some(of) = self.cuda.processes.get_mut(&process) else { return };
+        for (class, count) in of.functions.take_counted(now, is_last) {
+            out.push(Output::Metric(Metric::CudaLaunches { labels: labels.clone(), class, count }));
+        }
+    }
+
+    /// The totals of a step that is over, between its edges; nothing when its engine calls no CUDA.
+    pub(super) fn cuda_step(&mut self, of: &Step, (start, end): (EventNanos, EventNanos)) -> Option<Box<StepCuda>> {
+        let engine = of.reference.engine;
+        let is_single = of.first_tokens == 0 && of.tokens == of.requests;
+        let its: Vec<u32> = self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine)).collect();
+        if its.is_empty() {
+            return None;
+        }
+        let mut step = StepCuda::default();
+        let lead = self.cuda.leads.entry(engine).or_default();
+        for process in its {
+            let Some(of) = self.cuda.processes.get_mut(&process) else { continue };
+            lead.take(process, &mut of.parts, start, end, &mut step);
+        }
+        lead.ends(is_single, &mut step);
+        if step.is_empty() && !self.cuda.seen_at.contains(&engine) {
+            return None;
+        }
+        self.cuda.seen_at.insert(engine);
+        Some(Box::new(step))
+    }
+
+    /// A process is gone: what it held leaves.
+    pub(super) fn cuda_exited(&mut self, process: u32, out: &mut Vec<Output>) {
+        self.launches_by_class(process, true, out);
+        self.cuda_flush(process, out);
+        if self.cuda.processes.remove(&process).is_some_and(|of| of.memory.live() > 0) {
+            let labels = self.cuda_labels(process);
+            self.memory_metric(process, &labels, out);
+        }
+        self.cuda.parents.remove(&process);
+    }
+
+    /// The run is over.
+    pub(super) fn cuda_finish(&mut self, out: &mut Vec<Output>) {
+        for process in self.cuda.processes.keys().copied().collect::<Vec<_>>() {
+            self.launches_by_class(process, true, out);
+            self.cuda_flush(process, out);
+            self.cuda.processes.remove(&process);
+        }
+    }
+
+    /// Calls that wait for their step leave without; then a row for each kernel.
+    fn cuda_flush(&mut self, process: u32, out: &mut Vec<Output>) {
+        self.release_calls(process, false, out);
+        let Some(of) = self.cuda.processes.get(&process) else { return };
+        let server = Arc::clone(&self.about.server);
+        let rows = of.functions.rows().map(|row| KernelRow { process, server: Arc::clone(&server), ..row });
+        out.extend(rows.map(|row| Output::Kernel(Box::new(row))));
+    }
+
+    /// The rank of a process among the workers of its engine: its place in the order of their numbers.
+    fn rank(&self, process: u32) -> Option<u32> {
+        let engine = engine_of(self, process)?;
+        if self.about.role(process) != Some(Role::Worker) {
+            return None;
+        }
+        let workers = self.about.of_role(Role::Worker).filter(|worker| engine_of(self, *worker) == Some(engine));
+        Some(workers.filter(|worker| *worker < process).count() as u32)
+    }
+}

@@ -1,0 +1,204 @@
+//! What is seen of the CUDA libraries.
+//!
+//! Counts ([`Sums`], [`Seen::Counts`]) are totals since the thread or the function was first seen, so that one that is lost loses nothing
+//! but the time it tells. All else is one record a call.
+
+use serde::{Deserialize, Serialize};
+
+use super::EventNanos;
+
+/// Something that was seen of the CUDA libraries in the event's thread.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Seen {
+    /// What the thread has called so far; its newest burst lies in `sums.first..=sums.last`.
+    Burst(Sums),
+    /// A function, or graph, was launched that was not launched before.
+    Function {
+        key: FunctionKey,
+        /// Return addresses, the innermost first; 0 where one was not read.
+        callers: [u64; 4],
+        /// What stands where a handle has its name; `None` where that is no text.
+        text: Option<String>,
+    },
+    Launch(Launch),
+    Call(Call),
+    /// How often functions and graphs were launched so far; those that have moved.
+    Counts(Vec<(FunctionKey, u64)>),
+}
+
+/// Totals of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sums {
+    pub first: EventNanos,
+    pub last: EventNanos,
+    pub launches: u64,
+    pub graph_launches: u64,
+    /// By [`CopyKind`].
+    pub copies: [u64; 6],
+    pub copy_bytes: [u64; 6],
+    pub sets: u64,
+    pub set_bytes: u64,
+    pub waits: u64,
+    pub wait_ns: u64,
+    /// Launches into a capture; in no other sum.
+    pub captured: u64,
+}
+
+/// Who gave the handle of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Api {
+    /// `CUfunction` or `CUkernel`.
+    Driver,
+    /// The address of the host's function, or a handle.
+    Runtime,
+    /// An instantiated graph.
+    Graph,
+}
+
+/// A function of a process, or a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FunctionKey {
+    pub process: u32,
+    /// Moves on when a module is unloaded: a handle may mean another function then.
+    pub epoch: u32,
+    pub function: u64,
+    pub api: Api,
+}
+
+/// One launch of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    pub key: FunctionKey,
+    pub stream: u64,
+    pub caller: u64,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Bytes.
+    pub shared: u32,
+    /// The number of the capture of its thread that it is a node of.
+    pub capture: Option<u32>,
+    /// Launches that it stands for.
+    pub weight: u32,
+}
+
+/// Another call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    pub what: CallKind,
+    /// The event's time where only the entry is seen.
+    pub entered: EventNanos,
+    pub stream: u64,
+    /// Where it returns to.
+    pub caller: u64,
+    /// Its stream is captured: a node of a graph, no work.
+    pub captured: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallKind {
+    Copy { kind: CopyKind, bytes: u64 },
+    Set { bytes: u64 },
+    Wait { of: WaitOf },
+    Alloc { address: u64, bytes: u64 },
+    Free { address: u64 },
+    HostAlloc { address: u64, bytes: u64 },
+    HostFree { address: u64 },
+    CaptureBegin { number: u32 },
+    CaptureEnd { graph: u64, number: u32 },
+    Instantiate { exec: u64, graph: u64 },
+    ExecDestroy { exec: u64 },
+    ExecUpdate { exec: u64 },
+    GraphLaunch { exec: u64 },
+    Unload,
+    Collective { kind: CollectiveKind, bytes: u64, communicator: u64 },
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($word:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name { $($word),* }
+
+        impl $name {
+            /// All, in the order of the enum.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$word),*];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$word => $text),* }
+            }
+        }
+    };
+}
+
+words! {
+    /// `cudaMemcpyKind`, and copies between devices.
+    CopyKind {
+        HostToHost = "h2h",
+        HostToDevice = "h2d",
+        DeviceToHost = "d2h",
+        DeviceToDevice = "d2d",
+        // `cudaMemcpyDefault`: the addresses say it, and what they are is not known here.
+        Unknown = "unknown",
+        PeerToPeer = "p2p",
+    }
+}
+
+words! {
+    /// What a thread waits for.
+    WaitOf { Stream = "stream", Event = "event", Device = "device" }
+}
+
+words! {
+    CollectiveKind {
+        AllReduce = "all_reduce",
+        AllGather = "all_gather",
+        ReduceScatter = "reduce_scatter",
+        Broadcast = "broadcast",
+        Reduce = "reduce",
+        Send = "send",
+        Recv = "recv",
+        AllToAll = "all_to_all",
+    }
+}
+
+words! {
+    /// What a kernel does, by its name.
+    Class {
+        Attention = "attention",
+        Gemm = "gemm",
+        Norm = "norm",
+        Activation = "activation",
+        Sampling = "sampling",
+        Cache = "cache",
+        Communication = "communication",
+        Copy = "copy",
+        Other = "other",
+    }
+}
+
+words! {
+    /// How a name was found.
+    NamedBy {
+        // What the driver's handle says.
+        Handle = "handle",
+        // The table of the library that registers the function, by its address, by the variable that keeps its handle, by its launch site.
+        Registration = "registration",
+        HandleVariable = "handle_variable",
+        LaunchSite = "launch_site",
+        Symbol = "symbol",
+        // It has none: the library that launched it, and where.
+        Caller = "caller",
+    }
+}
+
+/// What a launched function is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelName {
+    /// As it was compiled: mangled. `unknown:<library>+<offset>` where nothing says it.
+    pub name: String,
+    pub demangled: String,
+    /// Without template arguments and parameters.
+    pub short: String,
+    pub class: Class,
+    pub named_by: NamedBy,
+}

@@ -1,0 +1,134 @@
+//! What leaves of CUDA: the totals of a step, single calls, and a row a kernel.
+
+use std::sync::Arc;
+
+use super::{SpanId, TraceId, UnixNanos};
+pub use crate::input::cuda::{Class, CollectiveKind, CopyKind, KernelName, NamedBy, WaitOf};
+use crate::input::Server;
+
+/// What the processes of an engine called in one of its steps.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StepCuda {
+    pub launches: u64,
+    pub graph_launches: u64,
+    /// By [`CopyKind`].
+    pub copies: [u64; 6],
+    pub copy_bytes: [u64; 6],
+    pub sets: u64,
+    pub set_bytes: u64,
+    pub waits: u64,
+    /// Time in waits, of all threads together, ns.
+    pub wait_ns: u64,
+    /// Time of the step in which nothing was enqueued or waited for, of the process with the most of it, ns.
+    pub gap_ns: u64,
+    /// Most graph launches of one process.
+    pub graphs_of_one: u64,
+    /// Processes that called anything.
+    pub processes: u32,
+    /// Between the first calls of the first and of the last of them, ns.
+    pub skew_ns: u64,
+    /// Which of these calls are the step's, and which the next one's, was told by the longest pause between them.
+    pub estimated: bool,
+    /// The engine used graphs for batches like this one, and did not here.
+    pub fell_back: bool,
+    /// Launches by kernel, most frequent first; empty where launches are not told one by one.
+    pub top: Vec<(Arc<KernelName>, u64)>,
+    /// Launches, in order; at most [`Self::MAX_KERNELS`], at the level of kernels.
+    pub kernels: Vec<CudaCall>,
+}
+
+/// How a step launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One graph a process.
+    Graph,
+    /// Several graphs, and kernels between them.
+    Piecewise,
+    /// Kernels alone.
+    Eager,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Graph => "graph",
+            Self::Piecewise => "piecewise",
+            Self::Eager => "eager",
+        }
+    }
+}
+
+impl StepCuda {
+    /// Launches that are kept to draw one by one.
+    pub const MAX_KERNELS: usize = 2000;
+
+    pub fn is_empty(&self) -> bool {
+        let moved = self.copies.iter().sum::<u64>() + self.sets;
+        self.launches + self.graph_launches + self.waits + moved == 0
+    }
+
+    /// `None` where nothing was launched.
+    pub fn mode(&self) -> Option<Mode> {
+        match (self.graphs_of_one, self.launches) {
+            (0, 0) => None,
+            (0, _) => Some(Mode::Eager),
+            (1, _) => Some(Mode::Graph),
+            _ => Some(Mode::Piecewise),
+        }
+    }
+}
+
+/// One call of a CUDA library that was seen, as it leaves. A bar is a call of the CPU: never work of the GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CudaCall {
+    pub server: Arc<Server>,
+    pub process: u32,
+    pub thread: u32,
+    /// Index of the engine that the process works for, and its rank among that engine's workers.
+    pub engine: Option<u32>,
+    pub rank: Option<u32>,
+    /// When the call was entered; `end` when it returned, of those whose return is seen (waits).
+    pub start: UnixNanos,
+    pub end: Option<UnixNanos>,
+    /// The stream's handle (0: default), where the call names one.
+    pub stream: Option<u64>,
+    /// The step that made it.
+    pub step: Option<(TraceId, SpanId)>,
+    pub what: CudaWhat,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum CudaWhat {
+    /// `grid` in blocks, `block` in threads, `shared` in bytes; `weight`: launches that it stands for.
+    Launch { kernel: Arc<KernelName>, grid: [u32; 3], block: [u32; 3], shared: u32, weight: u32 },
+    /// `nodes` where its capture was seen; `replays`: how often it was launched before, and now.
+    GraphLaunch { graph: u64, nodes: Option<u32>, replays: u64 },
+    Copy { kind: CopyKind, bytes: u64 },
+    Set { bytes: u64 },
+    Wait { of: WaitOf },
+    Collective { kind: CollectiveKind, bytes: u64, communicator: u64 },
+    /// Device memory of the process after an allocation or a free, bytes.
+    Memory { live: u64, peak: u64 },
+}
+
+/// A kernel of a process, for `--kernels-out`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelRow {
+    pub server: Arc<Server>,
+    pub process: u32,
+    pub name: Arc<KernelName>,
+    /// Captures are none.
+    pub launches: u64,
+    /// The most frequent shape; `None` where launches are not told one by one.
+    pub shape: Option<KernelShape>,
+    /// Streams that it was launched in; `None` as above.
+    pub streams: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelShape {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Bytes.
+    pub shared: u32,
+}
