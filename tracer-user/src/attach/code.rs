@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn folded_functions_are_one_point() {
-        let point = |offset, symbol: &str| Point { function: 1, offset, quickest: 0, symbol: symbol.to_owned() };
+        let point = |offset, symbol: &str| Point { offset, symbol: symbol.to_owned(), ..Point::default() };
         let points = once_each(vec![point(32, "encode"), point(16, "other"), point(32, "encode_batch")]);
         assert_eq!(points, [point(16, "other"), point(32, "encode")]);
     }
@@ -128,7 +128,7 @@ mod tests {
     fn the_functions_of_this_very_binary_are_found_by_name() {
         let bytes = std::fs::read("/proc/self/exe").expect("the test's own binary");
         let code = Code::parse(&bytes).expect("an ELF file");
-        let found = code.functions(ENTERED, |symbol| symbol.contains("the_functions_of_this_very_binary").then_some(7));
+        let found = code.functions(crate::attach::family::ENTERED, |symbol| symbol.contains("the_functions_of_this_very_binary").then_some(7));
         assert!(!found.is_empty() && found.iter().all(|point| point.function == 7 && point.offset > 0));
     }
 }

@@ -56,6 +56,7 @@ mod tests {
 
     fn mapping(start: u64, inode: u64, path: &str) -> Mapping {
         Mapping {
+            writable: false,
             start,
             end: start + 0x1000,
             executable: true,

@@ -260,6 +260,9 @@ impl Core {
             && let (Some(scheduled), Some(steps)) = (generation.scheduled, self.steps.get(&place.engine))
         {
             generation.chunks = steps.ends_between(scheduled, place.at).take(MAX_CHUNKS).collect();
+            if steps.was_busy(scheduled) {
+                self.cuda.admitted(place.engine, generation.chunks.len());
+            }
         }
         if took.first && generation.added.is_some() {
             self.uptake.keeps_statistics(place.front_end, !output.events.is_empty());

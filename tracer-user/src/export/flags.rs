@@ -22,8 +22,10 @@ pub struct OutputArgs {
     /// took longer than that, with `0.1,slowest=1%` the slowest of the last five minutes. A `traceparent` decides alone when a
     /// request brings one, unless `,ignore-parent` stands at the end. Metrics, access log and terminal are always complete.
     /// Default: `OTEL_TRACES_SAMPLER`, else all.
-    #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
-    pub sample: Option<Policy>,
+    ///
+    /// A number of 2 or more is another thing: with `--level kernels`, one launch of so many is told by itself (counts stay exact).
+    #[arg(long, value_name = "POLICY|N", value_parser = parse_sample, action = clap::ArgAction::Append)]
+    pub sample: Vec<Sample>,
     /// Which engine steps are exported as traces of their own
     #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
     pub engine_steps: EngineSteps,
@@ -49,7 +51,7 @@ impl Default for OutputArgs {
         Self {
             otlp: None,
             traces_out: None,
-            sample: None,
+            sample: Vec::new(),
             engine_steps: EngineSteps::default(),
             max_spans: MAX_SPANS,
             metrics: None,
@@ -60,8 +62,38 @@ impl Default for OutputArgs {
     }
 }
 
-fn parse_policy(text: &str) -> Result<Policy, String> {
-    text.parse()
+/// What `--sample` may say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sample {
+    Requests(Policy),
+    /// One of so many.
+    Launches(u32),
+}
+
+fn parse_sample(text: &str) -> Result<Sample, String> {
+    match text.parse::<u32>() {
+        Ok(every) if every > 1 => Ok(Sample::Launches(every)),
+        _ => text.parse().map(Sample::Requests),
+    }
+}
+
+impl OutputArgs {
+    /// Which requests are exported as traces, where that is said; the last word counts.
+    pub fn policy(&self) -> Option<Policy> {
+        self.sample.iter().rev().find_map(|sample| match sample {
+            Sample::Requests(policy) => Some(*policy),
+            Sample::Launches(_) => None,
+        })
+    }
+
+    /// One launch of so many is told by itself.
+    pub fn launch_sample(&self) -> u32 {
+        let said = self.sample.iter().rev().find_map(|sample| match sample {
+            Sample::Launches(every) => Some(*every),
+            Sample::Requests(_) => None,
+        });
+        said.unwrap_or(1)
+    }
 }
 
 #[cfg(test)]
@@ -80,9 +112,9 @@ mod tests {
     fn sampling_is_asked_for_by_flags_with_defaults() {
         let parse = |words: &[&str]| Cli::try_parse_from(std::iter::once("x").chain(words.iter().copied()));
         let args = parse(&[]).unwrap().args;
-        assert_eq!((args.sample, args.engine_steps, args.max_spans), (None, EngineSteps::Linked, MAX_SPANS));
+        assert_eq!((args.policy(), args.engine_steps, args.max_spans), (None, EngineSteps::Linked, MAX_SPANS));
         let args = parse(&["--sample", "0.1,slow>2s", "--engine-steps", "all", "--max-spans", "50"]).unwrap().args;
-        assert_eq!(args.sample.unwrap().slow, Some(2.0));
+        assert_eq!(args.policy().unwrap().slow, Some(2.0));
         assert_eq!((args.engine_steps, args.max_spans), (EngineSteps::All, 50));
         let error = parse(&["--sample", "most"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);

@@ -92,7 +92,7 @@ impl Sinks {
         let sampling = list
             .iter()
             .any(|sink| sink.takes_traces())
-            .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.sample, env)?, flags.engine_steps)))
+            .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
         Ok(Self { telemetry, list, sampling, digest: Digest::default() })
     }

@@ -38,7 +38,8 @@ pub struct Steps {
     current: Option<Step>,
     /// `current` was given out already; it stays as the predecessor of the next.
     given: bool,
-    recent: std::collections::VecDeque<EventNanos>,
+    /// When they ended, and whether requests were left running.
+    recent: std::collections::VecDeque<(EventNanos, bool)>,
     has_stats: bool,
 }
 
@@ -88,7 +89,7 @@ impl Steps {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back(end);
+        self.recent.push_back((end, share.stats.is_some_and(|stats| stats.running > 0)));
         let before = self.current.replace(step).filter(|_| !self.given);
         self.given = false;
         (reference, before)
@@ -104,7 +105,12 @@ impl Steps {
 
     /// Ends of the steps in `from..to`, oldest first.
     pub fn ends_between(&self, from: EventNanos, to: EventNanos) -> impl Iterator<Item = EventNanos> {
-        self.recent.iter().copied().filter(move |&end| from < end && end < to)
+        self.recent.iter().map(|(end, _)| *end).filter(move |&end| from < end && end < to)
+    }
+
+    /// Whether requests were running at `at`, after the last step that had ended by then.
+    pub fn was_busy(&self, at: EventNanos) -> bool {
+        self.recent.iter().rev().find(|(end, _)| *end <= at).is_some_and(|(_, is_busy)| *is_busy)
     }
 }
 

@@ -200,7 +200,7 @@ impl Live {
 
     fn take(&mut self, input: Input) {
         if let Input::Event(event) = &input {
-            match event.what {
+            match &event.what {
                 What::Exited => {
                     self.alive.remove(&event.process);
                     self.session.ended(event.process);

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::input::cuda::{Api, FunctionKey, KernelName, NamedBy, Seen};
-use crate::kernel::Kernel;
+use crate::input::cuda::{Api, Class, FunctionKey, KernelName, NamedBy, Seen};
+use crate::kernel::name::Kernel;
 
 /// A function's name.
 pub(super) type Named = (FunctionKey, Arc<KernelName>);
@@ -35,5 +35,6 @@ impl Naming {
 
 fn named(name: &str, named_by: NamedBy) -> Arc<KernelName> {
     let Kernel { name, demangled, short, class } = Kernel::named(name);
+    let class = Class::ALL.into_iter().find(|of| of.name() == class.name()).unwrap_or(Class::Other);
     Arc::new(KernelName { name, demangled, short, class, named_by })
 }

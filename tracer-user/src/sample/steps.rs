@@ -188,6 +188,7 @@ mod tests {
     #[expect(clippy::unnecessary_box_returns, reason = "steps come boxed")]
     fn step(n: u64, ms: u64) -> Box<EngineStep> {
         Box::new(EngineStep {
+            cuda: None,
             server: Arc::default(),
             trace_id: TraceId(u128::from(n + 1).to_be_bytes()),
             span_id: id(n),

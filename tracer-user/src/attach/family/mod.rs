@@ -101,7 +101,7 @@ pub enum At {
 }
 
 /// A function to probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Point {
     pub programs: &'static [Program],
     /// A `FUNCTION_*` or `CUDA_*` of the wire.

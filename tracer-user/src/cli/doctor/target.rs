@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn tokenizers_without_their_functions_are_a_warning() {
-        let encode = Point { function: FUNCTION_ENCODE, offset: 0, quickest: 0, symbol: String::new() };
+        let encode = Point { function: FUNCTION_ENCODE, ..Point::default() };
         assert_eq!(judge_tokenizer("/t.so", Ok(vec![encode])).status, Status::Ok);
         assert_eq!(judge_tokenizer("/t.so", Ok(vec![])).status, Status::Warn);
         assert_eq!(judge_tokenizer("/t.so", Err("no such file".into())).status, Status::Warn);
