@@ -37,7 +37,7 @@ pub struct TraceArgs {
     #[arg(long, value_enum, default_value_t = Level::Steps)]
     pub level: Level,
     /// Trace what any process, no inference server, does with CUDA (with -p): no requests, everything else
-    #[arg(long, requires = "pid")]
+    #[arg(long, conflicts_with_all = ["all", "name"])]
     pub cuda_only: bool,
     /// Stop after this long: 90s, 10m, 2h, or a number of seconds
     #[arg(short, long, value_name = "TIME", value_parser = duration)]

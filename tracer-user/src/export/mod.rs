@@ -68,6 +68,8 @@ pub struct Sinks {
     /// `None` when traces go nowhere.
     sampling: Option<Sampling>,
     digest: Digest,
+    /// Most spans of a step's trace.
+    max_spans: usize,
 }
 
 impl Sinks {
@@ -94,7 +96,7 @@ impl Sinks {
             .any(|sink| sink.takes_traces())
             .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
-        Ok(Self { telemetry, list, sampling, digest: Digest::default() })
+        Ok(Self { telemetry, list, sampling, digest: Digest::default(), max_spans: flags.max_spans })
     }
 
     /// Where metrics are served; tells the port when 0 was asked for.
@@ -146,7 +148,7 @@ impl Sinks {
 
     fn step(&mut self, step: &EngineStep) {
         let (server, service) = (Arc::clone(&step.server), Service::Engine);
-        self.export(&Arc::new(Trace { server, service, spans: vec![step.span()], merit: Merit::default() }));
+        self.export(&Arc::new(Trace { server, service, spans: step.spans(self.max_spans), merit: Merit::default() }));
     }
 
     fn export(&mut self, trace: &Arc<Trace>) {
@@ -160,7 +162,7 @@ impl Sinks {
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        let Self { telemetry, list, sampling, digest } = self;
+        let Self { telemetry, list, sampling, digest, .. } = self;
         let left_out = sampling.map(Sampling::finish).unwrap_or_default();
         telemetry.set_left_out(&left_out);
         let has_terminal = list.iter().any(|sink| sink.is_terminal());

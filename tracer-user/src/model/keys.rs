@@ -15,8 +15,9 @@ pub mod span {
     pub const DECODE_STEPS: &str = "decode_steps";
     pub const DETOKENIZE: &str = "detokenize";
     pub const ENGINE_STEP: &str = "engine_step";
+    pub const CUDA_LAUNCH: &str = "cuda_launch";
 
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         REQUEST,
         PARSE,
         TOKENIZE,
@@ -29,6 +30,7 @@ pub mod span {
         DECODE_STEPS,
         DETOKENIZE,
         ENGINE_STEP,
+        CUDA_LAUNCH,
     ];
 }
 
@@ -107,7 +109,50 @@ pub mod attribute {
     pub const WAITING: &str = "inferspan.scheduler.waiting";
     pub const KV_USAGE: &str = "inferspan.scheduler.kv_cache_usage";
 
-    pub const ALL: [&str; 54] = [
+    pub const CUDA_LAUNCHES: &str = "inferspan.cuda.launches";
+    pub const CUDA_GRAPH_LAUNCHES: &str = "inferspan.cuda.graph_launches";
+    pub const CUDA_MODE: &str = "inferspan.cuda.mode";
+    pub const CUDA_FELL_BACK: &str = "inferspan.cuda.fell_back";
+    pub const CUDA_GAP: &str = "inferspan.cuda.launch_gap_seconds";
+    pub const CUDA_WAITS: &str = "inferspan.cuda.sync_waits";
+    pub const CUDA_WAIT: &str = "inferspan.cuda.sync_wait_seconds";
+    pub const CUDA_SETS: &str = "inferspan.cuda.sets";
+    pub const CUDA_SET_BYTES: &str = "inferspan.cuda.set_bytes";
+    pub const CUDA_PROCESSES: &str = "inferspan.cuda.processes";
+    pub const CUDA_SKEW: &str = "inferspan.cuda.skew_seconds";
+    pub const CUDA_ESTIMATED: &str = "inferspan.cuda.estimated";
+    pub const CUDA_TOP: &str = "inferspan.cuda.top_kernels";
+    pub const CUDA_KERNEL: &str = "inferspan.cuda.kernel";
+    pub const CUDA_KERNEL_NAME: &str = "inferspan.cuda.kernel.name";
+    pub const CUDA_CLASS: &str = "inferspan.cuda.kernel.class";
+    pub const CUDA_NAMED_BY: &str = "inferspan.cuda.kernel.named_by";
+    pub const CUDA_GRID: &str = "inferspan.cuda.grid";
+    pub const CUDA_BLOCK: &str = "inferspan.cuda.block";
+    pub const CUDA_SHARED: &str = "inferspan.cuda.shared_memory";
+    pub const CUDA_STREAM: &str = "inferspan.cuda.stream";
+    pub const CUDA_COPIES_H2H: &str = "inferspan.cuda.copies.h2h";
+    pub const CUDA_COPY_BYTES_H2H: &str = "inferspan.cuda.copy_bytes.h2h";
+    pub const CUDA_COPIES_H2D: &str = "inferspan.cuda.copies.h2d";
+    pub const CUDA_COPY_BYTES_H2D: &str = "inferspan.cuda.copy_bytes.h2d";
+    pub const CUDA_COPIES_D2H: &str = "inferspan.cuda.copies.d2h";
+    pub const CUDA_COPY_BYTES_D2H: &str = "inferspan.cuda.copy_bytes.d2h";
+    pub const CUDA_COPIES_D2D: &str = "inferspan.cuda.copies.d2d";
+    pub const CUDA_COPY_BYTES_D2D: &str = "inferspan.cuda.copy_bytes.d2d";
+    pub const CUDA_COPIES_UNKNOWN: &str = "inferspan.cuda.copies.unknown";
+    pub const CUDA_COPY_BYTES_UNKNOWN: &str = "inferspan.cuda.copy_bytes.unknown";
+    pub const CUDA_COPIES_P2P: &str = "inferspan.cuda.copies.p2p";
+    pub const CUDA_COPY_BYTES_P2P: &str = "inferspan.cuda.copy_bytes.p2p";
+    /// By the number of a `CopyKind`: how many, and how many bytes.
+    pub const CUDA_COPIES: [(&str, &str); 6] = [
+        (CUDA_COPIES_H2H, CUDA_COPY_BYTES_H2H),
+        (CUDA_COPIES_H2D, CUDA_COPY_BYTES_H2D),
+        (CUDA_COPIES_D2H, CUDA_COPY_BYTES_D2H),
+        (CUDA_COPIES_D2D, CUDA_COPY_BYTES_D2D),
+        (CUDA_COPIES_UNKNOWN, CUDA_COPY_BYTES_UNKNOWN),
+        (CUDA_COPIES_P2P, CUDA_COPY_BYTES_P2P),
+    ];
+
+    pub const ALL: [&str; 87] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -162,5 +207,38 @@ pub mod attribute {
         RUNNING,
         WAITING,
         KV_USAGE,
+        CUDA_LAUNCHES,
+        CUDA_GRAPH_LAUNCHES,
+        CUDA_MODE,
+        CUDA_FELL_BACK,
+        CUDA_GAP,
+        CUDA_WAITS,
+        CUDA_WAIT,
+        CUDA_SETS,
+        CUDA_SET_BYTES,
+        CUDA_PROCESSES,
+        CUDA_SKEW,
+        CUDA_ESTIMATED,
+        CUDA_TOP,
+        CUDA_KERNEL,
+        CUDA_KERNEL_NAME,
+        CUDA_CLASS,
+        CUDA_NAMED_BY,
+        CUDA_GRID,
+        CUDA_BLOCK,
+        CUDA_SHARED,
+        CUDA_STREAM,
+        CUDA_COPIES_H2H,
+        CUDA_COPY_BYTES_H2H,
+        CUDA_COPIES_H2D,
+        CUDA_COPY_BYTES_H2D,
+        CUDA_COPIES_D2H,
+        CUDA_COPY_BYTES_D2H,
+        CUDA_COPIES_D2D,
+        CUDA_COPY_BYTES_D2D,
+        CUDA_COPIES_UNKNOWN,
+        CUDA_COPY_BYTES_UNKNOWN,
+        CUDA_COPIES_P2P,
+        CUDA_COPY_BYTES_P2P,
     ];
 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::cuda;
 use super::generation::StepRef;
 use super::keys::{attribute, span};
 use super::trace_ids;
@@ -136,7 +137,18 @@ impl Step {
 }
 
 impl EngineStep {
-    /// Draws the step.
+    /// Draws the step and, where they are told one by one, its launches; at most `max` spans, the rest is counted.
+    pub fn spans(&self, max: usize) -> Vec<Span> {
+        let mut step = self.span();
+        let Some(of) = &self.cuda else { return vec![step] };
+        let (launches, dropped) = cuda::spans(self, of, max.saturating_sub(1));
+        if dropped > 0 {
+            step.attributes.push((attribute::SPANS_DROPPED, Value::Int(i64::try_from(dropped).unwrap_or(i64::MAX))));
+        }
+        std::iter::once(step).chain(launches).collect()
+    }
+
+    /// Draws the step alone.
     pub fn span(&self) -> Span {
         let int = |n: u64| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
         let mut attributes = vec![
@@ -150,6 +162,9 @@ impl EngineStep {
             attributes.push((attribute::RUNNING, int(stats.running)));
             attributes.push((attribute::WAITING, int(stats.waiting)));
             attributes.push((attribute::KV_USAGE, Value::Float(stats.kv_cache_usage)));
+        }
+        if let Some(of) = &self.cuda {
+            cuda::attributes(of, &mut attributes);
         }
         Span {
             trace_id: self.trace_id,

@@ -1,0 +1,97 @@
+//! Draws what a step did with CUDA: attributes of its span, and a span a launch where launches are told one by one.
+//!
+//! A launch is a point in time: when the call was made. How long the kernel ran on the GPU is not observed, and not drawn.
+
+use super::keys::{attribute, span};
+use super::trace_ids;
+use crate::output::cuda::{CudaCall, CudaWhat, StepCuda};
+use crate::output::{EngineStep, Span, SpanKind, SpanStatus, Value};
+
+/// Characters of a kernel's full name; those of cutlass have 10,000.
+const NAME_MAX: usize = 512;
+
+type Attributes = Vec<(&'static str, Value)>;
+
+fn int(n: u64) -> Value {
+    Value::Int(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+fn seconds(ns: u64) -> Value {
+    Value::Float(ns as f64 / 1e9)
+}
+
+/// Adds the totals of a step.
+pub fn attributes(of: &StepCuda, attributes: &mut Attributes) {
+    attributes.push((attribute::CUDA_LAUNCHES, int(of.launches)));
+    attributes.push((attribute::CUDA_GRAPH_LAUNCHES, int(of.graph_launches)));
+    if let Some(mode) = of.mode() {
+        attributes.push((attribute::CUDA_MODE, Value::Str(mode.name().into())));
+    }
+    if of.fell_back {
+        attributes.push((attribute::CUDA_FELL_BACK, Value::Bool(true)));
+    }
+    attributes.push((attribute::CUDA_GAP, seconds(of.gap_ns)));
+    attributes.push((attribute::CUDA_WAITS, int(of.waits)));
+    attributes.push((attribute::CUDA_WAIT, seconds(of.wait_ns)));
+    for (kind, (copies, bytes)) in attribute::CUDA_COPIES.into_iter().enumerate() {
+        if of.copies[kind] > 0 {
+            attributes.push((copies, int(of.copies[kind])));
+            attributes.push((bytes, int(of.copy_bytes[kind])));
+        }
+    }
+    if of.sets > 0 {
+        attributes.push((attribute::CUDA_SETS, int(of.sets)));
+        attributes.push((attribute::CUDA_SET_BYTES, int(of.set_bytes)));
+    }
+    if of.processes > 1 {
+        attributes.push((attribute::CUDA_PROCESSES, int(u64::from(of.processes))));
+        attributes.push((attribute::CUDA_SKEW, seconds(of.skew_ns)));
+    }
+    if of.estimated {
+        attributes.push((attribute::CUDA_ESTIMATED, Value::Bool(true)));
+    }
+    if !of.top.is_empty() {
+        let top = of.top.iter().map(|(name, count)| format!("{} ×{count}", name.short).into()).collect();
+        attributes.push((attribute::CUDA_TOP, Value::StrList(top)));
+    }
+}
+
+/// A span for each of the first `max` launches of a step; and how many launches have none.
+pub fn spans(step: &EngineStep, of: &StepCuda, max: usize) -> (Vec<Span>, u64) {
+    let spans: Vec<Span> = (0..).zip(&of.kernels).take(max).filter_map(|(index, call)| launch(step, index, call)).collect();
+    // Where they are not told one by one there is none to miss.
+    let dropped = if of.kernels.is_empty() { 0 } else { of.launches.saturating_sub(spans.len() as u64) };
+    (spans, dropped)
+}
+
+fn launch(step: &EngineStep, index: u64, call: &CudaCall) -> Option<Span> {
+    let CudaWhat::Launch { kernel, grid, block, shared, .. } = &call.what else { return None };
+    let three = |[x, y, z]: [u32; 3]| Value::Str(format!("{x}x{y}x{z}").into());
+    let full: String = kernel.demangled.chars().take(NAME_MAX).collect();
+    let attributes = vec![
+        (attribute::PROVENANCE, Value::Str("observed".into())),
+        (attribute::CUDA_KERNEL, Value::Str(kernel.short.clone().into())),
+        (attribute::CUDA_KERNEL_NAME, Value::Str(full.into())),
+        (attribute::CUDA_CLASS, Value::Str(kernel.class.name().into())),
+        (attribute::CUDA_NAMED_BY, Value::Str(kernel.named_by.name().into())),
+        (attribute::CUDA_GRID, three(*grid)),
+        (attribute::CUDA_BLOCK, three(*block)),
+        (attribute::CUDA_SHARED, int(u64::from(*shared))),
+        (attribute::CUDA_STREAM, Value::Str(format!("{:#x}", call.stream.unwrap_or(0)).into())),
+    ];
+    Some(Span {
+        trace_id: step.trace_id,
+        span_id: trace_ids::span(step.trace_id, index + 1, span::CUDA_LAUNCH, 0),
+        parent: Some(step.span_id),
+        parent_is_remote: false,
+        trace_state: None,
+        name: span::CUDA_LAUNCH,
+        kind: SpanKind::Internal,
+        start_ns: call.start.0,
+        end_ns: call.start.0,
+        status: SpanStatus::Unset,
+        attributes,
+        events: Vec::new(),
+        links: Vec::new(),
+    })
+}
