@@ -209,7 +209,7 @@ impl Live {
                     self.mapped.insert(event.process);
                 }
                 What::Cuda(seen) => {
-                    if let Some((function, name)) = self.naming.meet(event.process, seen) {
+                    if let Some((function, name)) = self.naming.meet(seen) {
                         self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
                     }
                 }
@@ -263,8 +263,8 @@ impl Live {
         let Self { session, mut run, mut naming, .. } = self;
         session.detach(|batch| {
             for input in batch {
-                if let Input::Event(Event { process, what: What::Cuda(seen), .. }) = &input
-                    && let Some((function, name)) = naming.meet(*process, seen)
+                if let Input::Event(Event { what: What::Cuda(seen), .. }) = &input
+                    && let Some((function, name)) = naming.meet(seen)
                 {
                     run.push(None, Input::Fact(Fact::Kernel { function, name }));
                 }

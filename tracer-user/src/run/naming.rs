@@ -1,35 +1,109 @@
 //! Names of launched functions: at once where the handle says it, else from the libraries of the process, in the background.
 //!
-//! Enters: functions as they are first launched. Leaves: a name each, sooner or later. The thread that feeds the run never waits for a
-//! library to be read.
+//! Enters: functions as they are first launched. Leaves: a name each, sooner or later; the last resort is where it was launched. The thread
+//! that feeds the run never waits for a library to be read. In this order: the text that the driver's handle points to; what the library
+//! that holds the function registered for it; what the call returns into; which variable holds the handle; a symbol; the caller.
+
+mod maps;
+mod resolve;
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use self::resolve::Resolver;
 use crate::input::cuda::{Api, Class, FunctionKey, KernelName, NamedBy, Seen};
 use crate::kernel::name::Kernel;
+use crate::proc::Proc;
 
 /// A function's name.
 pub(super) type Named = (FunctionKey, Arc<KernelName>);
 
-#[derive(Debug, Default)]
-pub(super) struct Naming {}
+/// Functions that wait for their library to be read; what comes then is named by its caller alone.
+const MAX_WAITING: usize = 65_536;
+/// How long the end of a run waits for names: the largest library takes a second.
+const LAST: Duration = Duration::from_secs(20);
+/// Longest name, bytes; cutlass has some of 11,000.
+const NAME_MAX: usize = 64 << 10;
+/// `CUfunction` and `CUkernel` keep the address of their name here (`cuFuncGetName` and `cuKernelGetName` of driver 550 read it there).
+const NAME_AT: u64 = 8;
+
+/// A function that has no name yet.
+#[derive(Debug)]
+struct Ask {
+    key: FunctionKey,
+    callers: [u64; 4],
+    /// What its handle points to, where that looks like a name.
+    text: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Naming {
+    ask: Sender<Ask>,
+    answers: Receiver<Named>,
+    waiting: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Default for Naming {
+    fn default() -> Self {
+        let (ask, asked) = bounded::<Ask>(MAX_WAITING);
+        let (answer, answers) = unbounded();
+        let work = move || {
+            let mut resolver = Resolver::default();
+            for ask in asked {
+                let name = resolver.name(&ask);
+                if answer.send((ask.key, name)).is_err() {
+                    return;
+                }
+            }
+        };
+        // Without a thread there are no names but those of handles.
+        let thread = std::thread::Builder::new().name("inferspan-names".to_owned()).spawn(work).ok();
+        Self { ask, answers, waiting: 0, thread }
+    }
+}
 
 impl Naming {
     /// Something was seen: the name of a function that says it itself; others are looked for.
-    pub(super) fn meet(&mut self, _process: u32, seen: &Seen) -> Option<Named> {
-        let Seen::Function { key, text, .. } = seen else { return None };
-        let text = text.as_deref().filter(|_| key.api != Api::Graph)?;
-        Some((*key, named(text, NamedBy::Handle)))
+    pub(super) fn meet(&mut self, seen: &Seen) -> Option<Named> {
+        let Seen::Function { key, callers, text } = seen else { return None };
+        let text = match key.api {
+            Api::Graph => return None,
+            // Its page may not have been in memory when the program looked; and long names it cuts.
+            _ if text.as_ref().is_none_or(|text| text.len() + 1 >= tracer_ebpf::wire::cuda::NAME_MAX) => {
+                name_of_handle(key.process, key.function)
+            }
+            _ => text.clone(),
+        };
+        if let (Api::Driver, Some(text)) = (key.api, &text) {
+            return Some((*key, named(text, NamedBy::Handle)));
+        }
+        if self.ask.try_send(Ask { key: *key, callers: *callers, text }).is_ok() {
+            self.waiting += 1;
+        }
+        None
     }
 
     /// Names that were found since the last call.
     pub(super) fn found(&mut self) -> Vec<Named> {
-        Vec::new()
+        let found: Vec<Named> = self.answers.try_iter().collect();
+        self.waiting = self.waiting.saturating_sub(found.len());
+        found
     }
 
     /// The rest of them; waits for a bounded time.
     pub(super) fn last(&mut self) -> Vec<Named> {
-        Vec::new()
+        let until = Instant::now() + LAST;
+        let mut found = Vec::new();
+        while self.waiting > 0 && self.thread.is_some() {
+            let Ok(named) = self.answers.recv_deadline(until) else { break };
+            self.waiting -= 1;
+            found.push(named);
+        }
+        found
     }
 }
 
@@ -37,4 +111,26 @@ fn named(name: &str, named_by: NamedBy) -> Arc<KernelName> {
     let Kernel { name, demangled, short, class } = Kernel::named(name);
     let class = Class::ALL.into_iter().find(|of| of.name() == class.name()).unwrap_or(Class::Other);
     Arc::new(KernelName { name, demangled, short, class, named_by })
+}
+
+/// What the handle points to, read from the process.
+fn name_of_handle(process: u32, handle: u64) -> Option<String> {
+    let proc = Proc::this();
+    let mut pointer = [0; 8];
+    proc.memory(process, handle.checked_add(NAME_AT)?, &mut pointer).ok()?;
+    let mut address = u64::from_le_bytes(pointer);
+    let mut name = Vec::new();
+    // To the end of a page each time: what lies behind it may not be mapped.
+    while name.len() < NAME_MAX {
+        let mut page = vec![0; 4096 - (address % 4096) as usize];
+        proc.memory(process, address, &mut page).ok()?;
+        let end = page.iter().position(|&byte| byte == 0);
+        name.extend_from_slice(&page[..end.unwrap_or(page.len())]);
+        if end.is_some() {
+            let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+            return if is_name { String::from_utf8(name).ok() } else { None };
+        }
+        address = address.checked_add(page.len() as u64)?;
+    }
+    None
 }

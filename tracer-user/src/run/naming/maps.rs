@@ -1,0 +1,59 @@
+//! Where the libraries of a process lie in its memory.
+//!
+//! Enters: addresses in a process. Leaves: the mapping of a file that they lie in. Mappings are read again when an address is in none that is
+//! known: a library may have been mapped since.
+
+use std::collections::HashMap;
+
+use crate::proc::Proc;
+use crate::proc::text::Mapping;
+
+/// Processes whose mappings are kept.
+const MAX_PROCESSES: usize = 64;
+/// An address that is in no mapping makes them be read again, so often for one process; a program that launches out of generated code has
+/// many such.
+const MAX_READS: u32 = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Maps {
+    of: HashMap<u32, (Vec<Mapping>, u32)>,
+}
+
+impl Maps {
+    /// The mapping that an address lies in.
+    pub(super) fn find(&mut self, process: u32, address: u64) -> Option<Mapping> {
+        let holds = |mapping: &&Mapping| (mapping.start..mapping.end).contains(&address);
+        if let Some(mapping) = self.of.get(&process).and_then(|(maps, _)| maps.iter().find(holds)) {
+            return Some(mapping.clone());
+        }
+        self.read(process);
+        self.of.get(&process)?.0.iter().find(holds).cloned()
+    }
+
+    /// Executable mappings, one a file.
+    pub(super) fn libraries(&mut self, process: u32) -> Vec<Mapping> {
+        if !self.of.contains_key(&process) {
+            self.read(process);
+        }
+        let mut libraries: Vec<Mapping> = Vec::new();
+        for mapping in self.of.get(&process).into_iter().flat_map(|(maps, _)| maps) {
+            let is_known = |library: &Mapping| (library.device, library.inode) == (mapping.device, mapping.inode);
+            if mapping.executable && !libraries.iter().any(is_known) {
+                libraries.push(mapping.clone());
+            }
+        }
+        libraries
+    }
+
+    fn read(&mut self, process: u32) {
+        if self.of.len() >= MAX_PROCESSES && !self.of.contains_key(&process) {
+            self.of.clear();
+        }
+        let (maps, reads) = self.of.entry(process).or_default();
+        *reads += 1;
+        if *reads <= MAX_READS {
+            // One that is gone keeps what is known.
+            *maps = Proc::this().maps(process).unwrap_or_else(|_| std::mem::take(maps));
+        }
+    }
+}
