@@ -1,0 +1,1 @@
+//! The real vLLM on CPU, with a plug-in that drives the fake CUDA.
