@@ -73,6 +73,8 @@ pub struct Launches {
     pub block: [u32; 3],
     pub shared: u32,
     pub stream: usize,
+    /// Of one of them: the `CUfunction` for a program of the driver's API, the host function for one of the runtime; 0 of NCCL's.
+    pub handle: u64,
     pub count: u64,
 }
 
