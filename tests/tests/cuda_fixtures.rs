@@ -143,6 +143,23 @@ fn collectives_late_libraries_and_look_alikes_launch_through_the_driver() {
 }
 
 #[test]
+fn two_runtimes_of_one_process_launch_through_one_driver() {
+    let Some(fixture) = Fixture::for_test("two_runtimes_of_one_process_launch_through_one_driver") else { return };
+    let second = fixture.libcudart(Driver::Old, Runtime::V13);
+    let library = fixture.common("libkernels-13.so");
+    let script = format!("launch add 1; dlopen {}; repeat 3 {{ launch late_gemm 2 }}", library.display());
+    let program =
+        fixture.program(Driver::Old, Runtime::V12).with_libraries(second.parent().expect("a folder").to_owned());
+    let mut running = program.patched(Patch::ReadExecute).script(&script).spawn().expect("start");
+    running.start().expect("go");
+    running.reach_end().expect("the script");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", running.pid())).expect("maps");
+    assert!(maps.contains("libcudart.so.12") && maps.contains("libcudart.so.13"));
+    let truth = running.finish().expect("account");
+    assert_eq!((truth.total.launch_count(), truth.patched["cuLaunchKernel"]), (4, 4));
+}
+
+#[test]
 fn a_patched_driver_is_another_in_memory_and_still_works() {
     let Some(fixture) = Fixture::for_test("a_patched_driver_is_another_in_memory_and_still_works") else { return };
     for driver in [Driver::Old, Driver::New] {
