@@ -62,10 +62,11 @@ pub fn launch_room<T: 'static>() -> Option<RingBufEntry<T>> {
     room
 }
 
-/// The record is written.
+/// The record is written. `look`: see whether the reader should be woken; the ring holds thousands of records, so not each has to.
 #[inline(always)]
-pub fn launched<T: 'static>(record: RingBufEntry<T>) {
-    record.submit(wake(&LAUNCHES, maps::wake_bytes::<{ ring::LAUNCHES }>()));
+pub fn launched<T: 'static>(record: RingBufEntry<T>, look: bool) {
+    let flags = if look { wake(&LAUNCHES, maps::wake_bytes::<{ ring::LAUNCHES }>()) } else { BPF_RB_NO_WAKEUP };
+    record.submit(flags);
 }
 
 /// Puts a payload record into the ring of payloads.

@@ -38,7 +38,7 @@ fn record(pid_tgid: u64, at: u64, call: u32, flags: u32, of: Pending) {
     let Pending { entered, a, b, stream, caller } = of;
     let header = emit::header(at, pid_tgid, KIND_CUDA_CALL);
     room.write(Call { header, entered, call: call & (VARIANT - 1), flags, a, b, stream, caller });
-    emit::launched(room);
+    emit::launched(room, true);
 }
 
 #[inline(always)]

@@ -18,6 +18,9 @@ use super::{calls, capture, registers, thread, word};
 use crate::emit;
 use crate::maps::{FUNCTIONS, add, epoch, level, name_offset, sample};
 
+/// A thread sees to the reader every so many launches; a quarter of the ring holds 10,000. A power of two.
+const LOOK_EVERY: u64 = 64;
+
 /// Where and how a kernel is launched.
 struct Shape {
     grid: [u32; 3],
@@ -127,7 +130,7 @@ fn launch(regs: &pt_regs, api: u32, function: u64, shape: impl Fn() -> Shape) ->
         sums.captured += 1;
         first_of(regs, pid_tgid, now, key, 0);
         // A graph's contents are worth a record at any level.
-        record(pid_tgid, now, key, shape(), FLAG_CAPTURED, number, 1);
+        record(pid_tgid, now, key, shape(), FLAG_CAPTURED, number, 1, true);
         return 0;
     }
     sums.launches += 1;
@@ -141,18 +144,18 @@ fn launch(regs: &pt_regs, api: u32, function: u64, shape: impl Fn() -> Shape) ->
             }
             weight = every as u32;
         }
-        record(pid_tgid, now, key, shape(), 0, 0, weight);
+        record(pid_tgid, now, key, shape(), 0, 0, weight, seen & (LOOK_EVERY - 1) == 0);
     }
     0
 }
 
 #[inline(always)]
-fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, capture: u32, weight: u32) {
+fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, capture: u32, weight: u32, look: bool) {
     let Some(mut room) = emit::launch_room::<Launch>() else { return };
     let Shape { grid, block, shared, stream, caller } = shape;
     let header = emit::header(now, pid_tgid, KIND_CUDA_LAUNCH);
     room.write(Launch { header, key, stream, caller, grid, block, shared, flags, capture, weight });
-    emit::launched(room);
+    emit::launched(room, look);
 }
 
 /// `cuGraphLaunch(exec, stream)` and `cudaGraphLaunch(exec, stream)`.
@@ -178,7 +181,7 @@ pub fn cuda_graph_launch(ctx: ProbeContext) -> u32 {
         let flags = if captured { FLAG_CAPTURED } else { 0 };
         let caller = word(regs.rsp);
         room.write(Call { header, entered: now, call: CUDA_GRAPH_LAUNCH, flags, a: exec, b: 0, stream, caller });
-        emit::launched(room);
+        emit::launched(room, true);
     }
     0
 }
@@ -227,5 +230,5 @@ fn first_of(regs: &pt_regs, pid_tgid: u64, now: u64, key: FunctionKey, launches:
         // With its end.
         (*record).name_len = if key.api != API_GRAPH && text != 0 && len > 1 { len as u32 - 1 } else { 0 };
     }
-    emit::launched(room);
+    emit::launched(room, true);
 }

@@ -56,7 +56,7 @@ fn calls(thread: *mut Thread, pid_tgid: u64, now: u64) -> &'static mut Sums {
                 (*record).header = emit::header(now, pid_tgid, KIND_CUDA_BURST);
                 (*record).sums = *sums;
             }
-            emit::launched(room);
+            emit::launched(room, true);
         }
         sums.first = now;
     }
