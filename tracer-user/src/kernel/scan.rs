@@ -118,16 +118,13 @@ pub fn scan<S: Source + ?Sized>(source: &S) -> Result<Table, ScanError> {
 }
 
 /// What to look for; nothing when the library registers nothing.
-fn targets<S: Source + ?Sized>(
-    image: &Image<'_, S>,
-    code: &[Code],
-) -> Result<Option<(Targets, FoundBy)>, ScanError> {
+fn targets<S: Source + ?Sized>(image: &Image<'_, S>, code: &[Code]) -> Result<Option<(Targets, FoundBy)>, ScanError> {
     let names = CALLEES.map(|(name, _)| name);
     let slots = image.slots(&names)?.into_iter().map(|(slot, index)| (slot, CALLEES[index].1)).collect();
     let mut targets = Targets { slots, code: Vec::new() };
     targets.slots.sort_by_key(|&(slot, _)| slot);
-    targets.code = stubs(image, code, &targets)?;
     if targets.has(Callee::Register) {
+        targets.code = stubs(image, code, &targets)?;
         return Ok(Some((targets, FoundBy::Import)));
     }
     // Registered kernels lie in such a section (NVIDIA's fatbinary.h); a file without section headers may have them anywhere.
