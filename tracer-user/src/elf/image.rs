@@ -9,7 +9,7 @@ use std::io;
 use object::elf;
 
 use super::ElfError;
-use super::relocation::{Kinds, Relocations};
+use super::relocation::{Kinds, Place, Relocations};
 use super::source::{self, Source, u16_in, u32_in, u64_in};
 
 /// Segments that are looked at. A library has a dozen.
@@ -216,8 +216,10 @@ impl<'s, S: Source + ?Sized> Image<'s, S> {
 
     /// The link-time address that will stand at `at` once the file is loaded; nothing where another file decides it, or a zero stands.
     pub fn pointer(&self, at: u64) -> Option<u64> {
-        if let Some(relocated) = self.relocations.at(at) {
-            return relocated;
+        match self.relocations.at(at) {
+            Place::Address(address) => return Some(address),
+            Place::Elsewhere => return None,
+            Place::AsInFile => {}
         }
         let bytes = source::array(self.source, self.offset(at)?).ok()?;
         Some(u64::from_le_bytes(bytes)).filter(|&address| address != 0)

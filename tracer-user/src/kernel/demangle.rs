@@ -71,7 +71,7 @@ mod tests {
         let mut name = String::from("_Z1f1AIiiE");
         for number in 0..36 {
             let digit = char::from_digit(number, 36).unwrap().to_ascii_uppercase();
-            name.push_str(&format!("S_IS{digit}_S{digit}_E"));
+            write!(name, "S_IS{digit}_S{digit}_E").unwrap();
         }
         assert_eq!(demangle(&name), None);
     }

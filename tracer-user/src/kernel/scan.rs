@@ -80,8 +80,8 @@ impl Targets {
             To::Slot(address) => (&self.slots, address),
         };
         // Nearly every call is none of these.
-        let (first, last) = (list.first()?.0, list.last()?.0);
-        if address < first || address > last {
+        let (lowest, highest) = (list.first()?.0, list.last()?.0);
+        if address < lowest || address > highest {
             return None;
         }
         let at = list.binary_search_by_key(&address, |&(address, _)| address).ok()?;
@@ -176,10 +176,8 @@ fn entries(jump: &Call<'_>) -> [Option<u64>; 3] {
     const LANDING: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
     let before = jump.before;
     let prefixed = match before {
-        // bnd
-        [start @ .., 0xF2] => Some(start),
-        // mold: mov r11d, number
-        [start @ .., 0x41, 0xBB, _, _, _, _] => Some(start),
+        // bnd; mold: mov r11d, number
+        [start @ .., 0xF2] | [start @ .., 0x41, 0xBB, _, _, _, _] => Some(start),
         _ => None,
     };
     let landing = prefixed.unwrap_or(before).strip_suffix(&LANDING);

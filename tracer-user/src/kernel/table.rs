@@ -69,6 +69,12 @@ impl Table {
         table
     }
 
+    /// A table of kernels alone.
+    pub fn of_kernels<'n>(kernels: impl IntoIterator<Item = (u64, &'n str)>) -> Self {
+        let kernels = kernels.into_iter().map(|(host, name)| (host, name.as_bytes().to_vec()));
+        Self::new(kernels.collect(), Vec::new(), Vec::new(), FoundBy::Symbol)
+    }
+
     /// Device names as they were registered, by address of the host function.
     pub fn kernels(&self) -> impl ExactSizeIterator<Item = (u64, &str)> {
         self.kernels.iter().map(|entry| (entry.host, self.text_of(*entry)))
