@@ -125,7 +125,7 @@ pub struct Trace {
 impl Trace {
     /// Attaches to `fixture`, lets it run, detaches.
     pub fn of(fixture: &mut Fixture, options: &Options) -> Self {
-        let target = Target { tgid: fixture.tgid, capture: true };
+        let target = Target { tgid: fixture.tgid, capture: true, libraries: false };
         Self::with(&[target], options, || fixture.go()).expect("attach")
     }
 

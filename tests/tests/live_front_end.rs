@@ -45,11 +45,11 @@ print('done', flush=True)
 /// Lets both run, the first one probed, and gives what was found and the calls that were seen.
 fn calls(python: &str, script: &str) -> (Attached, u32, Vec<Event>) {
     let mut fixtures = [0, 1].map(|_| Fixture::start(python, &["-c", script]));
-    let targets = [0, 1].map(|at: usize| Target { tgid: fixtures[at].tgid, capture: false });
+    let targets = [0, 1].map(|at: usize| Target { tgid: fixtures[at].tgid, capture: false, libraries: false });
     let mut session = Session::start(&Options::default(), &targets).expect("attach");
     let process = [(targets[0].tgid, Role::Api)];
-    let found = session.attach_libraries(&process);
-    assert!(session.attach_libraries(&process).is_empty(), "a process is probed once");
+    let found = session.attach_libraries(&process, true);
+    assert!(session.attach_libraries(&process, true).is_empty(), "a process is probed once");
     let calls = live::calls(session, &mut fixtures);
     (found, targets[0].tgid, calls)
 }
@@ -107,14 +107,14 @@ fn a_number_that_is_free_again_is_probed_again() {
         return;
     }
     let fixture = Fixture::start("python3", &["-c", CLOCKS]);
-    let target = Target { tgid: fixture.tgid, capture: false };
+    let target = Target { tgid: fixture.tgid, capture: false, libraries: false };
     let mut session = Session::start(&Options::default(), &[target]).expect("attach");
     let before = session.attached();
-    assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)])), [CLOCK.what]);
+    assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)], true)), [CLOCK.what]);
     assert_eq!(session.attached(), before + 1);
     session.ended(target.tgid);
     assert_eq!(session.attached(), before, "nothing is left of it");
-    assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)])), [CLOCK.what]);
+    assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)], true)), [CLOCK.what]);
     let clocks = of(&live::calls(session, &mut [fixture]), Function::Clock).len();
     assert_eq!(clocks, 25, "each reading once");
 }

@@ -186,7 +186,7 @@ fn a_process_that_is_no_target_is_invisible() {
     }
     let mut target = Fixture::start(SOCKETS, &["calls"]);
     let mut other = Fixture::start(SOCKETS, &["calls"]);
-    let targets = [Target { tgid: target.tgid, capture: true }];
+    let targets = [Target { tgid: target.tgid, capture: true, libraries: false }];
     let trace = Trace::with(&targets, &Options::default(), || {
         other.go();
         target.go();
@@ -202,7 +202,7 @@ fn a_target_without_capture_is_followed_and_not_looked_at() {
         return;
     }
     let mut fixture = Fixture::start(SOCKETS, &["child"]);
-    let targets = [Target { tgid: fixture.tgid, capture: false }];
+    let targets = [Target { tgid: fixture.tgid, capture: false, libraries: false }];
     let trace = Trace::with(&targets, &Options::default(), || fixture.go()).expect("attach");
     assert!(trace.events().all(|event| matches!(event.what, What::Forked { .. } | What::Exited)));
     assert_eq!(trace.events().count(), 3);
@@ -240,7 +240,7 @@ fn a_queue_that_nobody_empties_drops_and_counts() {
         return;
     }
     let mut fixture = Fixture::start(SOCKETS, &["flood"]);
-    let targets = [Target { tgid: fixture.tgid, capture: true }];
+    let targets = [Target { tgid: fixture.tgid, capture: true, libraries: false }];
     let session = Session::start(&Options::default(), &targets).expect("attach");
     fixture.go();
     // 64 batches wait; ticks alone fill them in 1.3 s.
@@ -262,7 +262,7 @@ fn ticks_and_clock_anchors_come_without_events() {
         return;
     }
     let fixture = Fixture::start(SOCKETS, &["calls"]);
-    let targets = [Target { tgid: fixture.tgid, capture: true }];
+    let targets = [Target { tgid: fixture.tgid, capture: true, libraries: false }];
     let wait = || std::thread::sleep(std::time::Duration::from_millis(1200));
     let trace = Trace::with(&targets, &Options::default(), wait).expect("attach");
     let ticks: Vec<u64> =
@@ -293,7 +293,7 @@ fn a_target_in_its_own_pid_namespace_has_its_host_pid() {
     let outer = fixture.tgid;
     let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("children");
     let inner: u32 = children.trim().parse().expect("one child");
-    let targets = [Target { tgid: inner, capture: true }];
+    let targets = [Target { tgid: inner, capture: true, libraries: false }];
     let trace = Trace::with(&targets, &Options::default(), || fixture.go()).expect("attach");
     assert!(trace.holds(b"from the child"));
     let forked = trace.events().find(|event| matches!(event.what, What::Forked { .. })).expect("fork is seen");

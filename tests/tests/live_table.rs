@@ -74,7 +74,7 @@ fn more_descriptors_than_the_old_table_held_leave_room_for_sockets() {
         eprintln!("SKIPPED more_descriptors_than_the_old_table_held_leave_room_for_sockets: RLIMIT_NOFILE is too low");
         return;
     }
-    let targets: Vec<Target> = fixtures.iter().map(|fixture| Target { tgid: fixture.tgid, capture: true }).collect();
+    let targets: Vec<Target> = fixtures.iter().map(|fixture| Target { tgid: fixture.tgid, capture: true, libraries: false }).collect();
     let trace =
         Trace::with(&targets, &Options::default(), || fixtures.iter_mut().for_each(Fixture::go)).expect("attach");
     assert_nothing_lost(&trace);
@@ -139,7 +139,7 @@ impl Own {
     fn start() -> Self {
         static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let targets = [Target { tgid: std::process::id(), capture: true }];
+        let targets = [Target { tgid: std::process::id(), capture: true, libraries: false }];
         let session = Session::start(&Options::default(), &targets).expect("attach");
         Self { _alone: alone, session, events: Vec::new(), refused: 0 }
     }

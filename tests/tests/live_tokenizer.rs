@@ -33,11 +33,11 @@ fn library(test: &str, flags: &[&str]) -> PathBuf {
 /// Attaches to the first of `fixtures`, lets all run, and gives the calls that were seen.
 fn calls(fixtures: &mut [Fixture]) -> (Vec<Event>, Attached) {
     let tgid = fixtures[0].tgid;
-    let targets = [Target { tgid, capture: true }];
+    let targets = [Target { tgid, capture: true, libraries: false }];
     let mut session = Session::start(&Options::default(), &targets).expect("attach");
     let process = [(tgid, Role::Api)];
-    let probes = session.attach_libraries(&process);
-    assert!(session.attach_libraries(&process).is_empty(), "a library is probed once");
+    let probes = session.attach_libraries(&process, true);
+    assert!(session.attach_libraries(&process, true).is_empty(), "a library is probed once");
     let calls = live::calls(session, fixtures);
     (calls, probes)
 }

@@ -13,6 +13,7 @@ pub mod export;
 pub mod input;
 pub mod kernel;
 pub mod model;
+pub mod names;
 pub mod order;
 pub mod output;
 pub mod proc;

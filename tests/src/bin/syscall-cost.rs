@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     let mut times: [[Vec<f64>; 2]; 2] = Default::default();
     for _ in 0..ROUNDS {
         for attached in [0, 1] {
-            let targets = [Target { tgid: target.id(), capture: true }];
+            let targets = [Target { tgid: target.id(), capture: true, libraries: false }];
             let session = (attached == 1).then(|| Session::start(&Options::default(), &targets)).transpose()?;
             times[attached][0].push(nanoseconds_a_call(read));
             times[attached][1].push(nanoseconds_a_call(getppid));

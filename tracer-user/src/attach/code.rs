@@ -45,8 +45,8 @@ impl<'a> Code<'a> {
         Ok(Self { bytes, file, segments })
     }
 
-    pub fn file(&self) -> &object::File<'a> {
-        &self.file
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// The functions that `function_of` gives a `FUNCTION_*` of the wire, by their symbols' names.

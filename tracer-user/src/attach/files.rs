@@ -6,14 +6,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::code::Code;
 use super::exports::{self, Exports};
 use super::family::{Family, Find, Point};
 use super::plan::Library;
-use crate::elf::source::Source;
 use crate::proc::Proc;
 use crate::proc::text::Mapping;
 
@@ -61,30 +60,6 @@ pub fn points(path: &Path, family: &Family) -> io::Result<Option<Vec<Point>>> {
 /// What the library that `path` leads to calls itself.
 pub fn soname(path: &Path) -> io::Result<Option<String>> {
     exports::soname(&File::open(path)?)
-}
-
-/// A file that is read from anywhere in it.
-#[derive(Debug)]
-pub struct OfFile {
-    file: File,
-    size: u64,
-}
-
-impl OfFile {
-    pub fn new(file: File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
-    }
-}
-
-impl Source for OfFile {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(into, offset)
-    }
 }
 
 /// Why a point of a process must be left alone.

@@ -10,6 +10,7 @@ use crate::exit::Code;
 pub mod attach;
 pub mod doctor;
 pub mod ls;
+pub mod names;
 pub mod record;
 pub mod replay;
 pub mod target;
@@ -39,6 +40,8 @@ pub enum Verb {
     Attach(attach::Args),
     /// Record a running server into a file: what was decoded, nothing of prompts and outputs
     Record(record::Args),
+    /// List the CUDA kernels that a library, or every library of a process, registers
+    Names(names::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
 }
@@ -50,6 +53,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Attach(args) => attach::run(&args),
         Verb::Record(args) => record::run(&args),
+        Verb::Names(args) => names::run(&args),
         Verb::Replay(args) => replay::run(&args),
     }
 }

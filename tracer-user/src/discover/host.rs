@@ -65,6 +65,11 @@ impl Host {
         self.proc.stat(pid).ok().map(|stat| stat.start_ticks)
     }
 
+    /// Whether it is a process, server or not, that is alive and may be looked into; why not, if not.
+    pub fn process(&self, pid: u32) -> Result<(), Failure> {
+        self.living(pid).map(|_| ())
+    }
+
     /// A process that is alive, is a process, is no kernel thread and may be looked into.
     pub(super) fn living(&self, pid: u32) -> Result<Stat, Failure> {
         let stat = self.proc.stat(pid).map_err(|error| match error.kind() {

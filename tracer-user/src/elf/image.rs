@@ -9,7 +9,7 @@ use std::io;
 use object::elf;
 
 use super::ElfError;
-use super::relocation::{Kinds, Relocations};
+use super::relocation::{Kinds, Place, Relocations};
 use super::source::{self, Source, u16_in, u32_in, u64_in};
 
 /// Segments that are looked at. A library has a dozen.
@@ -96,24 +96,15 @@ pub struct Image<'s, S: ?Sized> {
 impl<'s, S: Source + ?Sized> Image<'s, S> {
     /// Reads headers and relocations.
     pub fn read(source: &'s S) -> Result<Self, ElfError> {
-        if source.size() < FILE_HEADER as u64 {
-            return Err(ElfError::NotElf);
-        }
-        let header: [u8; FILE_HEADER] = source::array(source, 0)?;
-        if header[..4] != elf::ELFMAG {
-            return Err(ElfError::NotElf);
-        }
-        // EI_CLASS and EI_DATA.
-        if header[4] != elf::ELFCLASS64.0 || header[5] != elf::ELFDATA2LSB.0 {
-            return Err(ElfError::NotElf64);
-        }
+        let header = file_header(source)?;
         let machine = match u16_in(&header, 18) {
             number if number == elf::EM_X86_64.0 => Machine::X86_64,
             number if number == elf::EM_AARCH64.0 => Machine::Aarch64,
             number => Machine::Other(number),
         };
-        let (segments, dynamic_at) = segments(source, &header)?;
-        let dynamic = dynamic_at.map(|(at, size)| dynamic(source, &segments, at, size)).transpose()?.unwrap_or_default();
+        let Headers { segments, dynamic: dynamic_at, .. } = headers(source, &header)?;
+        let dynamic =
+            dynamic_at.map(|(at, size)| dynamic(source, &segments, at, size)).transpose()?.unwrap_or_default();
         // A file whose section headers are cut away or damaged loads all the same.
         let sections = sections(source, &header).unwrap_or_default();
         let kinds = Kinds::of(machine);
@@ -167,7 +158,8 @@ impl<'s, S: Source + ?Sized> Image<'s, S> {
             section.kind == elf::SHT_PROGBITS.0 && section.flags & elf::SHF_EXECINSTR.0 != 0 && section.size > 0
         };
         // A segment of code may also hold the file's tables and constants; sections tell them apart.
-        let narrowed: Vec<Code> = self.sections.iter().filter(is_code).filter_map(|section| self.clipped(section)).collect();
+        let narrowed: Vec<Code> =
+            self.sections.iter().filter(is_code).filter_map(|section| self.clipped(section)).collect();
         if !narrowed.is_empty() {
             stretches = narrowed;
         }
@@ -224,8 +216,10 @@ impl<'s, S: Source + ?Sized> Image<'s, S> {
 
     /// The link-time address that will stand at `at` once the file is loaded; nothing where another file decides it, or a zero stands.
     pub fn pointer(&self, at: u64) -> Option<u64> {
-        if let Some(relocated) = self.relocations.at(at) {
-            return relocated;
+        match self.relocations.at(at) {
+            Place::Address(address) => return Some(address),
+            Place::Elsewhere => return None,
+            Place::AsInFile => {}
         }
         let bytes = source::array(self.source, self.offset(at)?).ok()?;
         Some(u64::from_le_bytes(bytes)).filter(|&address| address != 0)
@@ -238,18 +232,22 @@ impl<'s, S: Source + ?Sized> Image<'s, S> {
     }
 }
 
-/// The loadable segments, and where the dynamic section is.
-#[expect(clippy::type_complexity, reason = "an address range in the file, once")]
-fn segments<S: Source + ?Sized>(
-    source: &S,
-    header: &[u8; FILE_HEADER],
-) -> Result<(Vec<Segment>, Option<(u64, u64)>), ElfError> {
+/// What program headers say.
+#[derive(Debug, Default)]
+struct Headers {
+    segments: Vec<Segment>,
+    /// Offset and size of the dynamic section, and of notes.
+    dynamic: Option<(u64, u64)>,
+    notes: Vec<(u64, u64)>,
+}
+
+fn headers<S: Source + ?Sized>(source: &S, header: &[u8; FILE_HEADER]) -> Result<Headers, ElfError> {
     let damaged = ElfError::Damaged { what: "table of segments" };
     let (table, entry, count) = (u64_in(header, 32), u16_in(header, 54), u16_in(header, 56));
     if count > 0 && u64::from(entry) != PROGRAM_HEADER {
         return Err(damaged);
     }
-    let (mut segments, mut dynamic) = (Vec::new(), None);
+    let mut found = Headers::default();
     for number in 0..u64::from(count).min(SEGMENTS_MAX as u64) {
         let Some(at) = table.checked_add(number * PROGRAM_HEADER) else { return Err(damaged) };
         let Ok(entry) = source::array::<{ PROGRAM_HEADER as usize }>(source, at) else { return Err(damaged) };
@@ -259,12 +257,55 @@ fn segments<S: Source + ?Sized>(
         let size = size.min(source.size().saturating_sub(offset)).min(u64::MAX - address);
         if kind == elf::PT_LOAD.0 {
             let (executable, writable) = (flags & elf::PF_X.0 != 0, flags & elf::PF_W.0 != 0);
-            segments.push(Segment { address, offset, size, executable, writable });
+            found.segments.push(Segment { address, offset, size, executable, writable });
         } else if kind == elf::PT_DYNAMIC.0 {
-            dynamic = Some((offset, size));
+            found.dynamic = Some((offset, size));
+        } else if kind == elf::PT_NOTE.0 {
+            found.notes.push((offset, size));
         }
     }
-    Ok((segments, dynamic))
+    Ok(found)
+}
+
+/// The file's build-id: what its linker made of its contents. Nothing where it has none, or is no ELF file.
+pub fn build_id<S: Source + ?Sized>(source: &S) -> Option<Vec<u8>> {
+    /// Notes are a few hundred bytes; longer ones are of something else.
+    const NOTES_MAX: u64 = 64 << 10;
+    /// 20 bytes of a SHA-1 are usual, 8 and 16 are seen.
+    const ID: std::ops::RangeInclusive<usize> = 4..=64;
+    let header = file_header(source).ok()?;
+    for (offset, size) in headers(source, &header).ok()?.notes {
+        let mut notes = vec![0; size.min(NOTES_MAX) as usize];
+        source.read_at(offset, &mut notes).ok()?;
+        let mut rest = notes.as_slice();
+        // Sizes of name and contents, the kind, and both, each padded to four bytes (gABI, "Note Section").
+        while let Some((sizes, after)) = rest.split_at_checked(12) {
+            let (name, id) = (u32_in(sizes, 0) as usize, u32_in(sizes, 4) as usize);
+            let Some((text, after)) = after.split_at_checked(name.next_multiple_of(4)) else { break };
+            let Some(contents) = after.get(..id) else { break };
+            if text.starts_with(b"GNU\0") && name == 4 && u32_in(sizes, 8) == elf::NT_GNU_BUILD_ID.0 && ID.contains(&id)
+            {
+                return Some(contents.to_vec());
+            }
+            rest = after.get(id.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+    None
+}
+
+fn file_header<S: Source + ?Sized>(source: &S) -> Result<[u8; FILE_HEADER], ElfError> {
+    if source.size() < FILE_HEADER as u64 {
+        return Err(ElfError::NotElf);
+    }
+    let header: [u8; FILE_HEADER] = source::array(source, 0)?;
+    if header[..4] != elf::ELFMAG {
+        return Err(ElfError::NotElf);
+    }
+    // EI_CLASS and EI_DATA.
+    if header[4] != elf::ELFCLASS64.0 || header[5] != elf::ELFDATA2LSB.0 {
+        return Err(ElfError::NotElf64);
+    }
+    Ok(header)
 }
 
 fn dynamic<S: Source + ?Sized>(source: &S, segments: &[Segment], at: u64, size: u64) -> Result<Dynamic, ElfError> {

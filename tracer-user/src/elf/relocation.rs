@@ -53,6 +53,17 @@ struct Relocation {
     is_slot: bool,
 }
 
+/// What the loader does with a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing: what the file holds stays.
+    AsInFile,
+    /// It writes an address of this file's.
+    Address(u64),
+    /// It writes what another file decides.
+    Elsewhere,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Relocations {
     sorted: Vec<Relocation>,
@@ -86,15 +97,16 @@ impl Relocations {
         Ok(Self { sorted, symbols })
     }
 
-    /// What will stand at a place: nothing when it is not relocated, `Some(None)` when another file decides.
-    pub(super) fn at(&self, at: u64) -> Option<Option<u64>> {
+    pub(super) fn at(&self, at: u64) -> Place {
         let behind = self.sorted.partition_point(|relocation| relocation.at <= at);
-        let relocation = self.sorted[..behind].last().filter(|relocation| relocation.at == at)?;
+        let Some(relocation) = self.sorted[..behind].last().filter(|relocation| relocation.at == at) else {
+            return Place::AsInFile;
+        };
         if relocation.symbol == 0 {
-            return Some(Some(relocation.value));
+            return Place::Address(relocation.value);
         }
         let known = self.symbols.binary_search_by_key(&relocation.symbol, |&(index, _)| index).ok();
-        Some(known.map(|known| self.symbols[known].1.wrapping_add(relocation.value)))
+        known.map_or(Place::Elsewhere, |known| Place::Address(self.symbols[known].1.wrapping_add(relocation.value)))
     }
 
     pub(super) fn slots<S: Source + ?Sized>(
@@ -110,14 +122,14 @@ impl Relocations {
         symbols.dedup();
         let mut window = Window::new(source);
         // Sorted by where the name is, so that the names are read once through.
-        let mut named: Vec<(u64, u32)> = Vec::with_capacity(symbols.len());
+        let mut by_name: Vec<(u64, u32)> = Vec::with_capacity(symbols.len());
         for symbol in symbols {
             let Some(entry) = symbol_entry(&mut window, dynamic, symbol)? else { continue };
-            named.push((u64::from(u32_in(entry, 0)), symbol));
+            by_name.push((u64::from(u32_in(entry, 0)), symbol));
         }
-        named.sort_unstable();
+        by_name.sort_unstable();
         let mut wanted: Vec<(u32, usize)> = Vec::new();
-        for (name, symbol) in named.into_iter().filter(|(name, _)| *name < dynamic.names.1) {
+        for (name, symbol) in by_name.into_iter().filter(|(name, _)| *name < dynamic.names.1) {
             let text = window.text(dynamic.names.0.saturating_add(name), longest + 1)?;
             if let Some(index) = names.iter().position(|name| text == Some(name.as_bytes())) {
                 wanted.push((symbol, index));

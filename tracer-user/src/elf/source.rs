@@ -66,6 +66,9 @@ impl<'s, S: Source + ?Sized> Window<'s, S> {
     pub fn bytes(&mut self, offset: u64, max: usize) -> io::Result<&[u8]> {
         let left = usize::try_from(self.source.size().saturating_sub(offset)).unwrap_or(usize::MAX);
         let wanted = max.min(left);
+        if wanted == 0 {
+            return Ok(&[]);
+        }
         let held = |window: &Self| {
             let from = usize::try_from(offset.checked_sub(window.offset)?).ok()?;
             (from.checked_add(wanted)? <= window.bytes.len()).then_some(from)

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::EventNanos;
+pub use crate::kernel::class::Class;
 
 /// Something that was seen of the CUDA libraries in the event's thread.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -158,21 +159,6 @@ words! {
         Send = "send",
         Recv = "recv",
         AllToAll = "all_to_all",
-    }
-}
-
-words! {
-    /// What a kernel does, by its name.
-    Class {
-        Attention = "attention",
-        Gemm = "gemm",
-        Norm = "norm",
-        Activation = "activation",
-        Sampling = "sampling",
-        Cache = "cache",
-        Communication = "communication",
-        Copy = "copy",
-        Other = "other",
     }
 }
 

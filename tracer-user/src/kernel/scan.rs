@@ -80,8 +80,8 @@ impl Targets {
             To::Slot(address) => (&self.slots, address),
         };
         // Nearly every call is none of these.
-        let (first, last) = (list.first()?.0, list.last()?.0);
-        if address < first || address > last {
+        let (lowest, highest) = (list.first()?.0, list.last()?.0);
+        if address < lowest || address > highest {
             return None;
         }
         let at = list.binary_search_by_key(&address, |&(address, _)| address).ok()?;
@@ -118,16 +118,13 @@ pub fn scan<S: Source + ?Sized>(source: &S) -> Result<Table, ScanError> {
 }
 
 /// What to look for; nothing when the library registers nothing.
-fn targets<S: Source + ?Sized>(
-    image: &Image<'_, S>,
-    code: &[Code],
-) -> Result<Option<(Targets, FoundBy)>, ScanError> {
+fn targets<S: Source + ?Sized>(image: &Image<'_, S>, code: &[Code]) -> Result<Option<(Targets, FoundBy)>, ScanError> {
     let names = CALLEES.map(|(name, _)| name);
     let slots = image.slots(&names)?.into_iter().map(|(slot, index)| (slot, CALLEES[index].1)).collect();
     let mut targets = Targets { slots, code: Vec::new() };
     targets.slots.sort_by_key(|&(slot, _)| slot);
-    targets.code = stubs(image, code, &targets)?;
     if targets.has(Callee::Register) {
+        targets.code = stubs(image, code, &targets)?;
         return Ok(Some((targets, FoundBy::Import)));
     }
     // Registered kernels lie in such a section (NVIDIA's fatbinary.h); a file without section headers may have them anywhere.
@@ -179,10 +176,8 @@ fn entries(jump: &Call<'_>) -> [Option<u64>; 3] {
     const LANDING: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
     let before = jump.before;
     let prefixed = match before {
-        // bnd
-        [start @ .., 0xF2] => Some(start),
-        // mold: mov r11d, number
-        [start @ .., 0x41, 0xBB, _, _, _, _] => Some(start),
+        // bnd; mold: mov r11d, number
+        [start @ .., 0xF2] | [start @ .., 0x41, 0xBB, _, _, _, _] => Some(start),
         _ => None,
     };
     let landing = prefixed.unwrap_or(before).strip_suffix(&LANDING);

@@ -51,7 +51,8 @@ pub(super) fn register<S: Source + ?Sized>(image: &Image<'_, S>, code: &[Code]) 
             votes.names.push(name);
         }
     })?;
-    let mut candidates: Vec<(u64, Votes)> = votes.into_iter().filter(|(function, _)| image.is_code(*function)).collect();
+    let mut candidates: Vec<(u64, Votes)> =
+        votes.into_iter().filter(|(function, _)| image.is_code(*function)).collect();
     candidates.sort_by_key(|(function, votes)| (std::cmp::Reverse(votes.calls), *function));
     let mut window = Window::new(image.source());
     for (function, votes) in candidates.into_iter().take(CANDIDATES) {
@@ -75,13 +76,13 @@ fn passes_zeros(near: &[u8]) -> bool {
 
 /// The fifth argument is -1: no limit of threads.
 fn passes_minus_one(near: &[u8]) -> bool {
-    // mov r8d, -1; mov r8, -1; or r8d, -1
-    let is_it = |bytes: &[u8]| {
-        [&[0x41, 0xB8, 0xFF, 0xFF, 0xFF, 0xFF][..], &[0x49, 0xC7, 0xC0, 0xFF, 0xFF, 0xFF], &[0x41, 0x83, 0xC8, 0xFF]]
-            .iter()
-            .any(|code| bytes.starts_with(code))
-    };
-    (0..near.len()).any(|at| is_it(&near[at..]))
+    memchr::memchr_iter(0xFF, near).any(|at| {
+        // mov r8d, -1; mov r8, -1; or r8d, -1
+        let (before, after) = near.split_at(at);
+        let is_long = after.starts_with(&[0xFF; 4]);
+        (is_long && (before.ends_with(&[0x41, 0xB8]) || before.ends_with(&[0x49, 0xC7, 0xC0])))
+            || before.ends_with(&[0x41, 0x83, 0xC8])
+    })
 }
 
 /// The address of the text, where the second argument is code, and the third and fourth are the same text.

@@ -14,12 +14,16 @@ pub(super) fn of_demangled(text: &str) -> Option<String> {
     let mut depth = 0_usize;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        if depth == 0 && let Some((name, after)) = operator(rest, &out) {
+        if depth == 0
+            && let Some((name, after)) = operator(rest, &out)
+        {
             out.push_str(name);
             rest = after;
             continue;
         }
-        if depth == 0 && let Some(after) = unnamed(rest) {
+        if depth == 0
+            && let Some(after) = unnamed(rest)
+        {
             rest = after;
             continue;
         }
@@ -27,7 +31,7 @@ pub(super) fn of_demangled(text: &str) -> Option<String> {
             '<' | '(' | '[' | '{' => depth += 1,
             '>' | ')' | ']' | '}' => depth = depth.saturating_sub(1),
             // The end of the return type.
-            ' ' if depth == 0 && !out.is_empty() && !rest.starts_with(" const") => out.clear(),
+            ' ' if depth == 0 && !out.is_empty() && !rest.starts_with(" <") => out.clear(),
             ' ' => {}
             _ if depth == 0 => out.push(c),
             _ => {}
@@ -155,8 +159,14 @@ mod tests {
     fn arguments_parameters_and_return_types_are_cut() {
         for (text, short) in [
             ("add_kernel(float*, float const*, int)", "add_kernel"),
-            ("void vllm::activation_kernel<c10::BFloat16, &(float vllm::f<float>(float const&)), false>(T*, int)", "vllm::activation_kernel"),
-            ("void at::native::(anonymous namespace)::CatArrayBatchedCopy<int, 4>(int*)", "at::native::CatArrayBatchedCopy"),
+            (
+                "void vllm::activation_kernel<c10::BFloat16, &(float vllm::f<float>(float const&)), false>(T*, int)",
+                "vllm::activation_kernel",
+            ),
+            (
+                "void at::native::(anonymous namespace)::CatArrayBatchedCopy<int, 4>(int*)",
+                "at::native::CatArrayBatchedCopy",
+            ),
             ("void at::native::_GLOBAL__N__3f2a_4_A_cu_8::k<1>(int)", "at::native::k"),
             ("void f<(1 > 2), A<B>>(A<(int)3>)", "f"),
             ("void outer(int)::inner<int>(int)", "outer::inner"),
@@ -178,14 +188,21 @@ mod tests {
     #[test]
     fn a_name_that_does_not_demangle_gives_its_front() {
         for (name, short) in [
-            ("_ZN5flash16flash_fwd_kernelI23Flash_fwd_kernel_traitsILi128ELi64EN7cutlass10bfloat16_tEEEvz!", "flash::flash_fwd_kernel"),
+            (
+                "_ZN5flash16flash_fwd_kernelI23Flash_fwd_kernel_traitsILi128ELi64EN7cutlass10bfloat16_tEEEvz!",
+                "flash::flash_fwd_kernel",
+            ),
             ("_ZN4vllm3moe1kILb0EEEv", "vllm::moe::k"),
             ("_Z10add_kernelPf?", "add_kernel"),
             ("_Z18sgemm_largek_lds64ILb1ELi5EEv?", "sgemm_largek_lds64"),
             ("_ZN2at6native56_GLOBAL__N__8d4f57ff_20_foo_cu_1234_5678901234567890abcd1kIiEEv?", "at::native::k"),
             ("_ZN7cutlass13device_kernelINS_4gemm6kernel13GemmUniversalI?", "cutlass::device_kernel"),
         ] {
-            assert_eq!(of_mangled(name).as_deref(), Some(short).filter(|_| name != "_ZN7cutlass13device_kernelINS_4gemm6kernel13GemmUniversalI?"), "{name}");
+            assert_eq!(
+                of_mangled(name).as_deref(),
+                Some(short).filter(|_| name != "_ZN7cutlass13device_kernelINS_4gemm6kernel13GemmUniversalI?"),
+                "{name}"
+            );
         }
     }
 

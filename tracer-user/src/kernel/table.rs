@@ -69,6 +69,12 @@ impl Table {
         table
     }
 
+    /// A table of kernels alone.
+    pub fn of_kernels<'n>(kernels: impl IntoIterator<Item = (u64, &'n str)>) -> Self {
+        let kernels = kernels.into_iter().map(|(host, name)| (host, name.as_bytes().to_vec()));
+        Self::new(kernels.collect(), Vec::new(), Vec::new(), FoundBy::Symbol)
+    }
+
     /// Device names as they were registered, by address of the host function.
     pub fn kernels(&self) -> impl ExactSizeIterator<Item = (u64, &str)> {
         self.kernels.iter().map(|entry| (entry.host, self.text_of(*entry)))
@@ -131,7 +137,8 @@ mod tests {
     #[test]
     fn a_launch_is_named_by_its_host_function_or_by_its_handle() {
         let kernels = vec![(0x20, b"_Z3twov".to_vec()), (0x10, b"one".to_vec())];
-        let launches = vec![(0x99, Launched::Host(0x10)), (0x88, Launched::Variable(0x500)), (0x77, Launched::Host(0x11))];
+        let launches =
+            vec![(0x99, Launched::Host(0x10)), (0x88, Launched::Variable(0x500)), (0x77, Launched::Host(0x11))];
         let table = Table::new(kernels, vec![(0x500, 0x20)], launches, FoundBy::Import);
         assert_eq!(table.kernels().collect::<Vec<_>>(), [(0x10, "one"), (0x20, "_Z3twov")]);
         assert_eq!(table.of_launch(0x99), Some("one"));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use self::resolve::Resolver;
-use crate::input::cuda::{Api, Class, FunctionKey, KernelName, NamedBy, Seen};
+use crate::input::cuda::{Api, FunctionKey, KernelName, NamedBy, Seen};
 use crate::kernel::name::Kernel;
 use crate::proc::Proc;
 
@@ -52,7 +52,7 @@ impl Default for Naming {
         let (ask, asked) = bounded::<Ask>(MAX_WAITING);
         let (answer, answers) = unbounded();
         let work = move || {
-            let mut resolver = Resolver::default();
+            let mut resolver = Resolver::new();
             for ask in asked {
                 let name = resolver.name(&ask);
                 if answer.send((ask.key, name)).is_err() {
@@ -109,7 +109,6 @@ impl Naming {
 
 fn named(name: &str, named_by: NamedBy) -> Arc<KernelName> {
     let Kernel { name, demangled, short, class } = Kernel::named(name);
-    let class = Class::ALL.into_iter().find(|of| of.name() == class.name()).unwrap_or(Class::Other);
     Arc::new(KernelName { name, demangled, short, class, named_by })
 }
 

@@ -5,14 +5,13 @@
 //! linker leaves it in the file's data, or, where the file can lie anywhere, in relocations. Nothing else in a file looks like two
 //! given names in a row with the right flags, so a hit is no guess.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use object::{Object as _, ObjectSegment as _, RelocationFlags, SegmentFlags, elf};
 use tracer_ebpf::wire::call::FUNCTION_CLOCK;
 
 use super::{ENTERED, Family, Find, Library, Scope};
 use crate::attach::Level;
+use crate::elf::Image;
 use crate::input::{Probe, Role};
 
 pub static CLOCK: Family = Family {
@@ -28,7 +27,7 @@ pub static CLOCK: Family = Family {
     unless: None,
     points: Find::Code(|code| {
         let point = |at| code.point(ENTERED, FUNCTION_CLOCK, at, "time.time");
-        time_time(code.file()).and_then(point).into_iter().collect()
+        time_time(code.bytes()).and_then(point).into_iter().collect()
     }),
     hidden: "its table of methods is not found",
 };
@@ -43,77 +42,18 @@ fn is_interpreter(path: &Path) -> bool {
 const NO_ARGUMENTS: u32 = 0x0004;
 /// `sizeof(PyMethodDef)`: name, function, flags, documentation.
 const METHOD_BYTES: u64 = 32;
-/// An interpreter has 70,000 relocations.
-const RELOCATIONS_MAX: usize = 4_000_000;
 
 /// The function behind `time.time`: first of the module's methods, and `time_ns` behind it since Python 3.7.
-fn time_time(file: &object::File<'_>) -> Option<u64> {
-    let image = Image::of(file);
-    image.data.iter().find_map(|segment| {
-        let last = segment.address + (segment.bytes.len() as u64).saturating_sub(2 * METHOD_BYTES);
+fn time_time(bytes: &[u8]) -> Option<u64> {
+    let image = Image::read(bytes).ok()?;
+    image.data().find_map(|segment| {
+        let last = segment.address + segment.size.saturating_sub(2 * METHOD_BYTES);
         (segment.address.next_multiple_of(8)..last).step_by(8).find_map(|at| {
             let is = |at: u64, name: &[u8]| image.pointer(at).is_some_and(|text| image.starts(text, name));
             let found = is(at, b"time\0") && is(at + METHOD_BYTES, b"time_ns\0");
-            let flags = image.bytes(at + 16, 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-            if found && flags == Some(NO_ARGUMENTS) { image.pointer(at + 8) } else { None }
+            if found && image.word(at + 16) == Some(NO_ARGUMENTS) { image.pointer(at + 8) } else { None }
         })
     })
-}
-
-struct Loaded<'a> {
-    address: u64,
-    bytes: &'a [u8],
-}
-
-/// The file as it will lie in memory.
-struct Image<'a> {
-    all: Vec<Loaded<'a>>,
-    /// What is writable while it is loaded: where arrays with addresses in them are.
-    data: Vec<Loaded<'a>>,
-    /// Addresses that the loader fills in: where, and with what.
-    relocated: HashMap<u64, u64>,
-}
-
-impl<'a> Image<'a> {
-    fn of(file: &object::File<'a>) -> Self {
-        let (mut all, mut data) = (Vec::new(), Vec::new());
-        for segment in file.segments() {
-            let Ok(bytes) = segment.data() else { continue };
-            let address = segment.address();
-            all.push(Loaded { address, bytes });
-            if matches!(segment.flags(), SegmentFlags::Elf { p_flags, .. } if p_flags.contains(elf::PF_W)) {
-                data.push(Loaded { address, bytes });
-            }
-        }
-        let relocations = file.dynamic_relocations().into_iter().flatten().take(RELOCATIONS_MAX);
-        let relocated = relocations
-            .filter(|(_, relocation)| {
-                matches!(relocation.flags(), RelocationFlags::Elf { r_type } if r_type == elf::R_X86_64_RELATIVE)
-            })
-            .map(|(at, relocation)| (at, relocation.addend() as u64))
-            .collect();
-        Self { all, data, relocated }
-    }
-
-    fn bytes(&self, address: u64, len: usize) -> Option<&'a [u8]> {
-        self.all.iter().find_map(|segment| {
-            let from = usize::try_from(address.checked_sub(segment.address)?).ok()?;
-            segment.bytes.get(from..from.checked_add(len)?)
-        })
-    }
-
-    fn starts(&self, address: u64, with: &[u8]) -> bool {
-        self.bytes(address, with.len()) == Some(with)
-    }
-
-    /// The address that will stand at `at`.
-    fn pointer(&self, at: u64) -> Option<u64> {
-        if let Some(&address) = self.relocated.get(&at) {
-            return Some(address);
-        }
-        let bytes = self.bytes(at, 8)?.try_into().ok()?;
-        Some(u64::from_le_bytes(bytes)).filter(|&address| address != 0)
-    }
 }
 
 #[cfg(test)]

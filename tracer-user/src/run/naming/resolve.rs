@@ -1,7 +1,6 @@
 //! Finds the name of a function in the libraries of its process.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,12 +10,13 @@ use blazesym::symbolize::{Input, Symbolized, Symbolizer};
 
 use super::maps::Maps;
 use super::{Ask, named};
-use crate::attach::files::{self, OfFile};
+use crate::attach::files;
 use crate::attach::plan::{FileId, Library};
-use crate::elf::image::Image;
-use crate::input::cuda::{Api, KernelName, NamedBy};
-use crate::kernel::scan::scan;
-use crate::kernel::table::Table;
+use crate::elf::Image;
+use crate::input::cuda::{Api, Class, KernelName, NamedBy};
+use crate::kernel::Table;
+use crate::names;
+use crate::names::cache::Cache;
 use crate::proc::Proc;
 use crate::proc::text::Mapping;
 
@@ -33,16 +33,21 @@ struct Read {
     above: u64,
 }
 
-#[derive(Default)]
 pub(super) struct Resolver {
     maps: Maps,
     read: HashMap<FileId, Option<Rc<Read>>>,
     /// By process and file: handles, as its variables held them when they were last read.
     held: HashMap<(u32, FileId), HashMap<u64, u64>>,
     symbols: Option<Symbolizer>,
+    cache: Option<Cache>,
 }
 
 impl Resolver {
+    pub(super) fn new() -> Self {
+        let cache = Cache::open();
+        Self { maps: Maps::default(), read: HashMap::new(), held: HashMap::new(), symbols: None, cache }
+    }
+
     pub(super) fn name(&mut self, ask: &Ask) -> Arc<KernelName> {
         let (process, function) = (ask.key.process, ask.key.function);
         let is_host = ask.key.api == Api::Runtime
@@ -116,7 +121,7 @@ impl Resolver {
             through: (process, mapping.start, mapping.end),
             processes: vec![process],
         };
-        let read = read(&library).map(Rc::new);
+        let read = read(&library, self.cache.as_ref()).map(Rc::new);
         self.read.insert(id, read.clone());
         read
     }
@@ -150,7 +155,7 @@ impl Resolver {
             || format!("unknown:{:#x}", ask.key.function),
             |(library, offset)| format!("unknown:{library}+{offset:#x}"),
         );
-        let class = crate::input::cuda::Class::Other;
+        let class = Class::Other;
         KernelName { demangled: name.clone(), short: name.clone(), name, class, named_by: NamedBy::Caller }
     }
 }
@@ -161,10 +166,10 @@ fn bias(mapping: &Mapping, read: &Read) -> Option<u64> {
 }
 
 /// Reads a library: nothing where it is no such file.
-fn read(library: &Library) -> Option<Read> {
-    let path = files::reach(library).ok()?;
-    let file = OfFile::new(File::open(path).ok()?).ok()?;
+fn read(library: &Library, cache: Option<&Cache>) -> Option<Read> {
+    let file = names::Library::open(&files::reach(library).ok()?).ok()?;
     let image = Image::read(&file).ok()?;
     let above = image.code().first().map(|code| code.address.wrapping_sub(code.offset))?;
-    Some(Read { table: scan(&file).ok()?, above })
+    let table = names::table(&file, cache).ok()?;
+    Some(Read { table, above })
 }
