@@ -124,6 +124,7 @@ pub fn step(n: u8) -> EngineStep {
     let start_ns = EPOCH_NS + u64::from(n) * 1_000 * MS + 60 * MS;
     let stats = SchedulerStats { running: 3, waiting: 1, kv_cache_usage: 0.25, prefix_queries: 12, prefix_hits: 8 };
     EngineStep {
+        cuda: None,
         server: server(),
         trace_id: step_trace_id(n),
         span_id: span_id(n, 100),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use inferspan::core::Config;
 use inferspan::input::{Event, Input, Lost, What};
+use inferspan::output::cuda::{CudaCall, KernelRow};
 use inferspan::output::{AccessRecord, EngineStep, GenerationRecord, Metric, Output, Trace, Verdict};
 use inferspan::recording::Entry;
 use inferspan::run::pipeline::Pipeline;
@@ -46,6 +47,8 @@ pub struct Made {
     pub traces: Vec<Trace>,
     pub metrics: Vec<Metric>,
     pub steps: Vec<EngineStep>,
+    pub calls: Vec<CudaCall>,
+    pub kernels: Vec<KernelRow>,
     pub lost: Vec<Lost>,
     pub verdicts: Vec<Verdict>,
     pub spans_dropped: u64,
@@ -61,6 +64,8 @@ impl Made {
                 Output::Trace(trace) => made.traces.push(trace),
                 Output::Metric(metric) => made.metrics.push(metric),
                 Output::Step(step) => made.steps.push(*step),
+                Output::Cuda(call) => made.calls.push(*call),
+                Output::Kernel(row) => made.kernels.push(*row),
                 Output::Lost(lost) => made.lost.push(lost),
                 Output::Delivered(_) => {}
                 Output::Verdict(verdict) => made.verdicts.push(verdict),

@@ -5,7 +5,7 @@
 
 mod access;
 mod attach;
-mod page;
+pub(crate) mod page;
 mod run;
 mod scale;
 mod spans;

@@ -1,7 +1,6 @@
 //! Calls of the CUDA runtime and of NCCL that are no launches. The probe's cookie says which.
 
 use aya_ebpf::{
-    bindings::pt_regs,
     helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid},
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
@@ -16,7 +15,7 @@ use tracer_ebpf::wire::cuda::{
     NCCL_REDUCE, NCCL_REDUCE_SCATTER, NCCL_SEND, VARIANT,
 };
 
-use super::{calls, capture, registers, thread, word};
+use super::{Registers, calls, capture, registers, thread, word};
 use crate::emit;
 use crate::maps::{CallKey, PENDING, Pending, level, next_epoch};
 
@@ -104,7 +103,7 @@ pub fn cuda_call(ctx: ProbeContext) -> u32 {
     match function {
         CUDA_EVENT_RECORD | CUDA_STREAM_WAIT => {
             if capture::is_any(thread) {
-                event(thread, pid_tgid, function, regs);
+                event(thread, pid_tgid, function, &regs);
             }
             return 0;
         }
@@ -126,7 +125,7 @@ pub fn cuda_call(ctx: ProbeContext) -> u32 {
 
 /// `cudaEventRecord(event, stream)` and `cudaStreamWaitEvent(stream, event, …)` of a thread that captures.
 #[inline(always)]
-fn event(thread: *mut tracer_ebpf::wire::cuda::Thread, pid_tgid: u64, function: u32, regs: &pt_regs) {
+fn event(thread: *mut tracer_ebpf::wire::cuda::Thread, pid_tgid: u64, function: u32, regs: &Registers) {
     if function == CUDA_EVENT_RECORD {
         if let Some(number) = capture::of(thread, pid_tgid, regs.rsi) {
             capture::recorded(pid_tgid, regs.rdi, number);
@@ -218,7 +217,8 @@ pub fn cuda_return(ctx: RetProbeContext) -> u32 {
         of.b = 0;
     } else {
         // What failed gave nothing.
-        if registers(ctx.regs).rax as u32 != 0 {
+        // SAFETY: the kernel's copy of the registers, valid while the program runs.
+        if unsafe { (*ctx.regs).rax } as u32 != 0 {
             return 0;
         }
         match function {

@@ -3,7 +3,6 @@
 //! At the level of steps nothing of the target's memory is read but at a function's first launch, and of a thread that captures.
 
 use aya_ebpf::{
-    bindings::pt_regs,
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
     macros::uprobe,
     programs::ProbeContext,
@@ -14,7 +13,7 @@ use tracer_ebpf::wire::cuda::{
 };
 use tracer_ebpf::wire::ring;
 
-use super::{calls, capture, registers, thread, word};
+use super::{Registers, calls, capture, registers, thread, word};
 use crate::emit;
 use crate::maps::{FUNCTIONS, add, epoch, level, name_offset, sample};
 
@@ -53,7 +52,7 @@ struct Config {
 }
 
 #[inline(always)]
-fn stack(regs: &pt_regs) -> Stack {
+fn stack(regs: Registers) -> Stack {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_user(regs.rsp as *const Stack) }.unwrap_or(Stack { words: [0; 4] })
 }
@@ -105,7 +104,7 @@ pub fn cuda_runtime_launch_ex(ctx: ProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn configured(regs: &pt_regs) -> Shape {
+fn configured(regs: Registers) -> Shape {
     let caller = word(regs.rsp);
     // SAFETY: the helper checks the address.
     match unsafe { bpf_probe_read_user(regs.rdi as *const Config) } {
@@ -115,7 +114,7 @@ fn configured(regs: &pt_regs) -> Shape {
 }
 
 #[inline(always)]
-fn launch(regs: &pt_regs, api: u32, function: u64, shape: impl Fn() -> Shape) -> u32 {
+fn launch(regs: Registers, api: u32, function: u64, shape: impl Fn() -> Shape) -> u32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let Some(thread) = thread(pid_tgid) else { return 0 };
     let now = emit::now();
@@ -188,7 +187,7 @@ pub fn cuda_graph_launch(ctx: ProbeContext) -> u32 {
 
 /// Counts a launch; tells of the function when it is the first.
 #[inline(always)]
-fn count(regs: &pt_regs, pid_tgid: u64, now: u64, key: FunctionKey) {
+fn count(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey) {
     if let Some(launches) = FUNCTIONS.get_ptr_mut(key) {
         add(launches, 1);
     } else {
@@ -198,7 +197,7 @@ fn count(regs: &pt_regs, pid_tgid: u64, now: u64, key: FunctionKey) {
 
 /// A function that may be new: it gets its entry, with so many launches, and a record.
 #[inline(always)]
-fn first_of(regs: &pt_regs, pid_tgid: u64, now: u64, key: FunctionKey, launches: u64) {
+fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches: u64) {
     const NO_EXIST: u64 = 1;
     if launches == 0 && FUNCTIONS.get_ptr_mut(key).is_some() {
         return;

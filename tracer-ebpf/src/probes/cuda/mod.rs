@@ -7,6 +7,8 @@ mod call;
 mod capture;
 mod launch;
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::bpf_probe_read_user;
 use tracer_ebpf::wire::cuda::{BURST_MAX, Burst, COPIES, KIND_CUDA_BURST, QUIET, Sums, Thread};
@@ -64,11 +66,36 @@ fn calls(thread: *mut Thread, pid_tgid: u64, now: u64) -> &'static mut Sums {
     sums
 }
 
-/// The registers at a probe: the kernel's copy, valid while the program runs.
+/// What a call is given, and where its stack stands.
+#[derive(Clone, Copy)]
+struct Registers {
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    rcx: u64,
+    r8: u64,
+    r9: u64,
+    rsp: u64,
+    rbp: u64,
+}
+
+/// The registers at a probe, each read by itself: of two places that read different ones the compiler makes one with an address that it
+/// chooses, which the verifier refuses.
 #[inline(always)]
-fn registers<'a>(regs: *const pt_regs) -> &'a pt_regs {
-    // SAFETY: as above.
-    unsafe { &*regs }
+fn registers(regs: *const pt_regs) -> Registers {
+    // SAFETY: the kernel's copy, valid while the program runs.
+    unsafe {
+        Registers {
+            rdi: read_volatile(&raw const (*regs).rdi),
+            rsi: read_volatile(&raw const (*regs).rsi),
+            rdx: read_volatile(&raw const (*regs).rdx),
+            rcx: read_volatile(&raw const (*regs).rcx),
+            r8: read_volatile(&raw const (*regs).r8),
+            r9: read_volatile(&raw const (*regs).r9),
+            rsp: read_volatile(&raw const (*regs).rsp),
+            rbp: read_volatile(&raw const (*regs).rbp),
+        }
+    }
 }
 
 /// Reads the target's memory; 0 where it is not there.
