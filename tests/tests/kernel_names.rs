@@ -67,8 +67,8 @@ impl Truth {
         truth
     }
 
-    /// Fails unless a table says the same.
-    fn must_be(&self, table: &Table, what: &str) {
+    /// Fails unless a table says the same. Launches of functions that are handed a kernel say nothing.
+    fn must_be(&self, table: &Table, hands_on: bool, what: &str) {
         let kernels: BTreeMap<u64, String> = table.kernels().map(|(host, name)| (host, name.to_owned())).collect();
         assert_eq!(kernels, self.kernels, "{what}: kernels");
         assert_eq!(table.unread, 0, "{what}");
@@ -77,7 +77,11 @@ impl Truth {
         }
         for (address, names) in &self.launches {
             let name = names.first().filter(|_| names.len() == 1).map(String::as_str);
-            assert_eq!(table.of_launch(*address), name, "{what}: the launch that returns to {address:#x}");
+            let found = table.of_launch(*address);
+            assert!(
+                found == name || (hands_on && found.is_none()),
+                "{what}: {found:?}, not {name:?}: the launch that returns to {address:#x}"
+            );
         }
     }
 }
@@ -137,7 +141,7 @@ fn every_kernel_and_launch_of_a_program_is_named_however_it_is_built() {
             for file in [stripped(&program), without_sections(&program), program] {
                 let table = scan(&file).expect("an ELF file");
                 assert_eq!(table.found_by, FoundBy::Import, "{what}");
-                truth.must_be(&table, &what);
+                truth.must_be(&table, false, &what);
             }
         }
     }
@@ -159,7 +163,7 @@ fn a_runtime_that_is_linked_in_and_stripped_is_found_by_how_it_is_called() {
         let truth = Truth::of(&program, &dynamic);
         let table = scan(&program).expect("an ELF file");
         assert_eq!(table.found_by, FoundBy::Symbol, "{build:?}");
-        truth.must_be(&table, &format!("{build:?}"));
+        truth.must_be(&table, false, &format!("{build:?}"));
         for file in [stripped(&program), without_sections(&program)] {
             let table = scan(&file).expect("an ELF file");
             assert_eq!(table.found_by, FoundBy::Shape, "{build:?}");
@@ -195,7 +199,7 @@ fn programs_of_the_real_compiler_are_named_like_their_launches() {
         let truth = Truth::of(&program, &runtime);
         assert!(truth.kernels.len() >= 9, "{truth:?}");
         for file in [stripped(&program), program.clone()] {
-            truth.must_be(&scan(&file).expect("an ELF file"), &format!("{build:?}"));
+            truth.must_be(&scan(&file).expect("an ELF file"), build.contains(&"-O0"), &format!("{build:?}"));
         }
     }
 }
