@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use inferspan::kernel::table::FoundBy;
 use inferspan::kernel::{self, ScanError, Table};
 use inferspan_harness::installed;
+use proptest::prelude::*;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/cuda");
 
@@ -219,3 +221,50 @@ fn the_real_runtime_linked_in_and_stripped_hides_no_kernel() {
     assert_eq!(without.found_by, FoundBy::Shape);
     assert!(without.kernels().eq(with_symbols.kernels()));
 }
+
+proptest! {
+    // A file is a target's: whatever is in it, a scan ends, in memory and time that the file's size bounds.
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn a_damaged_file_is_an_error_or_a_table_and_nothing_else(
+        number in 0..HOSTILE.len(),
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..24),
+        headers in proptest::collection::vec((0..1024_usize, prop_oneof![Just(0_u64), Just(u64::MAX), any::<u64>()]), 0..3),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let mut bytes = HOSTILE[number].clone();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        for (at, value) in headers {
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let started = std::time::Instant::now();
+        if let Ok(table) = kernel::scan(bytes.as_slice()) {
+            prop_assert!(table.kernels().len() <= bytes.len() && table.launches().len() <= bytes.len());
+        }
+        prop_assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+    }
+}
+
+/// Whole files that are damaged: with symbols, without, and with the runtime linked in.
+static HOSTILE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let folder = folder("hostile");
+    let runtime = runtime(&folder);
+    let program = folder.join("program");
+    let source = format!("{FIXTURES}/names/program.c");
+    run(Command::new("cc").args(["-O2", "-DHANDLES", "-o"]).arg(&program).arg(&source).arg(&runtime));
+    let whole = folder.join("whole");
+    let linked_in = format!("{FIXTURES}/names/runtime.c");
+    run(Command::new("cc")
+        .args(["-O2", "-fvisibility=hidden", "-o"])
+        .arg(&whole)
+        .args([&source, &linked_in])
+        .arg("-ldl"));
+    let files = [stripped(&program), without_sections(&program), program, stripped(&whole), whole];
+    files.map(|file| fs::read(file).expect("a file")).to_vec()
+});

@@ -9,6 +9,8 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInf
 
 /// Bytes before a call that are looked at. In a launch with many arguments 110 lie between a load and its call.
 pub const LOOKBACK: usize = 256;
+/// Instructions that are decoded for one file. libtorch takes 4 million; code that is made to be slow could take hours.
+const INSTRUCTIONS_MAX: u64 = 100_000_000;
 /// Registers that a value is followed through: unoptimised code takes two.
 const COPIES: usize = 3;
 
@@ -69,11 +71,13 @@ pub struct Reader {
     information: InstructionInfoFactory,
     /// Addresses may stand in the code as they are (a file that is not position-independent).
     is_fixed: bool,
+    /// Instructions that may still be decoded; with none left, nothing is read.
+    left: u64,
 }
 
 impl Reader {
     pub fn new(is_fixed: bool) -> Self {
-        Self { information: InstructionInfoFactory::new(), is_fixed }
+        Self { information: InstructionInfoFactory::new(), is_fixed, left: INSTRUCTIONS_MAX }
     }
 
     /// What the register holds at the call at `address`, whose `before` are the bytes ahead of it.
@@ -108,9 +112,10 @@ impl Reader {
         let (mut instruction, mut is_first) = (Instruction::default(), true);
         while decoder.can_decode() {
             decoder.decode_out(&mut instruction);
-            if instruction.is_invalid() {
+            if instruction.is_invalid() || self.left == 0 {
                 return false;
             }
+            self.left -= 1;
             match instruction.flow_control() {
                 FlowControl::Next | FlowControl::ConditionalBranch => {}
                 FlowControl::Call | FlowControl::IndirectCall if argument.outlives_calls() => {}
