@@ -9,7 +9,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInf
 
 /// Bytes before a call that are looked at. In a launch with many arguments 110 lie between a load and its call.
 pub const LOOKBACK: usize = 256;
-/// Instructions that are decoded for one file. libtorch takes 4 million; code that is made to be slow could take hours.
+/// Instructions that are decoded for one file. libtorch takes 0.9 million; code that is made to be slow could take hours.
 const INSTRUCTIONS_MAX: u64 = 100_000_000;
 /// Registers that a value is followed through: unoptimised code takes two.
 const COPIES: usize = 3;
