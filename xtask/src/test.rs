@@ -93,6 +93,8 @@ fn environment(arguments: &Arguments) -> Result<Vec<(&'static str, PathBuf)>> {
         ("INFERSPAN_JAEGER", setup::jaeger::ensure()?),
         ("INFERSPAN_PROMETHEUS", setup::prometheus::ensure()?.server),
         ("INFERSPAN_PROMTOOL", setup::prometheus::ensure()?.promtool),
+        ("INFERSPAN_CUDA_LIBRARIES", setup::cuda_libraries::ensure()?),
+        ("INFERSPAN_NVCC", setup::nvcc::ensure()?),
     ];
     if !arguments.quick {
         let vllm = setup::vllm::ensure()?;

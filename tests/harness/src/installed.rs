@@ -23,6 +23,19 @@ pub fn program(variable: &str, name: Option<&str>) -> Option<PathBuf> {
     found
 }
 
+/// The folder that `variable` names; `None` as for [`program`].
+pub fn folder(variable: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = &named {
+        assert!(path.is_dir(), "{variable} names {}, which is no folder", path.display());
+    } else {
+        let what = format!("SKIPPED: {variable} is not set; `cargo xtask test` sets it");
+        assert!(std::env::var_os("INFERSPAN_REQUIRE_BACKENDS").is_none(), "{what}");
+        eprintln!("{what}");
+    }
+    named
+}
+
 /// A virtual environment with vLLM in it, and the folder of a model.
 #[derive(Debug, Clone)]
 pub struct Vllm {

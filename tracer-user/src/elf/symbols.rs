@@ -15,6 +15,8 @@ use super::source::{Source, Window, u16_in, u32_in, u64_in};
 const SYMBOLS_MAX: u64 = 16_000_000;
 /// Bytes of names that are searched, a table.
 const NAMES_MAX: u64 = 1 << 30;
+/// Places of names, and functions, that are kept; a linker writes a name once.
+const FOUND_MAX: usize = 1 << 12;
 /// Bytes of them that are searched at once.
 const CHUNK: usize = 1 << 20;
 
@@ -38,7 +40,7 @@ impl<S: Source + ?Sized> Image<'_, S> {
                 let name = u64::from(u32_in(entry, 0));
                 let Ok(place) = places.binary_search_by_key(&name, |&(place, _)| place) else { continue };
                 let address = u64_in(entry, 8);
-                if u16_in(entry, 6) != elf::SHN_UNDEF.0 && self.is_code(address) {
+                if u16_in(entry, 6) != elf::SHN_UNDEF.0 && self.is_code(address) && found.len() < FOUND_MAX {
                     found.push((address, places[place].1));
                 }
             }
@@ -61,7 +63,8 @@ impl<S: Source + ?Sized> Image<'_, S> {
             let bytes = window.bytes(texts.offset + done, len)?;
             for (index, finder) in finders.iter().enumerate() {
                 let ends = |at: &usize| bytes.get(at + names[index].len()) == Some(&0);
-                places.extend(finder.find_iter(bytes).filter(ends).map(|at| (done + at as u64, index)));
+                let all = finder.find_iter(bytes).filter(ends).map(|at| (done + at as u64, index));
+                places.extend(all.take(FOUND_MAX.saturating_sub(places.len())));
             }
             done += CHUNK as u64;
         }

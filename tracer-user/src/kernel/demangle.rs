@@ -31,7 +31,44 @@ pub fn demangle(name: &str) -> Option<String> {
     let symbol = Symbol::new_with_options(name.as_bytes(), &parse).ok()?;
     let mut text = Bounded(String::with_capacity(name.len() * 2));
     symbol.structured_demangle(&mut text, &print).ok()?;
-    Some(text.0).filter(|text| !text.is_empty())
+    Some(with_suffixes(&text.0)).filter(|text| !text.is_empty())
+}
+
+/// Types of numbers as this demangler writes them, and as `c++filt` and PyTorch's profiler do, which users compare with.
+const SUFFIXES: [(&str, &str); 5] = [
+    ("(unsigned int)", "u"),
+    ("(unsigned long)", "ul"),
+    ("(long)", "l"),
+    ("(unsigned long long)", "ull"),
+    ("(long long)", "ll"),
+];
+
+/// `(unsigned int)128` becomes `128u`.
+fn with_suffixes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = memchr::memchr(b'(', rest.as_bytes()) {
+        let (before, from) = rest.split_at(open);
+        out.push_str(before);
+        let number = SUFFIXES.iter().find_map(|(cast, suffix)| Some((from.strip_prefix(cast)?, suffix)));
+        let digits = |text: &str| {
+            let sign = usize::from(text.starts_with('-'));
+            let digits = text[sign..].bytes().take_while(u8::is_ascii_digit).count();
+            (digits > 0).then_some(sign + digits)
+        };
+        if let Some((after, suffix)) = number
+            && let Some(len) = digits(after)
+        {
+            out.push_str(&after[..len]);
+            out.push_str(suffix);
+            rest = &after[len..];
+        } else {
+            out.push('(');
+            rest = &from[1..];
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Text of at most [`DEMANGLED_MAX`] bytes.
@@ -56,6 +93,25 @@ mod tests {
         let demangled = demangle(name).unwrap();
         assert!(demangled.starts_with("void vllm::activation_kernel<c10::BFloat16, "), "{demangled}");
         assert_eq!(demangle("_Z10add_kernelPfPKfi").unwrap(), "add_kernel(float*, float const*, int)");
+    }
+
+    #[test]
+    fn numbers_have_their_types_behind_them() {
+        let name = "_ZN4vllm24merge_attn_states_kernelIttLj128ELb0EEEvPT0_PfPKT_";
+        let demangled = demangle(name).unwrap();
+        assert!(
+            demangled.starts_with("void vllm::merge_attn_states_kernel<unsigned short, unsigned short, 128u, false>(")
+        );
+        for (text, expected) in [
+            ("f<(unsigned long)4096>(int)", "f<4096ul>(int)"),
+            ("f<(long)-3, (long long)7>", "f<-3l, 7ll>"),
+            ("f(unsigned int)", "f(unsigned int)"),
+            ("f(long)::g", "f(long)::g"),
+            ("(((", "((("),
+            ("", ""),
+        ] {
+            assert_eq!(with_suffixes(text), expected);
+        }
     }
 
     #[test]

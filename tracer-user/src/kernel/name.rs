@@ -34,13 +34,13 @@ impl Kernel {
     }
 }
 
-/// The mangled name in a name, from where it starts: `_Z…`, or `__nv_static_<length>__<file>__Z…`.
+/// The mangled name in a name, from where it starts: `_Z…`, or `__nv_static_<length>_<file>__Z…`.
 fn local(name: &str) -> Option<&str> {
     if demangle::is_mangled(name) {
         return Some(name);
     }
     let rest = name.strip_prefix("__nv_static_")?;
-    let (length, rest) = rest.split_once("__")?;
+    let (length, rest) = rest.split_once('_')?;
     let file: usize = length.parse().ok()?;
     rest.get(file..)?.strip_prefix('_').filter(|name| demangle::is_mangled(name))
 }
@@ -68,9 +68,9 @@ mod tests {
 
     #[test]
     fn a_static_function_is_called_by_its_own_name() {
-        let name = "__nv_static_11__1a2b_3_x_cu__ZN36_GLOBAL__N__1a2b_3_x_cu_0123456789ab13oneRankReduceIfEEvPvS1_m";
+        let name = "__nv_static_12__1a2b_3_x_cu__ZN36_GLOBAL__N__1a2b_3_x_cu_0123456789ab13oneRankReduceIfEEvPvS1_m";
         let kernel = Kernel::named(name);
         assert_eq!((kernel.demangled.as_str(), kernel.short.as_str()), (name, "oneRankReduce"));
-        assert_eq!(Kernel::named("__nv_static_99__x__Z1fv").short, "__nv_static_99__x__Z1fv");
+        assert_eq!(Kernel::named("__nv_static_99__x__Z1fv").short, "__nv_static_99__x__Z1fv", "no such file");
     }
 }

@@ -2,14 +2,19 @@
 //!
 //! Enters: the bytes that end where the call begins. Leaves: an address, or a place that holds one. The last instruction that loads the
 //! register is found by its bytes, then everything from there to the call is decoded: it must come out at the call, and nothing on the way
-//! may write the register, call or jump away. So a register that is passed on, or set on another path, gives nothing.
+//! may write the register, jump away, or call where a call does not leave the register alone. A copy is followed to its source. So a
+//! register that is passed on, or set on another path, gives nothing.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, OpAccess, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register};
 
-/// Bytes before a call that are looked at. The longest seen between a load and its call is 100, in a launch with many arguments.
-pub const LOOKBACK: usize = 128;
+/// Bytes before a call that are looked at. In a launch with many arguments 110 lie between a load and its call.
+pub const LOOKBACK: usize = 256;
+/// Instructions that are decoded for one file. libtorch takes 0.9 million; code that is made to be slow could take hours.
+const INSTRUCTIONS_MAX: u64 = 100_000_000;
+/// Registers that a value is followed through: unoptimised code takes two.
+const COPIES: usize = 3;
 
-/// An argument's register, by its number in the instruction set.
+/// A 64-bit register, by its number in the instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Argument(u8);
 
@@ -21,8 +26,18 @@ pub const FOURTH: Argument = Argument(1);
 
 impl Argument {
     fn register(self) -> Register {
-        // rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi: the order of their numbers, in iced's list too.
+        // rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15: the order of their numbers, in iced's list too.
         Register::RAX + u32::from(self.0)
+    }
+
+    /// Whether a function that is called leaves it as it was: rbx, rbp, r12 to r15.
+    fn outlives_calls(self) -> bool {
+        matches!(self.0, 3 | 5 | 12..=15)
+    }
+
+    /// The number's lower bits, which go into the ModRM byte, and its upper one, which goes into the prefix.
+    fn bits(self) -> (u8, u8) {
+        (self.0 & 7, self.0 >> 3)
     }
 }
 
@@ -42,91 +57,125 @@ pub struct Operand {
     pub distance: usize,
 }
 
+/// What an instruction puts into a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    Value(Value),
+    /// What another register holds.
+    Copy(Argument),
+}
+
 /// Reads registers at calls. Reused, since what it decodes into is.
 #[derive(Debug)]
 pub struct Reader {
     information: InstructionInfoFactory,
     /// Addresses may stand in the code as they are (a file that is not position-independent).
     is_fixed: bool,
+    /// Instructions that may still be decoded; with none left, nothing is read.
+    left: u64,
 }
 
 impl Reader {
     pub fn new(is_fixed: bool) -> Self {
-        Self { information: InstructionInfoFactory::new(), is_fixed }
+        Self { information: InstructionInfoFactory::new(), is_fixed, left: INSTRUCTIONS_MAX }
     }
 
     /// What the register holds at the call at `address`, whose `before` are the bytes ahead of it.
     pub fn read(&mut self, before: &[u8], address: u64, argument: Argument) -> Option<Operand> {
-        for at in (0..before.len()).rev() {
-            let Some(value) =
-                load(&before[at..], address.wrapping_sub((before.len() - at) as u64), argument, self.is_fixed)
-            else {
-                continue;
-            };
-            if self.reaches(&before[at..], argument) {
-                return Some(Operand { value, distance: before.len() - at });
-            }
-        }
-        None
+        self.follow(before, address, argument, COPIES)
     }
 
-    /// Whether these instructions run one after the other to their end, and only the first few bytes, the load, write the register.
+    /// Of an instruction with a prefix its later bytes are one, too, that copies what nothing loads; so a copy that leads nowhere is passed
+    /// over. A load before a true copy is refused for that copy's sake.
+    fn follow(&mut self, before: &[u8], address: u64, argument: Argument, copies: usize) -> Option<Operand> {
+        (0..before.len()).rev().find_map(|at| {
+            let distance = before.len() - at;
+            let start = address.wrapping_sub(distance as u64);
+            let load = load(&before[at..], start, argument, self.is_fixed)?;
+            if !self.reaches(&before[at..], argument) {
+                return None;
+            }
+            match load {
+                Load::Value(value) => Some(Operand { value, distance }),
+                Load::Copy(from) if copies > 0 => {
+                    let operand = self.follow(&before[..at], start, from, copies - 1)?;
+                    Some(Operand { distance: operand.distance + distance, ..operand })
+                }
+                Load::Copy(_) => None,
+            }
+        })
+    }
+
+    /// Whether these instructions run one after the other to their end, and only the first of them writes the register.
     fn reaches(&mut self, code: &[u8], argument: Argument) -> bool {
         let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
-        let register = argument.register();
-        let mut is_loaded = false;
+        let (mut instruction, mut is_first) = (Instruction::default(), true);
         while decoder.can_decode() {
-            let instruction = decoder.decode();
-            if instruction.is_invalid() {
+            decoder.decode_out(&mut instruction);
+            if instruction.is_invalid() || self.left == 0 {
                 return false;
             }
+            self.left -= 1;
             match instruction.flow_control() {
                 FlowControl::Next | FlowControl::ConditionalBranch => {}
+                FlowControl::Call | FlowControl::IndirectCall if argument.outlives_calls() => {}
                 _ => return false,
             }
-            let writes = self.information.info(&instruction).used_registers().iter().any(|used| {
-                used.register().full_register() == register
-                    && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
-            });
-            // The load is one instruction, or two where it goes through rax.
-            let is_load = !is_loaded;
-            if writes && !is_load {
+            if !is_first && self.writes(&instruction, argument) {
                 return false;
             }
-            is_loaded |= writes;
+            is_first = false;
         }
-        is_loaded
+        !is_first
+    }
+
+    fn writes(&mut self, instruction: &Instruction, argument: Argument) -> bool {
+        let register = argument.register();
+        self.information.info(instruction).used_registers().iter().any(|used| {
+            used.register().full_register() == register
+                && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
+        })
     }
 }
 
-/// The value that the instructions at the start of `code` load into the register, if they are such.
-fn load(code: &[u8], address: u64, argument: Argument, is_fixed: bool) -> Option<Value> {
-    let Argument(number) = argument;
-    // REX.W and the operation; the ModRM byte of [rip + 32 bits].
-    let relative = |code: &[u8], number: u8| match code {
-        [0x48, operation @ (0x8D | 0x8B), modrm, a, b, c, d, ..] if *modrm == 0x05 | number << 3 => {
-            let distance = i64::from(i32::from_le_bytes([*a, *b, *c, *d]));
+/// What the instruction at the start of `code` loads into the register, if it is such.
+fn load(code: &[u8], address: u64, into: Argument, is_fixed: bool) -> Option<Load> {
+    let (low, high) = into.bits();
+    match *code {
+        // lea r64, [rip + 32 bits]; mov r64, [rip + 32 bits]
+        [prefix, operation @ (0x8D | 0x8B), modrm, a, b, c, d, ..]
+            if prefix == 0x48 | high << 2 && modrm == 0x05 | low << 3 =>
+        {
+            let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
             let place = address.wrapping_add(7).wrapping_add_signed(distance);
-            Some(if *operation == 0x8D { Value::Address(place) } else { Value::At(place) })
+            Some(Load::Value(if operation == 0x8D { Value::Address(place) } else { Value::At(place) }))
         }
+        // mov r64, r64
+        [prefix, 0x89, modrm, ..] if prefix & 0xFB == 0x48 | high && modrm & 0xC7 == 0xC0 | low => {
+            Some(Load::Copy(Argument(modrm >> 3 & 7 | (prefix & 4) << 1)))
+        }
+        [prefix, 0x8B, modrm, ..] if prefix & 0xFE == 0x48 | high << 2 && modrm & 0xF8 == 0xC0 | low << 3 => {
+            Some(Load::Copy(Argument(modrm & 7 | (prefix & 1) << 3)))
+        }
+        _ if is_fixed => load_fixed(code, into),
         _ => None,
-    };
-    if let Some(value) = relative(code, number) {
-        return Some(value);
     }
-    // Without optimisation: into rax, and from there.
-    let through_rax = [0x48, 0x89, 0xC0 | number];
-    if number != 0 && code.get(7..10) == Some(&through_rax) {
-        return relative(code, 0);
-    }
-    match code {
-        // mov r32, imm32, which clears the upper half.
-        [operation, a, b, c, d, ..] if is_fixed && *operation == 0xB8 | number => {
-            Some(Value::Address(u64::from(u32::from_le_bytes([*a, *b, *c, *d]))))
-        }
+}
+
+/// The same where addresses are numbers of 32 bits.
+fn load_fixed(code: &[u8], into: Argument) -> Option<Load> {
+    let (low, high) = into.bits();
+    let address = |bytes: [u8; 4]| Some(Load::Value(Value::Address(u64::from(u32::from_le_bytes(bytes)))));
+    match *code {
+        // mov r32, imm32, which clears the upper half; with a prefix from r8 on.
+        [operation, a, b, c, d, ..] if high == 0 && operation == 0xB8 | low => address([a, b, c, d]),
+        [0x41, operation, a, b, c, d, ..] if high == 1 && operation == 0xB8 | low => address([a, b, c, d]),
         // mov r64, imm32, sign-extended.
-        [0x48, 0xC7, modrm, a, b, c, d, ..] if is_fixed && *modrm == 0xC0 | number => {
-            Some(Value::Address(i64::from(i32::from_le_bytes([*a, *b, *c, *d])) as u64))
+        [prefix, 0xC7, modrm, a, b, c, d, ..] if prefix == 0x48 | high && modrm == 0xC0 | low => address([a, b, c, d]),
+        // mov r32, r32
+        [0x89, modrm, ..] if high == 0 && modrm & 0xC7 == 0xC0 | low => Some(Load::Copy(Argument(modrm >> 3 & 7))),
+        [prefix @ (0x41 | 0x44 | 0x45), 0x89, modrm, ..] if prefix & 1 == high && modrm & 0xC7 == 0xC0 | low => {
+            Some(Load::Copy(Argument(modrm >> 3 & 7 | (prefix & 4) << 1)))
         }
         _ => None,
     }
@@ -152,6 +201,15 @@ mod tests {
         // lea rax, [rip + 0x10]; mov rdx, rax
         let through_rax = [0x48, 0x8D, 0x05, 0x10, 0, 0, 0, 0x48, 0x89, 0xC2];
         assert_eq!(read(&through_rax, THIRD), Some(Value::Address(0x100D)));
+        // lea r13, [rip + 0x10]; call; mov rdi, r13
+        let through_r13 = [0x4C, 0x8D, 0x2D, 0x10, 0, 0, 0, 0xE8, 0, 0, 0, 0, 0x4C, 0x89, 0xEF];
+        assert_eq!(read(&through_r13, FIRST), Some(Value::Address(0x1008)));
+        // The same in the other encoding: mov rdi, r13
+        let other = [0x4C, 0x8D, 0x2D, 0x10, 0, 0, 0, 0x49, 0x8B, 0xFD];
+        assert_eq!(read(&other, FIRST), Some(Value::Address(0x100D)));
+        // lea rax, [rip + 0x10]; call; mov rdx, rax
+        let result = [0x48, 0x8D, 0x05, 0x10, 0, 0, 0, 0xE8, 0, 0, 0, 0, 0x48, 0x89, 0xC2];
+        assert_eq!(read(&result, THIRD), None, "what a call returns");
         // mov ecx, 0x401000
         let absolute = [0xB9, 0x00, 0x10, 0x40, 0x00];
         assert_eq!(read(&absolute, FOURTH), None, "in a position-independent file it is a number");

@@ -24,7 +24,9 @@ use super::table::{FoundBy, Launched, Table};
 /// Longest device name, bytes; the longest seen has 11,000.
 pub const NAME_MAX: usize = 64 << 10;
 /// Bytes of names in a table; libtorch has 6 MB.
-const NAMES_MAX: usize = 64 << 20;
+const NAMES_MAX: usize = 32 << 20;
+/// Stubs that lead to the runtime; a library has one for each of its functions.
+const STUBS_MAX: usize = 1 << 16;
 /// Registrations, handles and launches each; libtorch has 45,000.
 const SITES_MAX: usize = 1 << 20;
 
@@ -157,8 +159,8 @@ fn stubs<S: Source + ?Sized>(
     let named = image.stubs();
     for stretches in [named.as_slice(), code] {
         calls::each_call(image, stretches, |call| {
-            if let Some(callee) = targets.of(call.to).filter(|_| call.is_jump) {
-                found.extend(entries(&call).into_iter().flatten().map(|entry| (entry, callee)));
+            if let Some(callee) = targets.of(call.to).filter(|_| call.is_jump && found.len() < STUBS_MAX) {
+                found.extend(stub_entries(&call).into_iter().flatten().map(|entry| (entry, callee)));
             }
         })?;
         if !found.is_empty() {
@@ -171,7 +173,7 @@ fn stubs<S: Source + ?Sized>(
 }
 
 /// Where a stub may be called whose jump this is.
-fn entries(jump: &Call<'_>) -> [Option<u64>; 3] {
+fn stub_entries(jump: &Call<'_>) -> [Option<u64>; 3] {
     /// endbr64
     const LANDING: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
     let before = jump.before;

@@ -94,15 +94,7 @@ fn code_and_text<S: Source + ?Sized>(image: &Image<'_, S>, reader: &mut Reader, 
     if !image.is_code(address(SECOND)?) {
         return None;
     }
-    let (third, fourth) = (address(THIRD), address(FOURTH));
-    // mov rcx, rdx and mov rdx, rcx
-    let is_copied = |code: [u8; 3]| call.before.windows(3).any(|bytes| bytes == code);
-    match (third, fourth) {
-        (Some(third), Some(fourth)) => (third == fourth).then_some(third),
-        (Some(text), None) => is_copied([0x48, 0x89, 0xD1]).then_some(text),
-        (None, Some(text)) => is_copied([0x48, 0x89, 0xCA]).then_some(text),
-        (None, None) => None,
-    }
+    address(THIRD).filter(|&text| address(FOURTH) == Some(text))
 }
 
 fn is_identifier(text: &[u8]) -> bool {

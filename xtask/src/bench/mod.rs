@@ -5,6 +5,7 @@
 
 mod measured;
 mod memory;
+mod names;
 mod overhead;
 mod recorded;
 mod scale;
@@ -27,6 +28,8 @@ enum What {
     Replay(Replay),
     /// The most memory that `inferspan replay` takes: many open streams, a million requests, generations of 65,000 tokens
     Memory(memory::Arguments),
+    /// Time and memory that `inferspan names` takes on one core for a library
+    Names(names::Arguments),
     /// What `inferspan attach` costs a real vLLM: CPU time, tokens a second, time between tokens
     Vllm(vllm::Arguments),
 }
@@ -54,6 +57,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             Ok(())
         }
         What::Memory(arguments) => memory::run(arguments),
+        What::Names(arguments) => names::run(arguments),
         What::Vllm(arguments) => vllm::run(arguments),
     }
 }

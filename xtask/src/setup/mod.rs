@@ -4,9 +4,11 @@
 //! gets Debian packages only where they cannot live in the cache. Other verbs call the parts that they need.
 
 pub(crate) mod apt;
+pub(crate) mod cuda_libraries;
 pub(crate) mod deny;
 pub(crate) mod ebpf;
 pub(crate) mod jaeger;
+pub(crate) mod nvcc;
 pub(crate) mod prometheus;
 pub(crate) mod vllm;
 
@@ -35,6 +37,10 @@ enum Part {
     Prometheus,
     /// Jaeger, built from its Go module
     Jaeger,
+    /// Two CUDA libraries (12 MB) whose kernels are named
+    CudaLibraries,
+    /// NVIDIA's compiler (125 MB), for CUDA programs that need no GPU
+    Nvcc,
     /// vLLM on CPU in a Python environment of its own (6 GB), and a tiny model
     Vllm,
 }
@@ -43,7 +49,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("setup knows Linux on x86-64 only; the binary itself builds with plain `cargo build`");
     }
-    let all = [Part::Ebpf, Part::Deny, Part::Prometheus, Part::Jaeger, Part::Vllm];
+    let all = [Part::Ebpf, Part::Deny, Part::Prometheus, Part::Jaeger, Part::CudaLibraries, Part::Nvcc, Part::Vllm];
     let parts = if arguments.parts.is_empty() { &all[..] } else { &arguments.parts[..] };
     let started = Instant::now();
     for part in parts {
@@ -55,6 +61,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             Part::Deny => ready("deny", "cargo-deny", &deny::ensure()?),
             Part::Prometheus => ready("prometheus", "Prometheus", &prometheus::ensure()?.server),
             Part::Jaeger => ready("jaeger", "Jaeger", &jaeger::ensure()?),
+            Part::CudaLibraries => ready("libraries", "CUDA libraries", &cuda_libraries::ensure()?),
+            Part::Nvcc => ready("nvcc", &format!("nvcc {}", nvcc::VERSION), &nvcc::ensure()?),
             Part::Vllm => {
                 let vllm = vllm::ensure()?;
                 ready("vllm", "vLLM on CPU", &vllm.venv);
