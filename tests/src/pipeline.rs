@@ -62,7 +62,7 @@ impl Made {
                 Output::Metric(metric) => made.metrics.push(metric),
                 Output::Step(step) => made.steps.push(*step),
                 Output::Lost(lost) => made.lost.push(lost),
-                Output::Delivered(_) => {}
+                Output::Cuda(_) | Output::Process(_) | Output::Delivered(_) => {}
                 Output::Verdict(verdict) => made.verdicts.push(verdict),
             }
         }

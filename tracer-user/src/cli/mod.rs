@@ -37,7 +37,7 @@ pub enum Verb {
     Doctor(doctor::Args),
     /// Trace a running server until Ctrl-C
     Attach(attach::Args),
-    /// Record a running server into a file: what was decoded, nothing of prompts and outputs
+    /// Record a running server into a file: what was decoded, nothing of prompts and outputs; or a timeline for Perfetto
     Record(record::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),

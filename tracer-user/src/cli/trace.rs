@@ -28,7 +28,7 @@ use crate::source::session::Session;
 use crate::telemetry::Telemetry;
 
 /// The flags of every verb that attaches.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct TraceArgs {
     #[command(flatten)]
     pub target: TargetArgs,

@@ -173,6 +173,7 @@ impl Core {
             Input::Delivered(_) => {}
         }
         out.extend(self.about.news().map(Output::Metric));
+        out.extend(self.about.take_met().map(|process| Output::Process(Box::new(process))));
         self.settle_touched(out);
         if self.now >= self.next_sweep {
             let given_up = self.uptake.take_given_up();

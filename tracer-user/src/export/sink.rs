@@ -14,13 +14,23 @@ use super::flags::OutputArgs;
 use super::otlp::spans::Origin;
 use super::prometheus::server::MetricsServer;
 use crate::exit::{Code, Failure};
-use crate::output::{AccessRecord, Metric, Trace};
+use crate::output::{AccessRecord, CudaCall, EngineStep, Metric, ServerProcess, Trace};
 use crate::telemetry::Telemetry;
 
 /// A destination that is open. It takes what it is made for; the rest passes it.
 pub trait Sink: Debug {
     /// A trace that is to be exported.
     fn trace(&mut self, _trace: &Arc<Trace>) {}
+
+    /// Every finished request's trace, exported or not.
+    fn request(&mut self, _trace: &Arc<Trace>) {}
+
+    /// Every engine step, exported or not.
+    fn step(&mut self, _step: &EngineStep) {}
+
+    fn cuda(&mut self, _call: &CudaCall) {}
+
+    fn process(&mut self, _process: &ServerProcess) {}
 
     fn access(&mut self, _record: &Arc<AccessRecord>) {}
 

@@ -4,6 +4,7 @@
 //! holds a prompt, an output or a header value other than trace context and request id.
 
 mod access;
+mod cuda;
 mod metric;
 mod trace;
 
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use crate::engine::FinishReason;
 use crate::engine::SchedulerStats;
-use crate::input::{Delivered, End, Lost, Server};
+use crate::input::{Delivered, End, Lost, Role, Server};
 pub use access::{AccessRecord, GenerationRecord, GenerationSeconds, Incomplete, Missing, RequestSeconds};
+pub use cuda::{CollectiveKind, CopyKind, CudaCall, CudaWhat, KernelName, WaitOf};
 pub use metric::{Labels, Metric};
 pub use trace::{Merit, Service, Span, SpanEvent, SpanKind, SpanLink, SpanStatus, Trace, Value};
 
@@ -33,6 +35,10 @@ pub enum Output {
     Metric(Metric),
     /// An engine step is over.
     Step(Box<EngineStep>),
+    /// A CUDA library was called.
+    Cuda(Box<CudaCall>),
+    /// A process of the server, or more of one that was told of.
+    Process(Box<ServerProcess>),
     /// Something was lost or could not be used; counted, and told at the end.
     Lost(Lost),
     /// Events came from the probes; counted.
@@ -56,6 +62,16 @@ pub struct EngineStep {
     pub tokens: u64,
     pub first_tokens: u64,
     pub stats: Option<SchedulerStats>,
+}
+
+/// A process of a server: what it is there for, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerProcess {
+    pub server: Arc<Server>,
+    pub process: u32,
+    pub role: Role,
+    /// The engine whose outputs it sends.
+    pub engine: Option<u32>,
 }
 
 /// What a connection speaks, as its first bytes said.
