@@ -120,6 +120,7 @@ impl Perfetto {
             parent_uuid: track.parent,
             child_ordering: Some(3),
             sibling_order_rank: Some(track.rank),
+            sibling_merge_behavior: Some(2),
             ..TrackDescriptor::default()
         };
         match track.kind {
