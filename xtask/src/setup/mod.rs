@@ -7,6 +7,7 @@ pub(crate) mod apt;
 pub(crate) mod deny;
 pub(crate) mod ebpf;
 pub(crate) mod jaeger;
+pub(crate) mod perfetto;
 pub(crate) mod prometheus;
 pub(crate) mod vllm;
 
@@ -35,6 +36,8 @@ enum Part {
     Prometheus,
     /// Jaeger, built from its Go module
     Jaeger,
+    /// Perfetto's trace processor, to open timelines in
+    Perfetto,
     /// vLLM on CPU in a Python environment of its own (6 GB), and a tiny model
     Vllm,
 }
@@ -43,7 +46,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("setup knows Linux on x86-64 only; the binary itself builds with plain `cargo build`");
     }
-    let all = [Part::Ebpf, Part::Deny, Part::Prometheus, Part::Jaeger, Part::Vllm];
+    let all = [Part::Ebpf, Part::Deny, Part::Prometheus, Part::Jaeger, Part::Perfetto, Part::Vllm];
     let parts = if arguments.parts.is_empty() { &all[..] } else { &arguments.parts[..] };
     let started = Instant::now();
     for part in parts {
@@ -55,6 +58,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             Part::Deny => ready("deny", "cargo-deny", &deny::ensure()?),
             Part::Prometheus => ready("prometheus", "Prometheus", &prometheus::ensure()?.server),
             Part::Jaeger => ready("jaeger", "Jaeger", &jaeger::ensure()?),
+            Part::Perfetto => ready("perfetto", "Perfetto's trace processor", &perfetto::ensure()?),
             Part::Vllm => {
                 let vllm = vllm::ensure()?;
                 ready("vllm", "vLLM on CPU", &vllm.venv);

@@ -124,7 +124,7 @@ fn make_model(venv: &Path, folder: &Path) -> Result<()> {
 }
 
 /// A Python 3.11 that can make environments and has its C headers; Debian's where there is none.
-fn find_python() -> Result<PathBuf> {
+pub(super) fn find_python() -> Result<PathBuf> {
     let debian = PathBuf::from("/usr/bin").join(PYTHON);
     for candidate in [shell::find_on_path(PYTHON), Some(debian.clone())].into_iter().flatten() {
         if let Some(python) = usable_python(&candidate) {

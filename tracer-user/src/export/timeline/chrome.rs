@@ -1,8 +1,9 @@
 //! A timeline in the JSON form of Chrome's tracing, one event a line.
 //!
-//! `X` slices, `i` instants, `C` counters, `s` and `f` arrows, `M` names. Times are µs with three decimals since a midnight that
-//! `baseTimeNanoseconds` says (unix ns): whole ns of the unix clock do not fit the number that readers make of them. What is no thread
-//! gets a thread number above the kernel's highest. Without its last line the file is still read.
+//! `X` slices, `i` instants, `C` counters, `s` and `f` arrows, `M` names. Times are µs with three decimals since a midnight that the
+//! first event says (unix ns): whole ns of the unix clock do not fit the number that readers make of them. What is no thread gets a thread
+//! number above the kernel's highest. The form is the array, not the object with `traceEvents`: of that Perfetto's importer reads nothing
+//! when its end is missing, of the array everything up to there.
 
 use std::collections::HashMap;
 
@@ -36,11 +37,9 @@ impl Format for Chrome {
     fn begin(&mut self, at: u64, out: &mut Vec<u8>) {
         // A day earlier, so that a request that began before midnight is not before the beginning.
         self.base = (at / DAY_NS).saturating_sub(1) * DAY_NS;
-        let base = self.base;
-        let head = format!(
-            "{{\"displayTimeUnit\":\"ms\",\"baseTimeNanoseconds\":{base},\"otherData\":{{\"clock\":\"CLOCK_REALTIME\"}},\"traceEvents\":["
-        );
-        out.extend_from_slice(head.as_bytes());
+        out.push(b'[');
+        let args = json!({ "clock": "CLOCK_REALTIME", "unix_ns": self.base });
+        self.write(&json!({ "ph": "M", "pid": 0, "name": "zero", "args": args }), out);
     }
 
     fn mark(&mut self, mark: &Mark<'_>, out: &mut Vec<u8>) {
@@ -52,7 +51,7 @@ impl Format for Chrome {
                 event.insert("name".into(), json!(name));
                 event.insert("cat".into(), json!(categories.join(",")));
                 event.insert("s".into(), json!("t"));
-                self.write(event, out);
+                self.write(&event.into(), out);
             }
             Mark::Count { track, at, value } => {
                 let name = self.places.get(track).map(|place| place.name.to_string());
@@ -65,7 +64,7 @@ impl Format for Chrome {
                     Count::Real(x) => json!(x),
                 };
                 event.insert("args".into(), json!({ "value": value }));
-                self.write(event, out);
+                self.write(&event.into(), out);
             }
             Mark::Arrow { id, from, to } => {
                 self.arrow("s", *id, *from, out);
@@ -75,7 +74,7 @@ impl Format for Chrome {
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"\n]}\n");
+        out.extend_from_slice(b"\n]\n");
     }
 }
 
@@ -92,20 +91,21 @@ impl Chrome {
         if !is_known {
             self.places.insert(track.id, Place { process, thread, name: track.name.into() });
         }
-        let (what, mut event) = match track.kind {
+        let what = match track.kind {
             TrackKind::Counter { .. } => return,
-            TrackKind::Process(_) => ("process", json!({ "ph": "M", "pid": process })),
-            _ => ("thread", json!({ "ph": "M", "pid": process, "tid": thread })),
+            TrackKind::Process(_) => "process",
+            TrackKind::Thread { .. } | TrackKind::Plain => "thread",
         };
-        for (name, args) in [
-            (format!("{what}_name"), json!({ "name": track.name })),
-            (format!("{what}_sort_index"), json!({ "sort_index": track.rank })),
-        ] {
-            if let Json::Object(event) = &mut event {
-                event.insert("name".into(), json!(name));
-                event.insert("args".into(), args);
-                self.write(event.clone(), out);
-            }
+        let mut event = Map::from_iter([("ph".to_owned(), json!("M")), ("pid".to_owned(), json!(process))]);
+        if what == "thread" {
+            event.insert("tid".into(), json!(thread));
+        }
+        for (ending, args) in
+            [("name", json!({ "name": track.name })), ("sort_index", json!({ "sort_index": track.rank }))]
+        {
+            event.insert("name".into(), json!(format!("{what}_{ending}")));
+            event.insert("args".into(), args);
+            self.write(&event.clone().into(), out);
         }
     }
 
@@ -117,7 +117,7 @@ impl Chrome {
         let notes: Map<String, Json> =
             slice.notes.iter().map(|(key, note)| ((*key).to_owned(), plain(*note))).collect();
         event.insert("args".into(), Json::Object(notes));
-        self.write(event, out);
+        self.write(&event.into(), out);
         let here = (slice.track, slice.start);
         for id in slice.arrows_out {
             self.arrow("s", *id, here, out);
@@ -135,7 +135,7 @@ impl Chrome {
         if phase == "f" {
             event.insert("bp".into(), json!("e"));
         }
-        self.write(event, out);
+        self.write(&event.into(), out);
     }
 
     fn event(&self, phase: &'static str, track: TrackId, at: u64) -> Map<String, Json> {
@@ -149,9 +149,9 @@ impl Chrome {
         event
     }
 
-    fn write(&mut self, event: Map<String, Json>, out: &mut Vec<u8>) {
+    fn write(&mut self, event: &Json, out: &mut Vec<u8>) {
         out.extend_from_slice(if std::mem::replace(&mut self.has_events, true) { b",\n" } else { b"\n" });
-        out.extend_from_slice(Json::Object(event).to_string().as_bytes());
+        out.extend_from_slice(event.to_string().as_bytes());
     }
 }
 
