@@ -1,7 +1,7 @@
 //! `inferspan record`: trace a running server into a file: a recording, which `inferspan replay` makes the same outputs of, or one that
 //! other programs open.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::trace::{Plan, TraceArgs, trace};
 use crate::exit::{Code, Failure};
@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
 }
 
 /// Asks for the output that writes `format`.
-fn place(output: &mut OutputArgs, format: Format, file: &PathBuf) -> Result<(), Failure> {
+fn place(output: &mut OutputArgs, format: Format, file: &Path) -> Result<(), Failure> {
     let (place, flag) = match format {
         Format::Recording => return Ok(()),
         Format::Perfetto => (&mut output.perfetto, "--perfetto"),
@@ -67,7 +67,7 @@ fn place(output: &mut OutputArgs, format: Format, file: &PathBuf) -> Result<(), 
         let what = format!("{flag} and --format ask for the same output, in two files");
         return Err(Failure::new(Code::Usage, what, format!("leave out {flag}")));
     }
-    *place = Some(file.clone());
+    *place = Some(file.to_owned());
     Ok(())
 }
 

@@ -45,7 +45,9 @@ impl Arrows {
         if self.steps.insert(id, step).is_none() {
             self.order.push_back(id);
         }
-        for from in self.waiting.remove(&id).unwrap_or_default() {
+        let Some(found) = self.waiting.remove(&id) else { return };
+        self.waiting_order.retain(|&waiting| waiting != id);
+        for from in found {
             self.links -= 1;
             draw(id, from, step, pen);
         }
@@ -75,5 +77,43 @@ fn draw(id: u64, from: From, step: Step, pen: &mut Pen<'_>) {
     let at = from.1.max(step.start);
     if at < step.end {
         pen.mark(&Mark::Arrow { id: arrow(&[id, from.0, from.1]), from, to: (step.track, at) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mark::Format;
+    use super::*;
+
+    /// Counts arrows.
+    struct Counter(usize);
+
+    impl Format for Counter {
+        fn begin(&mut self, _at: u64, _out: &mut Vec<u8>) {}
+        fn mark(&mut self, mark: &Mark<'_>, _out: &mut Vec<u8>) {
+            self.0 += usize::from(matches!(mark, Mark::Arrow { .. }));
+        }
+        fn end(&mut self, _out: &mut Vec<u8>) {}
+    }
+
+    #[test]
+    fn the_newest_steps_and_links_are_kept_and_no_more() {
+        let (mut counter, mut out, mut arrows) = (Counter(0), Vec::new(), Arrows::default());
+        let pen = &mut Pen { format: &mut counter, out: &mut out };
+        let (steps, links) = (STEPS as u64, LINKS as u64);
+        for id in 0..steps + 10 {
+            arrows.step(id, 1, 100, 200, pen);
+        }
+        assert_eq!((arrows.steps.len(), arrows.order.len()), (STEPS, STEPS));
+        arrows.link(0, (2, 150), pen);
+        arrows.link(steps, (2, 150), pen);
+        for id in 1 << 40..(1 << 40) + links + 10 {
+            arrows.link(id, (2, 150), pen);
+        }
+        assert_eq!((arrows.links, arrows.waiting.len(), arrows.waiting_order.len()), (LINKS, LINKS, LINKS));
+        arrows.step(1 << 40, 1, 100, 200, pen);
+        arrows.step((1 << 40) + links, 1, 100, 200, pen);
+        assert_eq!(arrows.links, LINKS - 1);
+        assert_eq!(counter.0, 2, "of a step that is kept, and of a link that still waited");
     }
 }

@@ -34,9 +34,8 @@ use super::sink::{Context, Sink, open_file};
 use crate::model::trace_ids::run_identity;
 use crate::output::{CudaCall, EngineStep, ServerProcess, Trace};
 
-/// What waits for the file at most: a span counts as [`SPAN`], a step or call as 1; some 20 MB.
-const QUEUE: u64 = 65_536;
-const SPAN: u64 = 4;
+/// Spans, steps and calls that wait for the file at most; some 20 MB of spans, 8 MB of calls.
+const QUEUE: u64 = 32_768;
 /// Bytes of a write, when as much is there.
 const BATCH: usize = 64 << 10;
 
@@ -66,7 +65,7 @@ struct Timeline {
 
 impl Sink for Timeline {
     fn request(&mut self, trace: &Arc<Trace>) {
-        self.lines.push(&Arc::new(Item::Request(Arc::clone(trace))), trace.spans.len() as u64 * SPAN);
+        self.lines.push(&Arc::new(Item::Request(Arc::clone(trace))), trace.spans.len() as u64);
     }
 
     fn step(&mut self, step: &EngineStep) {
@@ -86,7 +85,7 @@ impl Sink for Timeline {
         let failure = lines.finish();
         let (late, crowded) = (left_out.late.load(Relaxed), left_out.crowded.load(Relaxed));
         failure
-            .or_else(|| (late > 0).then(|| format!("{about}: {late} items are missing: the file did not keep up")))
+            .or_else(|| (late > 0).then(|| format!("{about}: {late} slices are missing: the file did not keep up")))
             .or_else(|| {
                 (crowded > 0).then(|| format!("{about}: {crowded} slices are missing: there are too many tracks"))
             })
@@ -190,7 +189,7 @@ impl Render<Item> for Drawing {
     }
 
     fn unit(&self) -> &'static str {
-        "items"
+        "slices"
     }
 
     fn batch(&self) -> usize {

@@ -78,7 +78,7 @@ impl Format for Perfetto {
 
     fn mark(&mut self, mark: &Mark<'_>, out: &mut Vec<u8>) {
         match mark {
-            Mark::Track(track) => self.track(track, out),
+            Mark::Track(track) => describe(track, out),
             Mark::Slice(slice) => self.slice(slice, out),
             Mark::Instant { track, at, name, categories } => {
                 let mut event = self.event(*track, EventType::Instant, categories);
@@ -112,36 +112,6 @@ impl Format for Perfetto {
 }
 
 impl Perfetto {
-    fn track(&mut self, track: &Track<'_>, out: &mut Vec<u8>) {
-        let name = Some(track.name.to_owned());
-        let number = |n: u32| i32::try_from(n).ok();
-        let mut descriptor = TrackDescriptor {
-            uuid: Some(track.id),
-            parent_uuid: track.parent,
-            child_ordering: Some(3),
-            sibling_order_rank: Some(track.rank),
-            sibling_merge_behavior: Some(2),
-            ..TrackDescriptor::default()
-        };
-        match track.kind {
-            TrackKind::Process(Some(process)) => {
-                descriptor.process = Some(Process { pid: number(process), process_name: name });
-            }
-            TrackKind::Thread { process, thread } => {
-                descriptor.thread = Some(Thread { pid: number(process), tid: number(thread), thread_name: name });
-            }
-            TrackKind::Process(None) | TrackKind::Plain => descriptor.name = name,
-            TrackKind::Counter { unit } => {
-                descriptor.name = name;
-                descriptor.counter = Some(match unit {
-                    "bytes" => Counter { unit: Some(3), unit_name: None },
-                    unit => Counter { unit: None, unit_name: Some(unit.to_owned()) },
-                });
-            }
-        }
-        write(Packet { track_descriptor: Some(descriptor), ..Packet::default() }, out);
-    }
-
     fn slice(&mut self, slice: &Slice<'_>, out: &mut Vec<u8>) {
         // A slice that is over at once is one packet.
         let kind = if slice.end > slice.start { EventType::Begin } else { EventType::Instant };
@@ -220,10 +190,57 @@ impl Perfetto {
     }
 }
 
+fn describe(track: &Track<'_>, out: &mut Vec<u8>) {
+    let name = Some(track.name.to_owned());
+    let number = |n: u32| i32::try_from(n).ok();
+    let mut descriptor = TrackDescriptor {
+        uuid: Some(track.id),
+        parent_uuid: track.parent,
+        child_ordering: Some(3),
+        sibling_order_rank: Some(track.rank),
+        sibling_merge_behavior: Some(2),
+        ..TrackDescriptor::default()
+    };
+    match track.kind {
+        TrackKind::Process(Some(process)) => {
+            descriptor.process = Some(Process { pid: number(process), name });
+        }
+        TrackKind::Thread { process, thread } => {
+            descriptor.thread = Some(Thread { pid: number(process), tid: number(thread), name });
+        }
+        TrackKind::Process(None) | TrackKind::Plain => descriptor.name = name,
+        TrackKind::Counter { unit } => {
+            descriptor.name = name;
+            descriptor.counter = Some(match unit {
+                "bytes" => Counter { unit: Some(3), unit_name: None },
+                unit => Counter { unit: None, unit_name: Some(unit.to_owned()) },
+            });
+        }
+    }
+    write(Packet { track_descriptor: Some(descriptor), ..Packet::default() }, out);
+}
+
 fn write(packet: Packet, out: &mut Vec<u8>) {
     let packet = Packet { trusted_packet_sequence_id: Some(SEQUENCE), ..packet };
     // A file is one message of packets, so what is encoded one by one is the file.
     if let Err(error) = (Trace { packet: vec![packet] }).encode(out) {
         unreachable!("a vector grows: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_sent_once_and_a_full_table_takes_no_more() {
+        let mut words = Words::default();
+        assert_eq!([words.number("a"), words.number("b"), words.number("a")], [Some(1), Some(2), Some(1)]);
+        assert_eq!(std::mem::take(&mut words.news).len(), 2);
+        assert_eq!(words.number(&"x".repeat(LONGEST_WORD + 1)), None);
+        for n in 0..WORDS {
+            words.number(&n.to_string());
+        }
+        assert_eq!((words.known.len(), words.number("new"), words.number("b")), (WORDS, None, Some(2)));
     }
 }

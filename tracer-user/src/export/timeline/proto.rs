@@ -111,7 +111,7 @@ pub(super) struct Process {
     #[prost(int32, optional, tag = "1")]
     pub pid: Option<i32>,
     #[prost(string, optional, tag = "6")]
-    pub process_name: Option<String>,
+    pub name: Option<String>,
 }
 
 /// `ThreadDescriptor`.
@@ -122,7 +122,7 @@ pub(super) struct Thread {
     #[prost(int32, optional, tag = "2")]
     pub tid: Option<i32>,
     #[prost(string, optional, tag = "5")]
-    pub thread_name: Option<String>,
+    pub name: Option<String>,
 }
 
 /// `CounterDescriptor`.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::arrows::Arrows;
 use super::mark::{Mark, Note, Pen, Slice};
-use super::rows::{Rows, nest};
+use super::rows::{Rows, Shape, nest};
 use super::tracks::{Below, LONGEST, Tracks};
 use crate::model::keys::attribute;
 use crate::model::trace_ids::run_identity;
@@ -27,13 +27,13 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Draws a request; how many of its spans found no room.
-    pub(super) fn draw(&mut self, trace: &Trace, tracks: &mut Tracks, arrows: &mut Arrows, pen: &mut Pen<'_>) -> u64 {
-        let spans = &trace.spans;
+    pub(super) fn draw(&mut self, request: &Trace, tracks: &mut Tracks, arrows: &mut Arrows, pen: &mut Pen<'_>) -> u64 {
+        let spans = &request.spans;
         let all = spans.len() as u64;
         let start = spans.iter().map(|span| span.start_ns).min().unwrap_or(0);
         let end = spans.iter().map(|span| span.end_ns).max().unwrap_or(0);
-        let Some(process) = tracks.process(&trace.server, trace.server.pid, pen) else { return all };
-        let lanes = self.lanes.entry(run_identity(&trace.server)).or_insert_with(|| Rows::new(LANES));
+        let Some(process) = tracks.process(&request.server, request.server.pid, pen) else { return all };
+        let lanes = self.lanes.entry(run_identity(&request.server)).or_insert_with(|| Rows::new(LANES));
         let Some(lane) = lanes.place(start, end) else { return all };
         let lane = lane as u32;
         let Some(lane_track) = tracks.below(process, Below::Lane { lane, row: 0 }, pen) else { return all };
@@ -41,24 +41,21 @@ impl Requests {
         let places: HashMap<SpanId, usize> =
             spans.iter().enumerate().map(|(place, span)| (span.span_id, place)).collect();
         let parent = |span: &Span| span.parent.and_then(|parent| places.get(&parent).copied());
-        let shape: Vec<_> = spans.iter().map(|span| (span.start_ns, span.end_ns, parent(span))).collect();
-        let rows = nest(&shape, ROWS);
-        // What ends has to come before what begins then.
-        let mut order: Vec<usize> = (0..spans.len()).collect();
-        order.sort_by_key(|&place| (spans[place].start_ns, std::cmp::Reverse(spans[place].end_ns), place));
+        let shapes: Vec<_> =
+            spans.iter().map(|span| Shape { start: span.start_ns, end: span.end_ns, parent: parent(span) }).collect();
         let mut left_out = 0;
-        for place in order {
+        for (place, row) in nest(&shapes, ROWS) {
             let span = &spans[place];
-            let track = match rows[place] {
+            let found = match row {
                 Some(0) => Some(lane_track),
                 Some(row) => tracks.below(lane_track, Below::Lane { lane, row: row as u32 }, pen),
                 None => None,
             };
-            let Some(track) = track else {
+            let Some(track) = found else {
                 left_out += 1;
                 continue;
             };
-            let title = (place == 0).then(|| title(trace, span));
+            let title = (place == 0).then(|| title(request, span));
             slice(span, track, title.as_deref(), pen);
             for event in &span.events {
                 pen.mark(&Mark::Instant { track, at: event.at_ns, name: event.name, categories: CATEGORY });

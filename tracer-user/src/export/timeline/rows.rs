@@ -27,31 +27,45 @@ impl Rows {
     }
 }
 
-/// Which row each of some spans goes to, so that on every row they nest as the tree does: a span lies below its parent, or on a row
-/// of its own. Spans are `(start, end, place of the parent in the list)`, parents before their children; the result has `None` for what
-/// found no row among `limit`.
-pub(super) fn nest(spans: &[(u64, u64, Option<usize>)], limit: usize) -> Vec<Option<usize>> {
+/// A span of a tree.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub start: u64,
+    pub end: u64,
+    /// The parent's place in the list; a smaller one than its own.
+    pub parent: Option<usize>,
+}
+
+/// Spans by their place in the list, in the order to draw them in, each with its row, so that on every row they nest as the tree does: a
+/// span lies below its parent, or on a row of its own. `None` for what finds no row among `limit`. In that order what ends comes before what
+/// begins at the same time.
+pub(super) fn nest(spans: &[Shape], limit: usize) -> Vec<(usize, Option<usize>)> {
+    let mut depths: Vec<usize> = Vec::with_capacity(spans.len());
+    for span in spans {
+        depths.push(span.parent.and_then(|parent| depths.get(parent)).map_or(0, |depth| depth + 1));
+    }
     let mut order: Vec<usize> = (0..spans.len()).collect();
-    // Longer ones first, so that what begins together nests; the list's order where they are equal: parents first.
-    order.sort_by_key(|&place| (spans[place].0, std::cmp::Reverse(spans[place].1), place));
+    order.sort_by_key(|&place| (spans[place].start, depths[place], spans[place].end, place));
     let mut rows: Vec<Vec<usize>> = Vec::new();
-    let mut placed = vec![None; spans.len()];
-    for place in order {
-        let (start, end, parent) = spans[place];
+    let mut place_on_a_row = |place: usize| {
+        let Shape { start, end, parent } = spans[place];
         let mut fits = |open: &mut Vec<usize>| {
-            while open.last().is_some_and(|&top| spans[top].1 <= start && Some(top) != parent) {
+            while open.last().is_some_and(|&top| spans[top].end <= start && Some(top) != parent) {
                 open.pop();
             }
-            open.last().is_none_or(|&top| Some(top) == parent && end <= spans[top].1)
+            open.last().is_none_or(|&top| Some(top) == parent && end <= spans[top].end)
         };
-        let row = rows.iter_mut().position(&mut fits);
-        let row = row.or_else(|| (rows.len() < limit).then(|| rows.push(Vec::new())).map(|()| rows.len() - 1));
-        if let Some(row) = row {
-            rows[row].push(place);
-            placed[place] = Some(row);
+        let row = rows.iter_mut().position(&mut fits).unwrap_or(rows.len());
+        if row == rows.len() {
+            if row >= limit {
+                return None;
+            }
+            rows.push(Vec::new());
         }
-    }
-    placed
+        rows[row].push(place);
+        Some(row)
+    };
+    order.into_iter().map(|place| (place, place_on_a_row(place))).collect()
 }
 
 #[cfg(test)]
@@ -71,6 +85,14 @@ mod tests {
         assert_eq!(rows.place(13, 14), Some(0));
     }
 
+    /// Rows in the order of the list.
+    fn rows_of(spans: &[(u64, u64, Option<usize>)], limit: usize) -> Vec<Option<usize>> {
+        let shapes: Vec<_> = spans.iter().map(|&(start, end, parent)| Shape { start, end, parent }).collect();
+        let mut placed = nest(&shapes, limit);
+        placed.sort_unstable();
+        placed.into_iter().map(|(_, row)| row).collect()
+    }
+
     #[test]
     fn siblings_that_overlap_get_rows_and_their_children_follow_them() {
         let spans = [
@@ -81,21 +103,25 @@ mod tests {
             (35, 55, Some(2)),
             (60, 70, Some(0)),
         ];
-        assert_eq!(nest(&spans, 8), [Some(0), Some(0), Some(1), Some(0), Some(1), Some(0)]);
-        assert_eq!(nest(&spans, 1), [Some(0), Some(0), None, Some(0), None, Some(0)]);
+        assert_eq!(rows_of(&spans, 8), [Some(0), Some(0), Some(1), Some(0), Some(1), Some(0)]);
+        assert_eq!(rows_of(&spans, 1), [Some(0), Some(0), None, Some(0), None, Some(0)]);
     }
 
     #[test]
     fn what_is_contained_by_chance_is_not_drawn_as_a_child() {
         // 1 lies inside 2 in time, and is its sibling.
-        assert_eq!(nest(&[(0, 100, None), (10, 20, Some(0)), (5, 50, Some(0))], 8), [Some(0), Some(1), Some(0)]);
+        assert_eq!(rows_of(&[(0, 100, None), (10, 20, Some(0)), (5, 50, Some(0))], 8), [Some(0), Some(1), Some(0)]);
     }
 
     #[test]
-    fn a_span_that_is_over_at_once_holds_its_child_and_frees_the_row() {
-        assert_eq!(
-            nest(&[(0, 9, None), (5, 5, Some(0)), (5, 5, Some(1)), (5, 9, Some(0))], 4),
-            [Some(0); 4].map(|r| r).to_vec().as_slice()
-        );
+    fn what_reaches_beyond_its_parent_lies_beside_it() {
+        assert_eq!(rows_of(&[(0, 10, None), (5, 12, Some(0))], 8), [Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn a_span_that_is_over_at_once_leaves_the_row_to_the_next() {
+        assert_eq!(rows_of(&[(0, 9, None), (5, 5, Some(0)), (5, 9, Some(0))], 8), [Some(0); 3]);
+        // A parent without a time holds its child.
+        assert_eq!(rows_of(&[(0, 9, None), (5, 5, Some(0)), (5, 5, Some(1))], 8), [Some(0); 3]);
     }
 }
