@@ -23,6 +23,9 @@ use serde_json::{Value, json};
 const COMPLAINTS: &str =
     "select name, value from stats where value > 0 and (severity <> 'info' or name like '%error%')";
 
+/// Steps of the made-up CUDA calls.
+const STEPS: u8 = 40;
+
 /// Both files that a run writes.
 struct Files {
     folder: Folder,
@@ -194,7 +197,6 @@ fn slices_nest_as_the_tree_does_and_requests_share_no_lane() {
 #[test]
 fn cuda_calls_are_drawn_where_and_when_they_were_made() {
     let Some(perfetto) = Perfetto::from_env() else { return };
-    const STEPS: u8 = 40;
     let files = Files::new("cuda");
     write(&files, cuda::all(STEPS));
     let (steps, ranks) = (u64::from(STEPS), cuda::RANKS.len() as u64);
@@ -260,7 +262,7 @@ fn times_are_those_of_the_unix_clock() {
 fn a_timeline_that_breaks_off_is_read_up_to_there() {
     let Some(perfetto) = Perfetto::from_env() else { return };
     let files = Files::new("broken");
-    write(&files, cuda::all(40));
+    write(&files, cuda::all(STEPS));
     for file in files.paths() {
         let whole = std::fs::read(&file).unwrap();
         let count = |bytes: &[u8]| {
@@ -271,7 +273,7 @@ fn a_timeline_that_breaks_off_is_read_up_to_there() {
         };
         let all = count(&whole);
         for share in [3, 7] {
-            let read = count(&whole[..whole.len() * share / 10 + 1]);
+            let read = count(&whole[..=whole.len() * share / 10]);
             let fair = all * share as u64 / 10;
             assert!(read.abs_diff(fair) * 10 < all, "{}: {read} of {all} at {share}0 %", file.display());
         }
