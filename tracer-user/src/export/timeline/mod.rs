@@ -87,7 +87,7 @@ impl Sink for Timeline {
         failure
             .or_else(|| (late > 0).then(|| format!("{about}: {late} slices are missing: the file did not keep up")))
             .or_else(|| {
-                (crowded > 0).then(|| format!("{about}: {crowded} slices are missing: there are too many tracks"))
+                (crowded > 0).then(|| format!("{about}: {crowded} slices are missing: no track was free for them"))
             })
     }
 }
