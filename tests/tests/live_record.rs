@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use inferspan::recording::blocks::{self, MAGIC};
+use inferspan_harness::perfetto::Perfetto;
 use inferspan_harness::process::Signal;
 use inferspan_tests::attached::Attached;
 use inferspan_tests::demo_engine::DemoEngine;
@@ -15,7 +16,7 @@ use inferspan_tests::live::may_trace;
 use inferspan_tests::traffic::{Kind, Load, Until};
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
-const OUTPUTS: [&str; 3] = ["--traces-out", "--access-log", "--metrics-out"];
+const OUTPUTS: [&str; 4] = ["--traces-out", "--access-log", "--metrics-out", "--chrome"];
 
 /// A folder of the test's own.
 struct Folder(PathBuf);
@@ -148,6 +149,40 @@ fn a_tracer_that_is_killed_leaves_a_recording_that_can_be_replayed() {
 }
 
 #[test]
+fn a_timeline_is_recorded_when_it_is_asked_for_and_opens_in_perfetto() {
+    if !may_trace("a_timeline_is_recorded_when_it_is_asked_for_and_opens_in_perfetto") {
+        return;
+    }
+    let folder = Folder::new("timeline");
+    let engine = engine(&folder);
+    for format in ["perfetto", "chrome", "otlp-json"] {
+        let file = folder.path(format);
+        let arguments = ["--format", format, "-o", &file].map(str::to_owned);
+        let recording = Attached::start("record", engine.target.pid, &arguments);
+        load(&engine, 60);
+        let (code, said) = end(recording, Signal::INT);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(!said.contains("inferspan replay"), "{said}");
+        let bytes = std::fs::read(&file).expect("what was asked for");
+        let start: &[u8] = match format {
+            "perfetto" => b"\n",
+            "chrome" => b"[\n{",
+            _ => b"{\"resourceSpans\"",
+        };
+        assert!(bytes.starts_with(start), "{format}");
+        let Some(perfetto) = (format != "otlp-json").then(Perfetto::from_env).flatten() else { continue };
+        let queries = [
+            "select count(*) from slice where name = 'step'",
+            "select count(*) from slice where depth = 0 and category = 'request' and name like '% length'",
+            "select count(*) from process where name like '% api' or name like '% engine 0'",
+        ];
+        let rows = perfetto.query(Path::new(&file), &queries).expect("it opens");
+        let counts: Vec<u64> = rows.iter().map(|rows| rows[0][0].as_u64().expect("a count")).collect();
+        assert!(counts[0] > 20 && counts[1] > 10 && counts[2] == 2, "{format}: {counts:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_recorded_or_replayed_is_refused() {
     let folder = Folder::new("refused");
     let file = folder.path("other.isrec");
@@ -157,6 +192,11 @@ fn what_cannot_be_recorded_or_replayed_is_refused() {
     assert!(said.contains("form 99") && said.contains("fix:"), "{said}");
     let (code, said) = replay(&folder.path("absent"), &[]);
     assert_eq!(code, Some(3), "{said}");
+    let output = Command::new(binary())
+        .args(["record", "-p", "1", "--format", "perfetto", "--raw", "-o", &file])
+        .output()
+        .expect("inferspan runs");
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Sends a request as it stands and reads the answer to its end.

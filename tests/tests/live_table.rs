@@ -74,7 +74,8 @@ fn more_descriptors_than_the_old_table_held_leave_room_for_sockets() {
         eprintln!("SKIPPED more_descriptors_than_the_old_table_held_leave_room_for_sockets: RLIMIT_NOFILE is too low");
         return;
     }
-    let targets: Vec<Target> = fixtures.iter().map(|fixture| Target { tgid: fixture.tgid, capture: true, libraries: false }).collect();
+    let targets: Vec<Target> =
+        fixtures.iter().map(|fixture| Target { tgid: fixture.tgid, capture: true, libraries: false }).collect();
     let trace =
         Trace::with(&targets, &Options::default(), || fixtures.iter_mut().for_each(Fixture::go)).expect("attach");
     assert_nothing_lost(&trace);

@@ -91,6 +91,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
 fn environment(arguments: &Arguments) -> Result<Vec<(&'static str, PathBuf)>> {
     let mut environment = vec![
         ("INFERSPAN_JAEGER", setup::jaeger::ensure()?),
+        ("INFERSPAN_PERFETTO", setup::perfetto::ensure()?),
         ("INFERSPAN_PROMETHEUS", setup::prometheus::ensure()?.server),
         ("INFERSPAN_PROMTOOL", setup::prometheus::ensure()?.promtool),
         ("INFERSPAN_CUDA_LIBRARIES", setup::cuda_libraries::ensure()?),

@@ -1,4 +1,4 @@
-//! The servers around Inferspan, started and stopped for the tests and for `cargo xtask`: processes, Jaeger, Prometheus, vLLM
+//! The servers around Inferspan, started and stopped for the tests and for `cargo xtask`: processes, Jaeger, Perfetto, Prometheus, vLLM
 //! and the demo engine, and small reads from them.
 //!
 //! Enters: programs by path, folders for what they print. Leaves: running servers and their addresses, which end with their
@@ -9,6 +9,7 @@ pub mod folder;
 pub mod http;
 pub mod installed;
 pub mod jaeger;
+pub mod perfetto;
 pub mod process;
 pub mod prometheus;
 pub mod server;

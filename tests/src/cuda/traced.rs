@@ -107,7 +107,8 @@ impl Seen {
     /// # Panics
     /// When any differs.
     pub fn assert_is(&self, truth: &Tally, kernels: bool) {
-        let kinds = [("h2h", "h2h"), ("h2d", "h2d"), ("d2h", "d2h"), ("d2d", "d2d"), ("default", "unknown"), ("peer", "p2p")];
+        let kinds =
+            [("h2h", "h2h"), ("h2d", "h2d"), ("d2h", "d2h"), ("d2d", "d2d"), ("default", "unknown"), ("peer", "p2p")];
         for (theirs, ours) in kinds {
             let amount = truth.copies.get(theirs).copied().unwrap_or_default();
             let label = format!("kind=\"{ours}\"");

@@ -5,6 +5,7 @@
 //! what is made up is when. Nothing is random: the same plan makes the same log. No request names itself, so that one that
 //! does not stream is known only by its response.
 
+pub mod cuda;
 mod log;
 mod request;
 

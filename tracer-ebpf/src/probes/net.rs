@@ -8,8 +8,8 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use tracer_ebpf::wire::net::{KIND_RECEIVED, Range};
 use tracer_ebpf::wire::cuda::{KIND_MAPPED, Mapped};
+use tracer_ebpf::wire::net::{KIND_RECEIVED, Range};
 use tracer_ebpf::wire::target::{CAPTURE, LIBRARIES};
 
 use super::descriptors;

@@ -50,11 +50,7 @@ impl<'a> Code<'a> {
     }
 
     /// The functions that `function_of` gives a `FUNCTION_*` of the wire, by their symbols' names.
-    pub fn functions(
-        &self,
-        programs: &'static [Program],
-        function_of: impl Fn(&str) -> Option<u32>,
-    ) -> Vec<Point> {
+    pub fn functions(&self, programs: &'static [Program], function_of: impl Fn(&str) -> Option<u32>) -> Vec<Point> {
         let symbols = self
             .file
             .symbols()
@@ -68,13 +64,7 @@ impl<'a> Code<'a> {
     }
 
     /// The point of a function at an address; nothing when no code lies there.
-    pub fn point(
-        &self,
-        programs: &'static [Program],
-        function: u32,
-        address: u64,
-        symbol: &str,
-    ) -> Option<Point> {
+    pub fn point(&self, programs: &'static [Program], function: u32, address: u64, symbol: &str) -> Option<Point> {
         let offset = file_offset(address, &self.segments)?;
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
         let to = from.saturating_add(prologue::BYTES).min(self.bytes.len());
@@ -128,7 +118,9 @@ mod tests {
     fn the_functions_of_this_very_binary_are_found_by_name() {
         let bytes = std::fs::read("/proc/self/exe").expect("the test's own binary");
         let code = Code::parse(&bytes).expect("an ELF file");
-        let found = code.functions(crate::attach::family::ENTERED, |symbol| symbol.contains("the_functions_of_this_very_binary").then_some(7));
+        let found = code.functions(crate::attach::family::ENTERED, |symbol| {
+            symbol.contains("the_functions_of_this_very_binary").then_some(7)
+        });
         assert!(!found.is_empty() && found.iter().all(|point| point.function == 7 && point.offset > 0));
     }
 }

@@ -32,11 +32,15 @@ pub fn reach(library: &Library) -> io::Result<PathBuf> {
         return Ok(exact);
     }
     let below = library.path.strip_prefix("/").unwrap_or(&library.path);
+    let is_it = |path: &Path| fs::metadata(path).map(|file| file.ino() == library.inode);
     let by_name = proc.root_of(pid).join(below);
-    if fs::metadata(&by_name)?.ino() != library.inode {
-        return Err(io::Error::other("the file at its path is not the one that is mapped"));
+    match is_it(&by_name) {
+        Ok(true) => Ok(by_name),
+        Ok(false) => Err(io::Error::other("the file at its path is not the one that is mapped")),
+        // The process is gone, and the file may be there all the same.
+        Err(_) if is_it(&library.path).is_ok_and(|is_it| is_it) => Ok(library.path.clone()),
+        Err(error) => Err(error),
     }
-    Ok(by_name)
 }
 
 /// The points of a family in the library that `path` leads to; empty when it has none, or is stripped of their names; `None` when it is no
@@ -98,8 +102,9 @@ pub fn is_as_in_file(process: u32, mappings: &[Mapping], library: &Library, poin
     let mut live = vec![0; wanted];
     let address = mapping.start + (point.offset - mapping.offset);
     Proc::this().memory(process, address, &mut live).map_err(|_| Patched::Unreadable)?;
-    let is_same = live.iter().zip(&point.code).enumerate().all(|(at, (live, file))| {
-        live == file || (*live == BREAKPOINT && (at == 0 || at as u64 == point.quickest))
-    });
+    let is_same =
+        live.iter().zip(&point.code).enumerate().all(|(at, (live, file))| {
+            live == file || (*live == BREAKPOINT && (at == 0 || at as u64 == point.quickest))
+        });
     if is_same { Ok(()) } else { Err(Patched::Differs) }
 }

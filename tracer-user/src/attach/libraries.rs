@@ -126,7 +126,8 @@ impl Libraries {
             }
         }
         // An executable that is a shell around a library of Python has no table of its own.
-        let is_told = |process: &u32| family.scope == Scope::File || !found.contains_key(process) || family.library.is_by_name();
+        let is_told =
+            |process: &u32| family.scope == Scope::File || !found.contains_key(process) || family.library.is_by_name();
         let unseen = refusals.into_iter().filter(|(process, _)| is_told(process));
         for (file, text) in unseen.flat_map(|(_, refused)| refused) {
             if self.refused.insert((number, file, text.clone())) {
@@ -139,9 +140,10 @@ impl Libraries {
     /// Whether a file calls itself as a library of the family does.
     fn is_called_so(&mut self, family: &Family, library: &Library) -> bool {
         let Kind::Soname(is_called) = family.library else { return true };
-        let soname = self.sonames.entry(library.id()).or_insert_with(|| {
-            files::reach(library).and_then(|path| files::soname(&path)).unwrap_or_default()
-        });
+        let soname = self
+            .sonames
+            .entry(library.id())
+            .or_insert_with(|| files::reach(library).and_then(|path| files::soname(&path)).unwrap_or_default());
         soname.as_deref().is_some_and(is_called)
     }
 
@@ -221,12 +223,7 @@ fn number_of(family: &'static Family) -> Number {
 }
 
 /// The points whose code is the file's; and why the others are left alone.
-fn as_in_file(
-    process: u32,
-    mappings: &[Mapping],
-    library: &Library,
-    points: &[Point],
-) -> (Vec<Point>, Vec<String>) {
+fn as_in_file(process: u32, mappings: &[Mapping], library: &Library, points: &[Point]) -> (Vec<Point>, Vec<String>) {
     let (mut good, mut why) = (Vec::new(), Vec::new());
     for point in points {
         match files::is_as_in_file(process, mappings, library, point) {

@@ -38,7 +38,7 @@ pub enum Verb {
     Doctor(doctor::Args),
     /// Trace a running server until Ctrl-C
     Attach(attach::Args),
-    /// Record a running server into a file: what was decoded, nothing of prompts and outputs
+    /// Record a running server into a file: what was decoded, nothing of prompts and outputs; or a timeline for Perfetto
     Record(record::Args),
     /// List the CUDA kernels that a library, or every library of a process, registers
     Names(names::Args),

@@ -11,7 +11,7 @@ const SHORT_ID: usize = 12;
 pub(super) const LIST: &str = "`inferspan ls` lists the inference servers on this host";
 
 /// One server, or all.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[group(id = "target", required = true, multiple = false)]
 pub struct TargetArgs {
     /// Trace the server that this process belongs to

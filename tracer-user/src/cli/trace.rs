@@ -10,8 +10,8 @@ use clap::ValueEnum as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::target::{LIST, TargetArgs, find};
-use crate::attach::{Level, LoadError};
 use crate::attach::loader::Options;
+use crate::attach::{Level, LoadError};
 use crate::core::Config;
 use crate::discover::privilege::Privileges;
 use crate::discover::{self, role_name};
@@ -29,7 +29,7 @@ use crate::source::session::Session;
 use crate::telemetry::Telemetry;
 
 /// The flags of every verb that attaches.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct TraceArgs {
     #[command(flatten)]
     pub target: TargetArgs,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::input::{Fact, Probe, Role, Server};
 use crate::model::trace_ids;
-use crate::output::{Labels, Metric};
+use crate::output::{Labels, Metric, ServerProcess};
 
 #[derive(Debug)]
 pub(super) struct About {
@@ -27,6 +27,8 @@ pub(super) struct About {
     roles: BTreeMap<u32, Role>,
     /// The process that sends an engine's outputs.
     engine_processes: BTreeMap<u32, u32>,
+    /// Processes of which more is known than was told.
+    met: Vec<ServerProcess>,
     tokenizer_probed: HashSet<u32>,
 }
 
@@ -52,6 +54,7 @@ impl Default for About {
             news: None,
             roles: BTreeMap::new(),
             engine_processes: BTreeMap::new(),
+            met: Vec::new(),
             tokenizer_probed: HashSet::new(),
         }
     }
@@ -67,6 +70,7 @@ impl About {
             }
             Fact::Process { tgid, role } => {
                 self.roles.insert(tgid, role);
+                self.meets(tgid, role, None);
             }
             Fact::Clock { event_ns, unix_ns } => self.clock.anchor(event_ns, unix_ns),
             Fact::EngineClock { offset_ns } => self.clock.set_engine_offset(offset_ns),
@@ -128,9 +132,20 @@ impl About {
         if !self.labels.contains_key(&engine) {
             self.labels.insert(engine, self.labels(engine));
         }
-        if let Some(process) = process {
-            self.engine_processes.insert(engine, process);
+        if let Some(process) = process
+            && self.engine_processes.insert(engine, process) != Some(process)
+        {
+            self.meets(process, self.role(process).unwrap_or(Role::Engine), Some(engine));
         }
+    }
+
+    fn meets(&mut self, process: u32, role: Role, engine: Option<u32>) {
+        self.met.push(ServerProcess { server: Arc::clone(&self.server), process, role, engine });
+    }
+
+    /// Processes that were met since the last call.
+    pub(super) fn take_met(&mut self) -> impl Iterator<Item = ServerProcess> + '_ {
+        self.met.drain(..)
     }
 
     pub(super) fn role(&self, process: u32) -> Option<Role> {

@@ -180,11 +180,13 @@ impl Core {
             Input::Delivered(_) => {}
         }
         out.extend(self.about.news().map(Output::Metric));
+        out.extend(self.about.take_met().map(|process| Output::Process(Box::new(process))));
         self.settle_touched(out);
         if self.now >= self.next_sweep {
             let given_up = self.uptake.take_given_up();
             self.count_loss(LossStage::Evicted, given_up, out);
             self.sweep(out);
+            self.cuda_sweep(out);
             self.next_sweep = self.now.saturating_add(SWEEP_EVERY);
         }
     }
@@ -242,7 +244,7 @@ impl Core {
         });
         self.encodes.ended(process);
         self.uptake.ended(process);
-        self.cuda_exited(process, out);
+        self.cuda_exited(process, at, out);
     }
 
     fn key(&mut self) -> u64 {

@@ -19,7 +19,10 @@ impl Host {
             .filter_map(|process| self.proc.stat(process).ok())
             .collect();
         let server = Server {
-            service: std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty()).unwrap_or(top.comm.clone()),
+            service: std::env::var("OTEL_SERVICE_NAME")
+                .ok()
+                .filter(|name| !name.is_empty())
+                .unwrap_or(top.comm.clone()),
             pid,
             start_ticks: top.start_ticks,
             ..Server::default()

@@ -16,6 +16,14 @@ pub struct OutputArgs {
     /// Write traces to FILE as OTLP/JSON, one export request per line
     #[arg(long, value_name = "FILE")]
     pub traces_out: Option<PathBuf>,
+    /// Write a timeline to FILE for <https://ui.perfetto.dev>: requests, engine steps, CUDA calls (protobuf, best named .pftrace)
+    ///
+    /// It is complete: --sample and --engine-steps have no part in it.
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+    /// Write the same timeline to FILE as Chrome trace JSON, for tools that read no protobuf; about 2.6 times as large
+    #[arg(long, value_name = "FILE")]
+    pub chrome: Option<PathBuf>,
     /// Which requests are exported as traces: all, none, or a share such as 0.1 or 10%
     ///
     /// With a share, requests that failed, were aborted or rejected are exported as well, and with `0.1,slow>2s` those that
@@ -51,6 +59,8 @@ impl Default for OutputArgs {
         Self {
             otlp: None,
             traces_out: None,
+            perfetto: None,
+            chrome: None,
             sample: Vec::new(),
             engine_steps: EngineSteps::default(),
             max_spans: MAX_SPANS,

@@ -47,16 +47,18 @@ struct Line<'a> {
 
 pub(super) fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let Some(path) = context.flags.kernels_out.as_deref() else { return Ok(None) };
-    let out: Box<dyn io::Write + Send> = if path == Path::new("-") {
-        Box::new(io::stdout())
-    } else {
-        Box::new(open_file(path, "the kernels", false)?)
-    };
+    let out: Box<dyn io::Write + Send> =
+        if path == Path::new("-") { Box::new(io::stdout()) } else { Box::new(open_file(path, "the kernels", false)?) };
     let about = format!("kernels {}", path.display());
     // At the end there is time: nothing is dropped.
-    let lines = Lines::start(about, out, QUEUE_ROWS, Pressure::Wait, |_, _| {}, |row, line| {
-        access_log::write(&line_of(row), line)
-    })?;
+    let lines = Lines::start(
+        about,
+        out,
+        QUEUE_ROWS,
+        Pressure::Wait,
+        |_, _| {},
+        |row, line| access_log::write(&line_of(row), line),
+    )?;
     Ok(Some(Box::new(Kernels(lines))))
 }
 
@@ -93,14 +95,22 @@ mod tests {
             named_by: NamedBy::Handle,
         };
         let shape = Some(KernelShape { grid: [4, 1, 1], block: [32, 1, 1], shared: 128 });
-        let row =
-            KernelRow { server: Arc::default(), process: 7, name: Arc::new(name), launches: 3, shape, streams: Some(1) };
+        let row = KernelRow {
+            server: Arc::default(),
+            process: 7,
+            name: Arc::new(name),
+            launches: 3,
+            shape,
+            streams: Some(1),
+        };
         let mut line = Vec::new();
         access_log::write(&line_of(&row), &mut line).expect("serializes");
         let expected = r#"{"server":"unknown_service","process":7,"name":"_Z3addPf","demangled":"add(float*)","short":"add","class":"other","launches":3,"grid":[4,1,1],"block":[32,1,1],"shared_memory":128,"streams":1,"named_by":"handle"}"#;
         assert_eq!(String::from_utf8_lossy(&line), expected);
         line.clear();
         access_log::write(&line_of(&KernelRow { shape: None, streams: None, ..row }), &mut line).expect("serializes");
-        assert!(String::from_utf8_lossy(&line).contains(r#""grid":null,"block":null,"shared_memory":null,"streams":null"#));
+        assert!(
+            String::from_utf8_lossy(&line).contains(r#""grid":null,"block":null,"shared_memory":null,"streams":null"#)
+        );
     }
 }

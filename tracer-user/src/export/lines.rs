@@ -1,8 +1,8 @@
-//! A thread that writes one line an item: the access log, the trace file, the terminal.
+//! A thread that writes items to a file, one after the other: the access log, the trace file, the terminal, a timeline.
 //!
-//! Enters: items, through a bounded queue. Leaves: whole lines, each in one write, so that a reader never sees half of one. A
-//! slow disk or a stopped pager fills the queue and nothing else. After a write failed the rest of the items is counted as
-//! lost and the file left alone; the failure is said once.
+//! Enters: items, through a bounded queue. Leaves: whole lines (or what else a [`Render`] makes of an item), each in one write, so that a
+//! reader never sees half of one. A slow disk or a stopped pager fills the queue and nothing else. After a write failed the rest of the
+//! items is counted as lost and the file left alone; the failure is said once.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,6 +22,36 @@ pub enum Fate {
     Written,
     QueueFull,
     WriteFailed,
+}
+
+/// Makes bytes of items, on the writing thread.
+pub trait Render<T>: Send {
+    /// Appends `item` to `out`.
+    fn item(&mut self, item: &T, out: &mut Vec<u8>) -> std::io::Result<()>;
+
+    /// Appends what comes after the last item.
+    fn end(&mut self, _out: &mut Vec<u8>) {}
+
+    /// What is lost when a write fails.
+    fn unit(&self) -> &'static str {
+        "lines"
+    }
+
+    /// Items that are there are written together up to about so many bytes; 0: each by itself.
+    fn batch(&self) -> usize {
+        0
+    }
+}
+
+/// An item is what the function makes of it, and a line end.
+struct Line<F>(F);
+
+impl<T, F: FnMut(&T, &mut Vec<u8>) -> std::io::Result<()> + Send> Render<T> for Line<F> {
+    fn item(&mut self, item: &T, out: &mut Vec<u8>) -> std::io::Result<()> {
+        (self.0)(item, out)?;
+        out.push(b'\n');
+        Ok(())
+    }
 }
 
 /// A running line writer.
@@ -44,11 +74,23 @@ impl<T: Send + Sync + 'static> Lines<T> {
     /// weight that may wait; `count` is told the fate of every weight.
     pub fn start(
         about: String,
+        out: Box<dyn Write + Send>,
+        capacity: u64,
+        pressure: Pressure,
+        count: impl Fn(Fate, u64) + Send + Sync + 'static,
+        render: impl FnMut(&T, &mut Vec<u8>) -> std::io::Result<()> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        Self::start_with(about, out, capacity, pressure, count, Line(render))
+    }
+
+    /// As [`Self::start`], with what makes more than lines.
+    pub fn start_with(
+        about: String,
         mut out: Box<dyn Write + Send>,
         capacity: u64,
         pressure: Pressure,
         count: impl Fn(Fate, u64) + Send + Sync + 'static,
-        mut render: impl FnMut(&T, &mut Vec<u8>) -> std::io::Result<()> + Send + 'static,
+        mut render: impl Render<T> + 'static,
     ) -> std::io::Result<Self> {
         let (writer, queue) = queue::bounded::<(Arc<T>, u64)>(capacity);
         let count: Arc<dyn Fn(Fate, u64) + Send + Sync> = Arc::new(count);
@@ -56,24 +98,44 @@ impl<T: Send + Sync + 'static> Lines<T> {
         let (finished, done) = mpsc::channel();
         let (thread_count, thread_complaint) = (Arc::clone(&count), Arc::clone(&complaint));
         std::thread::Builder::new().name("inferspan-lines".into()).spawn(move || {
-            let mut line = Vec::new();
+            let mut bytes = Vec::new();
             let mut is_broken = false;
-            while let Some((item, weight)) = queue.pop() {
+            let mut is_over = false;
+            while !is_over {
+                bytes.clear();
+                let (mut taken, mut weights, mut written) = (false, 0, Ok(()));
+                loop {
+                    // What is there already goes into the same write.
+                    let next = if taken { queue.try_pop() } else { queue.pop() };
+                    let Some((item, weight)) = next else {
+                        is_over = !taken;
+                        break;
+                    };
+                    taken = true;
+                    weights += weight;
+                    if !is_broken && written.is_ok() {
+                        written = render.item(&item, &mut bytes);
+                    }
+                    if bytes.len() >= render.batch() {
+                        break;
+                    }
+                }
+                if is_over {
+                    render.end(&mut bytes);
+                }
                 if !is_broken {
-                    line.clear();
-                    let written = render(&item, &mut line).and_then(|()| {
-                        line.push(b'\n');
-                        out.write_all(&line).and_then(|()| out.flush())
-                    });
+                    written = written.and_then(|()| out.write_all(&bytes).and_then(|()| out.flush()));
                     if let Err(error) = written {
                         is_broken = true;
-                        thread_complaint.raise(&error.to_string(), 0, "lines");
+                        thread_complaint.raise(&error.to_string(), 0, render.unit());
                     }
                 }
                 if is_broken {
-                    thread_complaint.add(weight);
+                    thread_complaint.add(weights);
                 }
-                thread_count(if is_broken { Fate::WriteFailed } else { Fate::Written }, weight);
+                if taken {
+                    thread_count(if is_broken { Fate::WriteFailed } else { Fate::Written }, weights);
+                }
             }
             // The receiver is gone when the run did not wait that long.
             let _ = finished.send(());

@@ -27,10 +27,19 @@ pub mod prometheus;
 pub mod queue;
 pub mod sink;
 pub mod terminal;
+pub mod timeline;
 
 /// Every kind of sink, in the order in which they are flushed.
-const SINKS: [Open; 6] =
-    [access_log::open, kernels::open, terminal::open, otlp_file::open, otlp::open, prometheus::open];
+const SINKS: [Open; 8] = [
+    access_log::open,
+    kernels::open,
+    terminal::open,
+    otlp_file::open,
+    timeline::open_perfetto,
+    timeline::open_chrome,
+    otlp::open,
+    prometheus::open,
+];
 
 /// What to do when an exporter's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +126,14 @@ impl Sinks {
                 Output::Access(record) => self.access(&Arc::new(*record)),
                 Output::Metric(metric) => self.list.iter_mut().for_each(|sink| sink.metric(&metric)),
                 Output::Step(step) => {
+                    self.list.iter_mut().for_each(|sink| sink.step(&step));
                     if let Some(step) = self.sampling.as_mut().and_then(|sampling| sampling.step(step)) {
                         self.step(&step);
                     }
                 }
                 Output::Cuda(call) => self.list.iter_mut().for_each(|sink| sink.cuda(&call)),
                 Output::Kernel(row) => self.list.iter_mut().for_each(|sink| sink.kernel(&row)),
+                Output::Process(process) => self.list.iter_mut().for_each(|sink| sink.process(&process)),
                 Output::Lost(lost) => self.telemetry.add_lost(lost.stage, lost.count),
                 Output::Delivered(delivered) => self.telemetry.add_delivered(delivered),
                 Output::Verdict(_) => {}
@@ -135,6 +146,7 @@ impl Sinks {
 
     fn request(&mut self, trace: &Arc<Trace>) {
         self.digest.trace(trace);
+        self.list.iter_mut().for_each(|sink| sink.request(trace));
         let Some(sampling) = &mut self.sampling else { return };
         let mut steps = Vec::new();
         let is_exported = sampling.request(trace, &mut steps);

@@ -107,6 +107,11 @@ impl<T> Reader<T> {
         }
     }
 
+    /// The next item, if one is there.
+    pub fn try_pop(&self) -> Option<T> {
+        self.take(&mut self.0.lock())
+    }
+
     /// The next item, waited for until `deadline`.
     pub fn pop_until(&self, deadline: Instant) -> Popped<T> {
         let mut state = self.0.lock();

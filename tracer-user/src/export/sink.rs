@@ -15,7 +15,7 @@ use super::otlp::spans::Origin;
 use super::prometheus::server::MetricsServer;
 use crate::exit::{Code, Failure};
 use crate::output::cuda::{CudaCall, KernelRow};
-use crate::output::{AccessRecord, Metric, Trace};
+use crate::output::{AccessRecord, EngineStep, Metric, ServerProcess, Trace};
 use crate::telemetry::Telemetry;
 
 /// A destination that is open. It takes what it is made for; the rest passes it.
@@ -23,11 +23,19 @@ pub trait Sink: Debug {
     /// A trace that is to be exported.
     fn trace(&mut self, _trace: &Arc<Trace>) {}
 
+    /// Every finished request's trace, exported or not.
+    fn request(&mut self, _trace: &Arc<Trace>) {}
+
+    /// Every engine step, exported or not.
+    fn step(&mut self, _step: &EngineStep) {}
+
+    fn cuda(&mut self, _call: &CudaCall) {}
+
+    fn process(&mut self, _process: &ServerProcess) {}
+
     fn access(&mut self, _record: &Arc<AccessRecord>) {}
 
     fn metric(&mut self, _metric: &Metric) {}
-
-    fn cuda(&mut self, _call: &CudaCall) {}
 
     fn kernel(&mut self, _row: &KernelRow) {}
 

@@ -58,7 +58,8 @@ pub fn attributes(of: &StepCuda, attributes: &mut Attributes) {
 
 /// A span for each of the first `max` launches of a step; and how many launches have none.
 pub fn spans(step: &EngineStep, of: &StepCuda, max: usize) -> (Vec<Span>, u64) {
-    let spans: Vec<Span> = (0..).zip(&of.kernels).take(max).filter_map(|(index, call)| launch(step, index, call)).collect();
+    let spans: Vec<Span> =
+        (0..).zip(&of.kernels).take(max).filter_map(|(index, call)| launch(step, index, call)).collect();
     // Where they are not told one by one there is none to miss.
     let dropped = if of.kernels.is_empty() { 0 } else { of.launches.saturating_sub(spans.len() as u64) };
     (spans, dropped)

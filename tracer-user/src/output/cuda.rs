@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{SpanId, TraceId, UnixNanos};
-pub use crate::input::cuda::{Class, CollectiveKind, CopyKind, KernelName, NamedBy, WaitOf};
 use crate::input::Server;
+pub use crate::input::cuda::{Class, CollectiveKind, CopyKind, KernelName, NamedBy, WaitOf};
 
 /// What the processes of an engine called in one of its steps.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -100,15 +100,39 @@ pub struct CudaCall {
 #[derive(Debug, Clone, PartialEq)]
 pub enum CudaWhat {
     /// `grid` in blocks, `block` in threads, `shared` in bytes; `weight`: launches that it stands for.
-    Launch { kernel: Arc<KernelName>, grid: [u32; 3], block: [u32; 3], shared: u32, weight: u32 },
+    Launch {
+        kernel: Arc<KernelName>,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        weight: u32,
+    },
     /// `nodes` where its capture was seen; `replays`: how often it was launched before, and now.
-    GraphLaunch { graph: u64, nodes: Option<u32>, replays: u64 },
-    Copy { kind: CopyKind, bytes: u64 },
-    Set { bytes: u64 },
-    Wait { of: WaitOf },
-    Collective { kind: CollectiveKind, bytes: u64, communicator: u64 },
+    GraphLaunch {
+        graph: u64,
+        nodes: Option<u32>,
+        replays: u64,
+    },
+    Copy {
+        kind: CopyKind,
+        bytes: u64,
+    },
+    Set {
+        bytes: u64,
+    },
+    Wait {
+        of: WaitOf,
+    },
+    Collective {
+        kind: CollectiveKind,
+        bytes: u64,
+        communicator: u64,
+    },
     /// Device memory of the process after an allocation or a free, bytes.
-    Memory { live: u64, peak: u64 },
+    Memory {
+        live: u64,
+        peak: u64,
+    },
 }
 
 /// A kernel of a process, for `--kernels-out`.

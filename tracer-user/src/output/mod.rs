@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use crate::engine::FinishReason;
 use crate::engine::SchedulerStats;
-use crate::input::{Delivered, End, Lost, Server};
+use crate::input::{Delivered, End, Lost, Role, Server};
 pub use access::{AccessRecord, GenerationRecord, GenerationSeconds, Incomplete, Missing, RequestSeconds};
+pub use cuda::{CollectiveKind, CopyKind, CudaCall, CudaWhat, KernelName, WaitOf};
 pub use metric::{Labels, Metric};
 pub use trace::{Merit, Service, Span, SpanEvent, SpanKind, SpanLink, SpanStatus, Trace, Value};
 
@@ -35,9 +36,11 @@ pub enum Output {
     /// An engine step is over.
     Step(Box<EngineStep>),
     /// A call of a CUDA library.
-    Cuda(Box<cuda::CudaCall>),
+    Cuda(Box<CudaCall>),
     /// A kernel of a process that is over, or at the end of the run.
     Kernel(Box<cuda::KernelRow>),
+    /// A process of the server, or more of one that was told of.
+    Process(Box<ServerProcess>),
     /// Something was lost or could not be used; counted, and told at the end.
     Lost(Lost),
     /// Events came from the probes; counted.
@@ -63,6 +66,16 @@ pub struct EngineStep {
     pub stats: Option<SchedulerStats>,
     /// What it did with CUDA; `None` where that is not seen.
     pub cuda: Option<Box<cuda::StepCuda>>,
+}
+
+/// A process of a server: what it is there for, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerProcess {
+    pub server: Arc<Server>,
+    pub process: u32,
+    pub role: Role,
+    /// The engine whose outputs it sends.
+    pub engine: Option<u32>,
 }
 
 /// What a connection speaks, as its first bytes said.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
-use super::{Ended, Run};
 use super::naming::Naming;
-use crate::attach::{Level, Target};
+use super::{Ended, Run};
 use crate::attach::libraries::Probed;
+use crate::attach::{Level, Target};
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
@@ -126,6 +126,9 @@ impl Live {
     fn probe(&mut self, server: usize, processes: &[(u32, Role)]) -> Vec<String> {
         let has_messages = engine::by_name(&self.servers[server].server.engine).has_messages();
         let attached = self.session.attach_libraries(processes, has_messages);
+        if self.session.level() >= Level::Steps {
+            processes.iter().for_each(|(process, _)| self.naming.maps(*process));
+        }
         for Probed { family, process, .. } in attached.probed {
             self.run.push(Some(server), Input::Fact(Fact::Probed { tgid: process, probe: family.probe }));
         }

@@ -17,6 +17,7 @@ use self::resolve::Resolver;
 use crate::input::cuda::{Api, FunctionKey, KernelName, NamedBy, Seen};
 use crate::kernel::name::Kernel;
 use crate::proc::Proc;
+use crate::proc::text::Mapping;
 
 /// A function's name.
 pub(super) type Named = (FunctionKey, Arc<KernelName>);
@@ -30,6 +31,14 @@ const NAME_MAX: usize = 64 << 10;
 /// `CUfunction` and `CUkernel` keep the address of their name here (`cuFuncGetName` and `cuKernelGetName` of driver 550 read it there).
 const NAME_AT: u64 = 8;
 
+/// What the thread is told.
+#[derive(Debug)]
+enum Word {
+    Name(Ask),
+    /// Where a process has its libraries: it may be gone when a name is looked for.
+    Maps(u32, Vec<Mapping>),
+}
+
 /// A function that has no name yet.
 #[derive(Debug)]
 struct Ask {
@@ -41,7 +50,7 @@ struct Ask {
 
 #[derive(Debug)]
 pub(super) struct Naming {
-    ask: Sender<Ask>,
+    ask: Sender<Word>,
     answers: Receiver<Named>,
     waiting: usize,
     thread: Option<JoinHandle<()>>,
@@ -49,14 +58,19 @@ pub(super) struct Naming {
 
 impl Default for Naming {
     fn default() -> Self {
-        let (ask, asked) = bounded::<Ask>(MAX_WAITING);
+        let (ask, asked) = bounded::<Word>(MAX_WAITING);
         let (answer, answers) = unbounded();
         let work = move || {
             let mut resolver = Resolver::new();
-            for ask in asked {
-                let name = resolver.name(&ask);
-                if answer.send((ask.key, name)).is_err() {
-                    return;
+            for word in asked {
+                match word {
+                    Word::Maps(process, maps) => resolver.maps(process, maps),
+                    Word::Name(ask) => {
+                        let name = resolver.name(&ask);
+                        if answer.send((ask.key, name)).is_err() {
+                            return;
+                        }
+                    }
                 }
             }
         };
@@ -81,10 +95,18 @@ impl Naming {
         if let (Api::Driver, Some(text)) = (key.api, &text) {
             return Some((*key, named(text, NamedBy::Handle)));
         }
-        if self.ask.try_send(Ask { key: *key, callers: *callers, text }).is_ok() {
+        if self.ask.try_send(Word::Name(Ask { key: *key, callers: *callers, text })).is_ok() {
             self.waiting += 1;
         }
         None
+    }
+
+    /// The libraries of a process were looked at.
+    pub(super) fn maps(&mut self, process: u32) {
+        if let Ok(maps) = Proc::this().maps(process) {
+            // What finds no room is read when it is needed.
+            let _ = self.ask.try_send(Word::Maps(process, maps));
+        }
     }
 
     /// Names that were found since the last call.

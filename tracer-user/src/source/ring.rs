@@ -154,9 +154,7 @@ fn wake_ups(rings: &Rings) -> io::Result<OwnedFd> {
 fn wait(epoll: &OwnedFd, timeout: Duration) {
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; RINGS.len()];
     // SAFETY: `events` holds as many as is said. A signal or a timeout means to look at the rings, as a wake-up does.
-    unsafe {
-        libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), RINGS.len() as i32, timeout.as_millis() as i32)
-    };
+    unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), RINGS.len() as i32, timeout.as_millis() as i32) };
 }
 
 /// A ring and the record that was taken from it and not yet passed on.

@@ -9,6 +9,7 @@ pub(crate) mod deny;
 pub(crate) mod ebpf;
 pub(crate) mod jaeger;
 pub(crate) mod nvcc;
+pub(crate) mod perfetto;
 pub(crate) mod prometheus;
 pub(crate) mod vllm;
 
@@ -41,6 +42,8 @@ enum Part {
     CudaLibraries,
     /// NVIDIA's compiler (125 MB), for CUDA programs that need no GPU
     Nvcc,
+    /// Perfetto's trace processor, to open timelines in
+    Perfetto,
     /// vLLM on CPU in a Python environment of its own (6 GB), and a tiny model
     Vllm,
 }
@@ -49,7 +52,16 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("setup knows Linux on x86-64 only; the binary itself builds with plain `cargo build`");
     }
-    let all = [Part::Ebpf, Part::Deny, Part::Prometheus, Part::Jaeger, Part::CudaLibraries, Part::Nvcc, Part::Vllm];
+    let all = [
+        Part::Ebpf,
+        Part::Deny,
+        Part::Prometheus,
+        Part::Jaeger,
+        Part::CudaLibraries,
+        Part::Nvcc,
+        Part::Perfetto,
+        Part::Vllm,
+    ];
     let parts = if arguments.parts.is_empty() { &all[..] } else { &arguments.parts[..] };
     let started = Instant::now();
     for part in parts {
@@ -63,6 +75,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             Part::Jaeger => ready("jaeger", "Jaeger", &jaeger::ensure()?),
             Part::CudaLibraries => ready("libraries", "CUDA libraries", &cuda_libraries::ensure()?),
             Part::Nvcc => ready("nvcc", &format!("nvcc {}", nvcc::VERSION), &nvcc::ensure()?),
+            Part::Perfetto => ready("perfetto", "Perfetto's trace processor", &perfetto::ensure()?),
             Part::Vllm => {
                 let vllm = vllm::ensure()?;
                 ready("vllm", "vLLM on CPU", &vllm.venv);

@@ -145,9 +145,7 @@ pub fn nccl_call(ctx: ProbeContext) -> u32 {
     let now = emit::now();
     // Count, data type, communicator, stream.
     let (count, datatype, communicator, stream) = match function {
-        NCCL_ALL_REDUCE | NCCL_REDUCE_SCATTER | NCCL_BROADCAST => {
-            (regs.rdx, regs.rcx, regs.r9, word(regs.rsp + 8))
-        }
+        NCCL_ALL_REDUCE | NCCL_REDUCE_SCATTER | NCCL_BROADCAST => (regs.rdx, regs.rcx, regs.r9, word(regs.rsp + 8)),
         NCCL_REDUCE => (regs.rdx, regs.rcx, word(regs.rsp + 8), word(regs.rsp + 16)),
         NCCL_ALL_GATHER | NCCL_ALL_TO_ALL => (regs.rdx, regs.rcx, regs.r8, regs.r9),
         NCCL_SEND | NCCL_RECV => (regs.rsi, regs.rdx, regs.r8, regs.r9),

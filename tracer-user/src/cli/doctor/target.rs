@@ -112,7 +112,9 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
     let checks: Vec<Check> = plan::libraries(maps, |path| TOKENIZER.library.may_be(path))
         .iter()
         .map(|tokenizer| {
-            let points = files::reach(tokenizer).and_then(|path| files::points(&path, &TOKENIZER)).map(Option::unwrap_or_default);
+            let points = files::reach(tokenizer)
+                .and_then(|path| files::points(&path, &TOKENIZER))
+                .map(Option::unwrap_or_default);
             judge_tokenizer(&printable_path(Path::new(&tokenizer.path)), points.map_err(|error| error.to_string()))
         })
         .collect();

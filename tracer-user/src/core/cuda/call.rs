@@ -97,11 +97,14 @@ impl Core {
         let its = self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine));
         for process in its.collect::<Vec<_>>() {
             let until = |held: &mut Held| held.from <= end;
-            while let Some(held) = self.cuda.processes.get_mut(&process).and_then(|of| of.calls.held.pop_front_if(until))
+            while let Some(held) =
+                self.cuda.processes.get_mut(&process).and_then(|of| of.calls.held.pop_front_if(until))
             {
                 let is_in_it = held.from >= start;
                 let call = self.leaving(process, held, is_in_it.then_some(step));
-                if is_in_it && matches!(call.what, CudaWhat::Launch { .. }) && cuda.kernels.len() < StepCuda::MAX_KERNELS
+                if is_in_it
+                    && matches!(call.what, CudaWhat::Launch { .. })
+                    && cuda.kernels.len() < StepCuda::MAX_KERNELS
                 {
                     cuda.kernels.push(call.clone());
                 }

@@ -15,7 +15,7 @@ const MAX_FUNCTIONS: usize = 65_536;
 /// Shapes and streams of one function; more are not told apart.
 const MAX_SHAPES: usize = 64;
 /// How long a name may take: a library of a gigabyte is read within it.
-const PATIENCE: EventNanos = 10_000_000_000;
+pub(super) const PATIENCE: EventNanos = 10_000_000_000;
 
 #[derive(Debug, Default)]
 struct Function {
@@ -96,6 +96,10 @@ impl Functions {
             *by_class.entry(class).or_default() += new;
         }
         by_class
+    }
+
+    pub(super) fn are_all_named(&self) -> bool {
+        self.all.iter().all(|(key, function)| key.api == Api::Graph || function.name.is_some())
     }
 
     /// A row for each name, in the order of names.

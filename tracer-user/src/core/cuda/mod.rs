@@ -40,6 +40,8 @@ pub(super) struct Cuda {
     leads: BTreeMap<u32, Lead>,
     /// Engines of which a step had calls.
     seen_at: BTreeSet<u32>,
+    /// The most that the processes of an engine held together, bytes.
+    peaks: BTreeMap<Option<u32>, u64>,
 }
 
 /// One process.
@@ -50,6 +52,8 @@ struct Process {
     graphs: Graphs,
     memory: Memory,
     calls: Calls,
+    /// It has ended; names of what it launched may still come.
+    ended: Option<EventNanos>,
 }
 
 impl Cuda {
@@ -95,6 +99,10 @@ fn engine_of(core: &Core, process: u32) -> Option<u32> {
 impl Core {
     /// Takes what was seen of the CUDA libraries in a thread.
     pub(super) fn cuda(&mut self, at: EventNanos, process: u32, thread: u32, seen: Seen, out: &mut Vec<Output>) {
+        // Another process has its number now.
+        if self.cuda.processes.get(&process).is_some_and(|of| of.ended.is_some_and(|ended| ended < at)) {
+            self.cuda_flush(process, out);
+        }
         let labels = self.cuda_labels(process);
         match seen {
             Seen::Burst(sums) => {
@@ -175,10 +183,13 @@ impl Core {
     }
 
     /// What the processes of an engine hold together.
-    fn memory_metric(&self, process: u32, labels: &Labels, out: &mut Vec<Output>) {
+    fn memory_metric(&mut self, process: u32, labels: &Labels, out: &mut Vec<Output>) {
         let engine = engine_of(self, process);
         let of_engine = self.cuda.processes.iter().filter(|(other, _)| engine_of(self, **other) == engine);
-        let (live, peak) = of_engine.fold((0, 0), |(live, peak), (_, of)| (live + of.memory.live(), peak + of.memory.peak()));
+        let live = of_engine.map(|(_, of)| of.memory.live()).sum::<u64>();
+        let peak = self.cuda.peaks.entry(engine).or_default();
+        *peak = live.max(*peak);
+        let peak = *peak;
         out.push(Output::Metric(Metric::CudaMemory { labels: labels.clone(), live, peak }));
     }
 
@@ -196,7 +207,8 @@ impl Core {
     pub(super) fn cuda_step(&mut self, of: &Step, (start, end): (EventNanos, EventNanos)) -> Option<Box<StepCuda>> {
         let engine = of.reference.engine;
         let is_single = of.first_tokens == 0 && of.tokens == of.requests;
-        let its: Vec<u32> = self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine)).collect();
+        let its: Vec<u32> =
+            self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine)).collect();
         if its.is_empty() {
             return None;
         }
@@ -214,30 +226,44 @@ impl Core {
         Some(Box::new(step))
     }
 
-    /// A process is gone: what it held leaves.
-    pub(super) fn cuda_exited(&mut self, process: u32, out: &mut Vec<Output>) {
-        self.launches_by_class(process, true, out);
-        self.cuda_flush(process, out);
-        if self.cuda.processes.remove(&process).is_some_and(|of| of.memory.live() > 0) {
+    /// A process is gone: what it held is free. What it launched leaves when the names of all of it are known.
+    pub(super) fn cuda_exited(&mut self, process: u32, at: EventNanos, out: &mut Vec<Output>) {
+        let Some(of) = self.cuda.processes.get_mut(&process) else { return };
+        of.ended = Some(at);
+        if of.memory.live() > 0 {
+            of.memory = Memory::default();
             let labels = self.cuda_labels(process);
             self.memory_metric(process, &labels, out);
         }
-        self.cuda.parents.remove(&process);
+        self.cuda_sweep(out);
+    }
+
+    /// Lets go what ended processes launched, once it is named, or will not be.
+    pub(super) fn cuda_sweep(&mut self, out: &mut Vec<Output>) {
+        let now = self.now;
+        let is_due = |of: &Process| {
+            of.ended.is_some_and(|at| of.functions.are_all_named() || now.saturating_sub(at) > functions::PATIENCE)
+        };
+        let due = self.cuda.processes.iter().filter(|(_, of)| is_due(of)).map(|(process, _)| *process);
+        for process in due.collect::<Vec<_>>() {
+            self.cuda_flush(process, out);
+        }
     }
 
     /// The run is over.
     pub(super) fn cuda_finish(&mut self, out: &mut Vec<Output>) {
         for process in self.cuda.processes.keys().copied().collect::<Vec<_>>() {
-            self.launches_by_class(process, true, out);
             self.cuda_flush(process, out);
-            self.cuda.processes.remove(&process);
         }
     }
 
-    /// Calls that wait for their step leave without; then a row for each kernel.
+    /// Nothing more is told of a process: launches count as what they are known to be, calls that wait for their step leave without,
+    /// then a row for each kernel.
     fn cuda_flush(&mut self, process: u32, out: &mut Vec<Output>) {
+        self.launches_by_class(process, true, out);
         self.release_calls(process, false, out);
-        let Some(of) = self.cuda.processes.get(&process) else { return };
+        let Some(of) = self.cuda.processes.remove(&process) else { return };
+        self.cuda.parents.remove(&process);
         let server = Arc::clone(&self.about.server);
         let rows = of.functions.rows().map(|row| KernelRow { process, server: Arc::clone(&server), ..row });
         out.extend(rows.map(|row| Output::Kernel(Box::new(row))));

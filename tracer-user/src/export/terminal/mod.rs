@@ -41,6 +41,8 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let flags = context.flags;
     let has_destination = otlp::is_asked_for(flags)?
         || flags.traces_out.is_some()
+        || flags.perfetto.is_some()
+        || flags.chrome.is_some()
         || flags.metrics.is_some()
         || flags.metrics_out.is_some()
         || flags.access_log.is_some();

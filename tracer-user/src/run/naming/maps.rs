@@ -45,10 +45,20 @@ impl Maps {
         libraries
     }
 
-    fn read(&mut self, process: u32) {
+    /// What a process maps, as somebody read it.
+    pub(super) fn know(&mut self, process: u32, maps: Vec<Mapping>) {
+        self.make_room(process);
+        self.of.insert(process, (maps, 0));
+    }
+
+    fn make_room(&mut self, process: u32) {
         if self.of.len() >= MAX_PROCESSES && !self.of.contains_key(&process) {
             self.of.clear();
         }
+    }
+
+    fn read(&mut self, process: u32) {
+        self.make_room(process);
         let (maps, reads) = self.of.entry(process).or_default();
         *reads += 1;
         if *reads <= MAX_READS {

@@ -48,10 +48,14 @@ impl Resolver {
         Self { maps: Maps::default(), read: HashMap::new(), held: HashMap::new(), symbols: None, cache }
     }
 
+    pub(super) fn maps(&mut self, process: u32, maps: Vec<Mapping>) {
+        self.maps.know(process, maps);
+    }
+
     pub(super) fn name(&mut self, ask: &Ask) -> Arc<KernelName> {
         let (process, function) = (ask.key.process, ask.key.function);
-        let is_host = ask.key.api == Api::Runtime
-            && self.maps.find(process, function).is_some_and(|mapping| mapping.executable);
+        let is_host =
+            ask.key.api == Api::Runtime && self.maps.find(process, function).is_some_and(|mapping| mapping.executable);
         if is_host {
             if let Some(name) = self.in_library(process, function, Table::of_host) {
                 return named(&name, NamedBy::Registration);
