@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use inferspan::export::flags::OutputArgs;
+use inferspan::export::flags::{OutputArgs, Sample};
 use inferspan::export::{Pressure, Sinks, Summary};
 use inferspan::output::{Merit, Outcome, Output};
 use inferspan::sample::LeftOut;
@@ -63,7 +63,7 @@ fn run(args: OutputArgs, mut outputs: Vec<Output>) -> Run {
 }
 
 fn sampled(policy: &str) -> OutputArgs {
-    OutputArgs { sample: Some(policy.parse().unwrap()), ..OutputArgs::default() }
+    OutputArgs { sample: vec![Sample::Requests(policy.parse().unwrap())], ..OutputArgs::default() }
 }
 
 /// Everything that request `n` says, with another end.
