@@ -62,6 +62,8 @@ pub struct Libraries {
     /// The user knows why.
     refused: BTreeSet<(Number, FileId, String)>,
     links: BTreeMap<(u32, Number), Vec<Link>>,
+    /// Of files, in whatever process: they end with the session.
+    of_files: Vec<Link>,
 }
 
 /// A process whose libraries are looked at.
@@ -78,6 +80,7 @@ impl Libraries {
             present: BTreeSet::new(),
             refused: BTreeSet::new(),
             links: BTreeMap::new(),
+            of_files: Vec::new(),
         }
     }
 
@@ -190,9 +193,9 @@ impl Libraries {
         };
         match family.scope {
             Scope::Process => self.links.entry((process, number)).or_default().extend(links),
-            // They end with the session.
             Scope::File => {
                 self.attached.insert(key);
+                self.of_files.extend(links);
             }
         }
         (Some(points.len()).filter(|&count| count > 0), why)
@@ -212,9 +215,8 @@ impl Libraries {
     pub fn ended(&mut self, probes: &mut Probes, process: u32) {
         self.tried.retain(|(of, _, _)| *of != process);
         self.present.retain(|(of, _)| *of != process);
-        for number in 0..FAMILIES.len() {
-            probes.detach(self.links.remove(&(process, number)).unwrap_or_default());
-        }
+        let its = (0..FAMILIES.len()).filter_map(|number| self.links.remove(&(process, number))).flatten();
+        probes.detach(its.collect());
     }
 }
 

@@ -92,7 +92,10 @@ pub(super) fn trace(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
             break end;
         }
     };
-    Ok(conclude(end, &live.finish(), &telemetry))
+    let (ended, attachment) = live.finish();
+    let code = conclude(end, &ended, &telemetry);
+    attachment.leave();
+    Ok(code)
 }
 
 /// Finds the servers, attaches, and says so; nothing when a signal came meanwhile.

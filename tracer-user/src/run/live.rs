@@ -19,7 +19,7 @@ use crate::engine;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
 use crate::proc::Proc;
 use crate::source::ring;
-use crate::source::session::Session;
+use crate::source::session::{Attachment, Session};
 
 /// How long an input may be late. Both rings are drained before each tick, so what is late by more than the time between
 /// entering a program and submitting its record is rare; a drain of a full ring takes less than this.
@@ -261,10 +261,10 @@ impl Live {
         }
     }
 
-    /// Detaches and flushes.
-    pub fn finish(self) -> Ended {
+    /// Detaches and flushes; gives what is still attached, to be dropped.
+    pub fn finish(self) -> (Ended, Attachment) {
         let Self { session, mut run, mut naming, .. } = self;
-        session.detach(|batch| {
+        let attachment = session.detach(|batch| {
             for input in batch {
                 if let Input::Event(Event { what: What::Cuda(seen), .. }) = &input
                     && let Some((function, name)) = naming.meet(seen)
@@ -278,6 +278,6 @@ impl Live {
         for (function, name) in naming.last() {
             run.push(None, Input::Fact(Fact::Kernel { function, name }));
         }
-        run.finish(false)
+        (run.finish(false), attachment)
     }
 }

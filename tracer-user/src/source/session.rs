@@ -111,10 +111,42 @@ impl Session {
         self.libraries.ended(&mut self.probes, process);
     }
 
-    /// Detaches everything, then passes on what was still on its way.
-    pub fn detach(self, each: impl FnMut(Vec<Input>)) {
-        drop(self.probes);
+    /// Stops to read, and passes on what was still on its way. What is attached is given back, to be dropped.
+    pub fn detach(self, each: impl FnMut(Vec<Input>)) -> Attachment {
         self.reader.stop(each);
+        Attachment { _probes: self.probes, _libraries: self.libraries }
+    }
+}
+
+/// What is attached and nobody reads any more. Dropping it takes it back, which may take seconds; see [`Self::leave`].
+#[derive(Debug)]
+pub struct Attachment {
+    _libraries: Libraries,
+    _probes: Probes,
+}
+
+impl Attachment {
+    /// Leaves it to a process of its own, which ends as soon as this one has: a user does not wait for what the kernel does by itself.
+    /// The last thing that a process does.
+    pub fn leave(self) {
+        // SAFETY: the child of this threaded process calls nothing but system calls, and allocates nothing.
+        unsafe {
+            let parent = libc::getpid();
+            if libc::fork() != 0 {
+                // This process's descriptors are no longer the last ones.
+                std::mem::forget(self);
+                return;
+            }
+            libc::setsid();
+            for standard in 0..3 {
+                libc::close(standard);
+            }
+            // Whoever closes a descriptor last waits.
+            while libc::getppid() == parent {
+                libc::usleep(2_000);
+            }
+            libc::_exit(0);
+        }
     }
 }
 
