@@ -94,15 +94,22 @@ impl Libraries {
         let mut result = Attached::default();
         for (number, family) in FAMILIES.into_iter().enumerate() {
             if family.level <= self.level && (has_messages || !family.needs_messages) {
-                self.attach_family(probes, number, processes, &mut result);
+                self.attach_family(probes, number, processes, has_messages, &mut result);
             }
         }
         result
     }
 
-    fn attach_family(&mut self, probes: &mut Probes, number: Number, processes: &[Process], result: &mut Attached) {
+    fn attach_family(
+        &mut self,
+        probes: &mut Probes,
+        number: Number,
+        processes: &[Process],
+        has_messages: bool,
+        result: &mut Attached,
+    ) {
         let family = FAMILIES[number];
-        let of_interest = processes.iter().filter(|(_, role, _)| family.roles.contains(role));
+        let of_interest = processes.iter().filter(|(_, role, _)| family.is_of_interest_in(*role, has_messages));
         let maps = of_interest.map(|(process, _, mappings)| (*process, mappings.as_slice()));
         let mut refusals: BTreeMap<u32, Vec<(FileId, String)>> = BTreeMap::new();
         let mut found: BTreeMap<u32, usize> = BTreeMap::new();

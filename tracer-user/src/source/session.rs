@@ -101,7 +101,8 @@ impl Session {
     pub fn attach_libraries(&mut self, processes: &[(u32, Role)], has_messages: bool) -> Attached {
         // One that may not be looked into has been told of already.
         let looked = |(process, role): &(u32, Role)| Some((*process, *role, Proc::this().maps(*process).ok()?));
-        let of_interest = |(_, role): &&(u32, Role)| FAMILIES.iter().any(|family| family.roles.contains(role));
+        let of_interest =
+            |(_, role): &&(u32, Role)| FAMILIES.iter().any(|family| family.is_of_interest_in(*role, has_messages));
         let maps: Vec<_> = processes.iter().filter(of_interest).filter_map(looked).collect();
         self.libraries.attach(&mut self.probes, &maps, has_messages)
     }

@@ -16,7 +16,7 @@ pub static DRIVER: Family = Family {
     without: "launches are not seen",
     probe: Probe::Cuda,
     library: Library::Soname(|soname| soname == "libcuda.so.1"),
-    roles: ANY,
+    roles: RUNS_THE_MODEL,
     // A breakpoint would be in every process of the host that uses a GPU.
     scope: Scope::Process,
     level: Level::Steps,
@@ -26,8 +26,8 @@ pub static DRIVER: Family = Family {
     hidden: "it exports no launch function",
 };
 
-/// Whatever launches.
-pub(super) const ANY: &[Role] = &[Role::Api, Role::Engine, Role::Worker, Role::Other];
+/// What runs the model. Front ends map CUDA as well, and launch nothing.
+pub(super) const RUNS_THE_MODEL: &[Role] = &[Role::Engine, Role::Worker];
 
 const fn entry(name: &'static str) -> [Program; 1] {
     [Program { name, at: At::Quickest }]

@@ -44,6 +44,13 @@ pub struct Family {
     pub hidden: &'static str,
 }
 
+impl Family {
+    /// Whether a process of this role is of interest. Of a server that shows no messages, any process may be the one that runs the model.
+    pub fn is_of_interest_in(&self, role: Role, has_messages: bool) -> bool {
+        self.roles.contains(&role) || !(has_messages || self.needs_messages)
+    }
+}
+
 /// How a library is known.
 #[derive(Debug, Clone, Copy)]
 pub enum Library {

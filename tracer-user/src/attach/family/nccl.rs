@@ -2,7 +2,7 @@
 
 use tracer_ebpf::wire::cuda as wire;
 
-use super::driver::ANY;
+use super::driver::RUNS_THE_MODEL;
 use super::{At, Family, Find, Library, Point, Program, Scope};
 use crate::attach::Level;
 use crate::attach::code::once_each;
@@ -14,7 +14,7 @@ pub static COLLECTIVES: Family = Family {
     without: "collectives are not seen",
     probe: Probe::Cuda,
     library: Library::Soname(|soname| soname == "libnccl.so.2"),
-    roles: ANY,
+    roles: RUNS_THE_MODEL,
     scope: Scope::Process,
     level: Level::Steps,
     needs_messages: false,

@@ -4,7 +4,7 @@
 
 use tracer_ebpf::wire::cuda as wire;
 
-use super::driver::{ANY, DRIVER};
+use super::driver::{DRIVER, RUNS_THE_MODEL};
 use super::{At, Family, Find, Library, Point, Program, Scope};
 use crate::attach::Level;
 use crate::attach::code::once_each;
@@ -17,7 +17,7 @@ pub static LAUNCHES: Family = Family {
     without: "launches are not seen",
     probe: Probe::Cuda,
     library: Library::Soname(is_runtime),
-    roles: ANY,
+    roles: RUNS_THE_MODEL,
     scope: Scope::Process,
     level: Level::Steps,
     needs_messages: false,
@@ -31,7 +31,7 @@ pub static CALLS: Family = Family {
     without: "copies, waits and memory are not seen",
     probe: Probe::Cuda,
     library: Library::Soname(is_runtime),
-    roles: ANY,
+    roles: RUNS_THE_MODEL,
     scope: Scope::Process,
     level: Level::Steps,
     needs_messages: false,
