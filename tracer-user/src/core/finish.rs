@@ -11,9 +11,12 @@ use crate::model::beams::Tally;
 use crate::model::exchange::{Ending, Exchange};
 use crate::model::generation::Generation;
 use crate::model::record::{Finished, last_sign, resolve};
+use crate::model::step::SETTLED;
 use crate::model::tree::{self, Place};
 use crate::output::{FinishReason, Metric, Outcome, Output};
 
+/// What an engine's threads called last in a step is told when they have stood still: 45 ms later, and the tracer may be held up.
+const CUDA_SETTLED: EventNanos = 400_000_000;
 const SECOND: EventNanos = 1_000_000_000;
 /// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; vLLM looks for
 /// disconnects between tokens).
@@ -59,7 +62,8 @@ impl Core {
         self.release_in_flight(now, out);
         let engines: Vec<u32> = self.steps.keys().copied().collect();
         for engine in engines {
-            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(now)) {
+            let after = if self.cuda.is_seen_at(engine) { CUDA_SETTLED } else { SETTLED };
+            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(now, after)) {
                 self.emit_step(&step, out);
             }
         }
@@ -145,7 +149,7 @@ impl Core {
         self.release_in_flight(EventNanos::MAX, out);
         let engines: Vec<u32> = self.steps.keys().copied().collect();
         for engine in engines {
-            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(EventNanos::MAX)) {
+            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(EventNanos::MAX, SETTLED)) {
                 self.emit_step(&step, out);
             }
         }

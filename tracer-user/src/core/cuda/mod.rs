@@ -79,6 +79,11 @@ impl Cuda {
         }
     }
 
+    /// Whether a step of the engine had calls.
+    pub(super) fn is_seen_at(&self, engine: u32) -> bool {
+        self.seen_at.contains(&engine) || !self.processes.is_empty()
+    }
+
     /// A new request got its first token, in one step, while the engine was busy; so many steps ended between its scheduling and that.
     pub(super) fn admitted(&mut self, engine: u32, steps_between: usize) {
         self.leads.entry(engine).or_default().admitted(steps_between);
