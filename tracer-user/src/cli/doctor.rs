@@ -1,8 +1,9 @@
 //! `inferspan doctor`: what tracing needs, on this host and in one server.
 //!
 //! Every check says OK, WARN or FAIL, what it saw, and the fix. The order is fixed. Exit code 1 when anything fails.
-//! `host` and `target` look; what they conclude from what they saw is in pure functions of their own.
+//! `host`, `target` and `cuda` look; what they conclude from what they saw is in pure functions of their own.
 
+mod cuda;
 mod host;
 mod target;
 
