@@ -59,3 +59,40 @@ fn judge(library: &Surveyed) -> Check {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+    use crate::attach::family::Point;
+    use crate::attach::family::driver::DRIVER;
+    use crate::attach::survey::Judged;
+
+    fn driver(points: &[(bool, Option<&str>)]) -> Surveyed {
+        let judged = |(is_emulated, refused): &(bool, Option<&str>)| Judged {
+            point: Point { is_emulated: *is_emulated, symbol: "cuInit".into(), ..Point::default() },
+            refused: refused.map(str::to_owned),
+        };
+        let points = points.iter().map(judged).collect();
+        let (path, soname) = ("/libcuda.so.1".into(), Some("libcuda.so.1".into()));
+        Surveyed { family: &DRIVER, path, soname, processes: vec![1], points, refused: None }
+    }
+
+    #[test]
+    fn what_costs_more_or_is_left_alone_is_a_warning() {
+        assert_eq!(judge(&driver(&[(true, None)])), Check::ok(NAME, "CUDA driver: 1 points in /libcuda.so.1"));
+        let stepped = judge(&driver(&[(true, None), (false, None)]));
+        assert_eq!(stepped.status, Status::Warn);
+        assert!(stepped.detail.contains("2 points in /libcuda.so.1; 1 of them by single steps"), "{stepped:?}");
+        let left = judge(&driver(&[(true, None), (false, Some("in process 1: patched"))]));
+        assert_eq!(left.status, Status::Warn);
+        assert!(left.detail.contains("1 points") && left.detail.contains("1 are left alone: cuInit in process 1"));
+    }
+
+    #[test]
+    fn a_library_without_its_functions_says_what_is_missing() {
+        let hidden = Surveyed { refused: Some(DRIVER.hidden.into()), ..driver(&[]) };
+        assert!(is_told(&hidden));
+        assert!(judge(&hidden).detail.ends_with("it exports no launch function; launches are not seen"));
+    }
+}
