@@ -95,7 +95,9 @@ fn launches_are_the_runtimes_where_no_driver_is_mapped() {
 
 #[test]
 fn patched_code_is_refused_with_the_reason_and_nothing_else_is() {
-    let Some(fixture) = Fixture::for_test("patched_code_is_refused_with_the_reason_and_nothing_else_is") else { return };
+    let Some(fixture) = Fixture::for_test("patched_code_is_refused_with_the_reason_and_nothing_else_is") else {
+        return;
+    };
     for driver in [Driver::Old, Driver::New] {
         for (patch, expected) in
             [(Patch::ReadExecute, "was patched in memory"), (Patch::ReadWriteExecute, "can be written to")]

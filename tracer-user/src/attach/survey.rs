@@ -154,7 +154,8 @@ fn leave_to_others(found: &mut [Surveyed]) {
         .collect();
     for library in found {
         let Some(other) = library.family.unless else { continue };
-        if !library.points.is_empty() && library.processes.iter().all(|process| there.contains(&(other.what, *process))) {
+        if !library.points.is_empty() && library.processes.iter().all(|process| there.contains(&(other.what, *process)))
+        {
             let why = format!("the {} is mapped, and sees them", other.what);
             library.points.iter_mut().for_each(|judged| judged.refused = Some(why.clone()));
         }

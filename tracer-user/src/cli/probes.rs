@@ -116,7 +116,8 @@ fn text(library: &Surveyed) -> String {
     if let Some(why) = refused {
         let _ = writeln!(text, "  not probed: {}", sanitise(why, why.len()));
     }
-    let symbols: Vec<String> = points.iter().map(|judged| sanitise(&judged.point.symbol, SYMBOL_MAX).into_owned()).collect();
+    let symbols: Vec<String> =
+        points.iter().map(|judged| sanitise(&judged.point.symbol, SYMBOL_MAX).into_owned()).collect();
     let width = symbols.iter().map(|symbol| symbol.chars().count()).max().unwrap_or_default();
     for (Judged { point, refused }, symbol) in points.iter().zip(&symbols) {
         let at = if point.quickest == 0 { "entry".to_owned() } else { format!("+{}", point.quickest) };

@@ -141,9 +141,9 @@ impl Metric {
             let with = |label, word: &str| [labels.clone(), vec![(label, word.to_owned())]].concat();
             match &self.value {
                 Value::Gauge(read) => metric.encode_family(&labels)?.encode_gauge(&read(gpu).unwrap_or_default())?,
-                Value::Gauges(label, read) => read(gpu).into_iter().try_for_each(|(word, value)| {
-                    metric.encode_family(&with(label, word))?.encode_gauge(&value)
-                })?,
+                Value::Gauges(label, read) => read(gpu)
+                    .into_iter()
+                    .try_for_each(|(word, value)| metric.encode_family(&with(label, word))?.encode_gauge(&value))?,
                 Value::Counts(label, read) => read(gpu).into_iter().try_for_each(|(word, count)| {
                     metric.encode_family(&with(label, word))?.encode_counter(&count, None::<&Exemplar<NoLabelSet, u64>>)
                 })?,
