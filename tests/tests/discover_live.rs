@@ -326,6 +326,7 @@ fn doctor_is_plain_stable_and_ends_quietly_when_its_reader_does() {
         "syscalls",
         "new_processes",
         "uprobes",
+        "gpus",
     ];
     assert_eq!(names, expected);
     let failed = text.lines().any(|line| line.starts_with("FAIL"));

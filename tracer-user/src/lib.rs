@@ -10,6 +10,7 @@ pub mod elf;
 pub mod engine;
 pub mod exit;
 pub mod export;
+pub mod gpu;
 pub mod input;
 pub mod kernel;
 pub mod model;

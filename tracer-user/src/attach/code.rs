@@ -7,7 +7,7 @@
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, SegmentFlags, SymbolKind};
 
 use super::family::{Point, Program};
-use super::prologue;
+use super::prologue::{self, Place};
 
 /// The tokenizer library has 25,090 symbols.
 const SYMBOLS_MAX: usize = 4_000_000;
@@ -69,8 +69,8 @@ impl<'a> Code<'a> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
         let to = from.saturating_add(prologue::BYTES).min(self.bytes.len());
         let code = self.bytes[from..to].to_vec();
-        let quickest = prologue::quickest(&code);
-        Some(Point { programs, function, offset, quickest, is_emulated: true, code, symbol: symbol.to_owned() })
+        let Place { at: quickest, is_emulated } = prologue::quickest(&code);
+        Some(Point { programs, function, offset, quickest, is_emulated, code, symbol: symbol.to_owned() })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Enters: processes to trace, and what they map. Leaves: attached programs, the kernel side's rings and maps. Invariant: dropping
 //! [`loader::Probes`] detaches everything; a target is never written to. `family`, `code`, `plan` and `prologue` are pure; `exports` reads what it is given; `btf`, `files`,
-//! `libraries`, `loader` and `table` touch the world.
+//! `libraries`, `loader`, `survey` and `table` touch the world.
 
 mod btf;
 pub mod code;
@@ -16,6 +16,7 @@ pub mod loader;
 pub mod plan;
 pub mod prologue;
 pub mod rings;
+pub mod survey;
 pub mod table;
 
 pub use error::LoadError;
@@ -39,4 +40,15 @@ pub enum Level {
     Steps,
     /// … and every launch, named
     Kernels,
+}
+
+impl Level {
+    /// As the flag has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Steps => "steps",
+            Self::Kernels => "kernels",
+        }
+    }
 }

@@ -13,8 +13,8 @@ const INSTRUCTIONS: usize = 8;
 /// The longest x86-64 instruction has 15 bytes.
 pub(super) const BYTES: usize = INSTRUCTIONS * 15;
 
-/// Bytes from the entry to the instruction to probe.
-pub(super) fn quickest(code: &[u8]) -> u64 {
+/// Where a probe of the entry costs least; the entry where nothing is quicker.
+pub(super) fn quickest(code: &[u8]) -> Place {
     let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
     for _ in 0..INSTRUCTIONS {
         if !decoder.can_decode() {
@@ -25,16 +25,16 @@ pub(super) fn quickest(code: &[u8]) -> u64 {
             break;
         }
         if is_emulated(&instruction) {
-            return instruction.ip();
+            return Place { at: instruction.ip(), is_emulated: true };
         }
         if instruction.flow_control() != FlowControl::Next {
             break;
         }
     }
-    0
+    Place { at: 0, is_emulated: false }
 }
 
-/// Where a probe reads the function's arguments, and what it costs there.
+/// Where a probe of a function lies, and what it costs there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// Bytes behind the entry.
@@ -81,6 +81,7 @@ mod tests {
 
     #[test]
     fn the_first_push_is_taken() {
+        let quickest = |code: &[u8]| quickest(code).at;
         // push r15; push rbx
         assert_eq!(quickest(&[0x41, 0x57, 0x53]), 0);
         // endbr64; push rbp
@@ -89,6 +90,7 @@ mod tests {
 
     #[test]
     fn a_call_behind_other_instructions_is_taken() {
+        let quickest = |code: &[u8]| quickest(code).at;
         // time_time of CPython 3.11: sub rsp, 0x18; xor esi, esi; lea rdi, [rsp + 8]; call …
         let code = [0x48, 0x83, 0xec, 0x18, 0x31, 0xf6, 0x48, 0x8d, 0x7c, 0x24, 0x08, 0xe8, 0, 0, 0, 0];
         assert_eq!(quickest(&code), 11);
@@ -96,6 +98,7 @@ mod tests {
 
     #[test]
     fn nothing_behind_a_jump_is_taken() {
+        let quickest = |code: &[u8]| quickest(code).at;
         // sub rsp, 0x18; jmp rax; push rbx
         assert_eq!(quickest(&[0x48, 0x83, 0xec, 0x18, 0xff, 0xe0, 0x53]), 0);
         // sub rsp, 0x18; je …: the jump itself is passed by every call
@@ -121,11 +124,12 @@ mod tests {
 
     #[test]
     fn the_entry_is_taken_where_nothing_is_quicker() {
-        assert_eq!(quickest(&[]), 0);
-        assert_eq!(quickest(&[0x48]), 0, "cut");
+        let entry = Place { at: 0, is_emulated: false };
+        assert_eq!(quickest(&[]), entry);
+        assert_eq!(quickest(&[0x48]), entry, "cut");
         // xor eax, eax; ret
-        assert_eq!(quickest(&[0x31, 0xc0, 0xc3]), 0);
+        assert_eq!(quickest(&[0x31, 0xc0, 0xc3]), entry);
         // push 0x10 is no push of a register
-        assert_eq!(quickest(&[0x6a, 0x10, 0xc3]), 0);
+        assert_eq!(quickest(&[0x6a, 0x10, 0xc3]), entry);
     }
 }

@@ -1,8 +1,10 @@
 //! `inferspan doctor`: what tracing needs, on this host and in one server.
 //!
 //! Every check says OK, WARN or FAIL, what it saw, and the fix. The order is fixed. Exit code 1 when anything fails.
-//! `host` and `target` look; what they conclude from what they saw is in pure functions of their own.
+//! `host`, `gpu`, `target` and `cuda` look; what they conclude from what they saw is in pure functions of their own.
 
+mod cuda;
+mod gpu;
 mod host;
 mod target;
 
@@ -77,6 +79,7 @@ impl Check {
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
     let mut checks = host::checks();
+    checks.push(gpu::check());
     if let Some(pid) = args.pid {
         checks.extend(target::checks(pid));
     }

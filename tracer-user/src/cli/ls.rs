@@ -2,6 +2,7 @@
 //!
 //! A table on stdout, or `--json` (`inferspan.ls/1`). Nothing found is no error: an empty list, and a hint on stderr.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
@@ -11,6 +12,7 @@ use crate::discover::privilege::{Privileges, Traceable, traceable};
 use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
 use crate::engine::ENGINES;
 use crate::exit::Code;
+use crate::gpu::{self, Gpu, Gpus};
 use crate::input::Role;
 
 /// Digits of a container id that are shown, as docker does.
@@ -28,10 +30,12 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Code> {
     let privileges = Privileges::own();
     let servers = discover::servers();
+    // Without a server nobody asks.
+    let gpus = if servers.is_empty() { None } else { gpu::read().ok() };
     if args.json {
-        print(&format!("{:#}\n", document(&servers, privileges)))?;
+        print(&format!("{:#}\n", document(&servers, gpus.as_ref(), privileges)))?;
     } else if !servers.is_empty() {
-        print(&table(&servers, privileges))?;
+        print(&table(&servers, gpus.as_ref(), privileges))?;
     }
     if servers.is_empty() {
         let known = ENGINES.map(|engine| match engine.oldest() {
@@ -54,12 +58,12 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-fn document(servers: &[ServerProcesses], privileges: Privileges) -> Value {
-    let servers: Vec<Value> = servers.iter().map(|server| describe(server, privileges)).collect();
+fn document(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privileges) -> Value {
+    let servers: Vec<Value> = servers.iter().map(|server| describe(server, gpus, privileges)).collect();
     json!({ "schema": "inferspan.ls/1", "servers": servers })
 }
 
-fn describe(found: &ServerProcesses, privileges: Privileges) -> Value {
+fn describe(found: &ServerProcesses, gpus: Option<&Gpus>, privileges: Privileges) -> Value {
     let server = &found.server;
     let (traceable, reasons) = match traceable(found, privileges) {
         Traceable::Yes => ("yes", Vec::new()),
@@ -76,10 +80,34 @@ fn describe(found: &ServerProcesses, privileges: Privileges) -> Value {
         "model": known(&server.model),
         "container_id": server.container_id,
         "gpus": found.gpus,
+        "gpu_facts": gpus.map(|gpus| used_by(found, gpus).map(facts).collect::<Vec<_>>()),
         "tls": found.tls,
         "traceable": traceable,
         "reasons": reasons,
         "processes": found.processes.iter().map(process).collect::<Vec<_>>(),
+    })
+}
+
+/// The GPUs that a server uses, as the driver tells them.
+fn used_by<'a>(found: &ServerProcesses, gpus: &'a Gpus) -> impl Iterator<Item = &'a Gpu> {
+    let processes: Vec<u32> = found.processes.iter().map(|process| process.pid).collect();
+    gpus.all.iter().filter(move |gpu| gpu.is_used_by(&processes, &found.gpus))
+}
+
+fn facts(gpu: &Gpu) -> Value {
+    json!({
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "memory_used_bytes": gpu.memory_used_bytes,
+        "memory_total_bytes": gpu.memory_total_bytes,
+        "utilization": { "gpu_percent": gpu.busy_percent, "memory_percent": gpu.memory_busy_percent },
+        "clocks_mhz": { "sm": gpu.sm_clock_mhz, "memory": gpu.memory_clock_mhz },
+        "temperature_celsius": gpu.temperature_celsius,
+        "power_watts": gpu.power_milliwatts.map(|milliwatts| f64::from(milliwatts) / 1e3),
+        "throttled": gpu.throttled.as_ref().map(|all| all.iter().map(|reason| reason.name()).collect::<Vec<_>>()),
+        "ecc_errors": { "corrected": gpu.ecc_corrected, "uncorrected": gpu.ecc_uncorrected },
+        "processes": gpu.processes,
     })
 }
 
@@ -107,9 +135,9 @@ fn known(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-fn table(servers: &[ServerProcesses], privileges: Privileges) -> String {
+fn table(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privileges) -> String {
     let mut rows: Vec<[String; 7]> = vec![HEADER.map(str::to_owned)];
-    rows.extend(servers.iter().map(|server| row(server, privileges)));
+    rows.extend(servers.iter().map(|server| row(server, gpus, privileges)));
     // The last column is not padded.
     let widths: Vec<usize> = (0..HEADER.len() - 1)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())
@@ -125,7 +153,7 @@ fn table(servers: &[ServerProcesses], privileges: Privileges) -> String {
     text
 }
 
-fn row(found: &ServerProcesses, privileges: Privileges) -> [String; 7] {
+fn row(found: &ServerProcesses, gpus: Option<&Gpus>, privileges: Privileges) -> [String; 7] {
     let server = &found.server;
     let dash = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
     let version = server.engine_version.as_deref().unwrap_or("?");
@@ -140,10 +168,24 @@ fn row(found: &ServerProcesses, privileges: Privileges) -> [String; 7] {
         format!("{} {version}", server.engine),
         dash(Some(&server.model)),
         roles(&found.processes),
-        dash(Some(&found.gpus.join(","))),
+        dash(Some(&devices(found, gpus))),
         dash(container),
         traceable,
     ]
+}
+
+/// `2x NVIDIA H100 80GB HBM3 (0,1)`; the device files that are held where the driver does not say.
+fn devices(found: &ServerProcesses, gpus: Option<&Gpus>) -> String {
+    let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for gpu in gpus.into_iter().flat_map(|gpus| used_by(found, gpus)) {
+        kinds.entry(gpu.name.as_deref().unwrap_or("GPU")).or_default().push(gpu.index.to_string());
+    }
+    if kinds.is_empty() {
+        return found.gpus.join(",");
+    }
+    let kinds: Vec<String> =
+        kinds.iter().map(|(name, which)| format!("{}x {name} ({})", which.len(), which.join(","))).collect();
+    kinds.join(", ")
 }
 
 /// `1 api, 2 engines, 4 workers`; what carries nothing is not counted.
@@ -211,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_table_has_one_aligned_line_a_server() {
-        let text = table(&[found()], Privileges(u64::MAX));
+        let text = table(&[found()], None, Privileges(u64::MAX));
         let expected = "\
 PID  ENGINE  MODEL  PROCESSES         GPUS             CONTAINER     TRACEABLE
 100  vllm ?  tiny   1 api, 2 engines  nvidia0,nvidia1  4c01db0b339c  partly: no HTTP side: TLS; no tokenizer times: no known tokenizer library
@@ -220,12 +262,30 @@ PID  ENGINE  MODEL  PROCESSES         GPUS             CONTAINER     TRACEABLE
     }
 
     #[test]
+    fn gpus_are_named_where_the_driver_tells_them_and_only_a_servers_own() {
+        let gpu = |index, process| Gpu {
+            index,
+            name: Some("NVIDIA H100".into()),
+            processes: Some(vec![process]),
+            ..Gpu::default()
+        };
+        let gpus = Gpus { driver: None, all: vec![gpu(0, 111), gpu(1, 7), gpu(2, 112)] };
+        assert_eq!(devices(&found(), Some(&gpus)), "2x NVIDIA H100 (0,2)");
+        assert_eq!(devices(&found(), Some(&Gpus::default())), "nvidia0,nvidia1");
+        let document = document(&[found()], Some(&gpus), Privileges(0));
+        let facts = document["servers"][0]["gpu_facts"].as_array().unwrap();
+        assert_eq!(facts.iter().map(|gpu| gpu["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(facts[0]["ecc_errors"]["corrected"], Value::Null, "not known is not none");
+    }
+
+    #[test]
     fn the_document_says_its_schema_and_unknown_is_null() {
-        let document = document(&[found()], Privileges(0));
+        let document = document(&[found()], None, Privileges(0));
         assert_eq!(document["schema"], "inferspan.ls/1");
         let server = &document["servers"][0];
         assert_eq!((&server["engine_version"], &server["traceable"]), (&Value::Null, &json!("no")));
         assert_eq!(server["reasons"][0], "run as root, or with CAP_BPF, CAP_PERFMON");
         assert_eq!(server["processes"][2]["role"], "engine");
+        assert_eq!(server["gpu_facts"], Value::Null, "nobody says");
     }
 }

@@ -11,6 +11,7 @@ pub mod attach;
 pub mod doctor;
 pub mod ls;
 pub mod names;
+pub mod probes;
 pub mod record;
 pub mod replay;
 pub mod target;
@@ -42,6 +43,8 @@ pub enum Verb {
     Record(record::Args),
     /// List the CUDA kernels that a library, or every library of a process, registers
     Names(names::Args),
+    /// Show what would be probed in a library, or in every library of a process, and why not; attaches nothing
+    Probes(probes::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
 }
@@ -54,6 +57,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Attach(args) => attach::run(&args),
         Verb::Record(args) => record::run(&args),
         Verb::Names(args) => names::run(&args),
+        Verb::Probes(args) => probes::run(&args),
         Verb::Replay(args) => replay::run(&args),
     }
 }

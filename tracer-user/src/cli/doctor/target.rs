@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracer_ebpf::wire::call::FUNCTION_ENCODE;
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 
-use super::Check;
+use super::{Check, cuda};
 use crate::attach::family::clock::CLOCK;
 use crate::attach::family::messages::MESSAGES;
 use crate::attach::family::tokenizer::TOKENIZER;
@@ -26,13 +26,19 @@ const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) fn checks(pid: u32) -> Vec<Check> {
     let found = match discover::server(pid) {
         Ok(found) => found,
-        Err(failure) => return vec![Check::fail("target", failure.what, failure.fix)],
+        Err(failure) => {
+            let failed = Check::fail("target", failure.what, failure.fix);
+            // `--cuda-only` traces it all the same.
+            let tree = discover::process_tree(pid).ok();
+            return [failed].into_iter().chain(tree.into_iter().flat_map(|tree| cuda::of_bare(&tree))).collect();
+        }
     };
     let mut checks = vec![target(&found), engine_version(&found), access(&found)];
     if engine::by_name(&found.server.engine).has_messages() {
         checks.extend(tokenizers(&found));
         checks.extend(of(&found, Role::Api).map(|process| front_end(process.pid)));
     }
+    checks.extend(cuda::checks(&found));
     checks.push(sockets(&found));
     checks.push(clock(&found));
     checks.push(endpoint(&found));

@@ -10,16 +10,20 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 use self::families::Families;
+use self::gpu::GpuMetrics;
 use self::own::Own;
 use self::server::MetricsServer;
+use super::Pressure;
 use super::sink::{Context, Sink};
 use crate::exit::{Code, Failure};
+use crate::gpu::{Readings, Watch};
 use crate::output::Metric;
 use crate::telemetry::Telemetry;
 
 pub mod buckets;
 pub mod families;
 pub mod family;
+pub mod gpu;
 pub mod own;
 mod register;
 mod series;
@@ -47,6 +51,8 @@ struct Metrics {
     exposition: Exposition,
     server: Option<MetricsServer>,
     file: Option<PathBuf>,
+    /// Of the machine that is traced; a replay has none.
+    _gpus: Option<Watch>,
 }
 
 impl Sink for Metrics {
@@ -75,22 +81,29 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     if address.is_none() && file.is_none() {
         return Ok(None);
     }
-    let (families, exposition) = metrics(Arc::clone(context.telemetry));
+    let readings = Readings::default();
+    let (families, exposition) = with_gpus(Arc::clone(context.telemetry), readings.clone());
     file.map(check_writable).transpose()?;
     let server = address.map(|address| MetricsServer::start(address, exposition.clone())).transpose()?;
-    Ok(Some(Box::new(Metrics { families, exposition, server, file: file.map(Path::to_owned) })))
+    let gpus = (context.pressure == Pressure::Drop).then(|| Watch::start(readings));
+    Ok(Some(Box::new(Metrics { families, exposition, server, file: file.map(Path::to_owned), _gpus: gpus })))
 }
 
 /// Every metric that there is, in the order in which they are shown.
 pub fn rows() -> Vec<table::Row> {
-    table::rows().into_iter().chain(own::rows()).collect()
+    table::rows().into_iter().chain(own::rows()).chain(gpu::rows()).collect()
 }
 
 /// A fresh set of metrics: the families to move, and the exposition to read.
 pub fn metrics(telemetry: Arc<Telemetry>) -> (Families, Exposition) {
+    with_gpus(telemetry, Readings::default())
+}
+
+fn with_gpus(telemetry: Arc<Telemetry>, readings: Readings) -> (Families, Exposition) {
     let mut registry = Registry::default();
     let families = Families::register(&mut registry);
     registry.register_collector(Box::new(Own(telemetry)));
+    registry.register_collector(Box::new(GpuMetrics(readings)));
     (families, Exposition(Arc::new(registry)))
 }
 

@@ -1,0 +1,98 @@
+//! Checks of what a server's processes map of CUDA: driver, runtime, NCCL; how many points, what they cost, which are left alone.
+
+use super::Check;
+use crate::attach::survey::{self, Surveyed};
+use crate::discover::{ServerProcesses, printable_path};
+use crate::input::Probe;
+use crate::proc::Proc;
+
+const NAME: &str = "cuda";
+
+/// One check a library; one that says so where none is mapped.
+pub(super) fn checks(found: &ServerProcesses) -> Vec<Check> {
+    let checks = of_bare(found);
+    if checks.is_empty() { vec![Check::ok(NAME, "no CUDA library is mapped")] } else { checks }
+}
+
+/// The same of a process that is no server, which need not use CUDA.
+pub(super) fn of_bare(found: &ServerProcesses) -> Vec<Check> {
+    let proc = Proc::this();
+    let processes: Vec<_> = found
+        .processes
+        .iter()
+        .filter_map(|process| Some((process.pid, process.role, proc.maps(process.pid).ok()?)))
+        .collect();
+    survey::processes(&processes, false).iter().filter(|library| is_told(library)).map(judge).collect()
+}
+
+/// What only looks like CUDA is nobody's concern, nor is what is left to the driver on purpose.
+fn is_told(library: &Surveyed) -> bool {
+    let is_left = library.family.unless.is_some() && library.points.iter().all(|judged| judged.refused.is_some());
+    library.family.probe == Probe::Cuda && library.is_one() && !is_left
+}
+
+fn judge(library: &Surveyed) -> Check {
+    let Surveyed { family, path, points, refused, .. } = library;
+    let (what, path, without) = (family.what, printable_path(path), family.without);
+    if let Some(why) = refused {
+        return Check::warn(NAME, format!("the {what} in {path} is not probed: {why}; {without}"), "none needed");
+    }
+    let left: Vec<String> = points
+        .iter()
+        .filter_map(|judged| Some(format!("{} {}", judged.point.symbol, judged.refused.as_ref()?)))
+        .collect();
+    let of_use = points.iter().filter(|judged| judged.refused.is_none());
+    let (probed, stepped) = (points.len() - left.len(), of_use.filter(|judged| !judged.point.is_emulated).count());
+    let detail = format!("{what}: {probed} points in {path}");
+    match (left.as_slice(), stepped) {
+        ([], 0) => Check::ok(NAME, detail),
+        ([], _) => Check::warn(
+            NAME,
+            // Measured: docs/architecture.md, decision 5.
+            format!("{detail}; {stepped} of them by single steps, which take about 10 µs a call instead of 1"),
+            "none needed; `inferspan probes` shows which, and `--level requests` does without",
+        ),
+        ([first, ..], _) => Check::warn(
+            NAME,
+            format!("{detail}; {} are left alone: {first}; {without}, where they are what is called", left.len()),
+            "another tool changes this code in memory (UCX, a profiler); without it they are probed",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+    use crate::attach::family::Point;
+    use crate::attach::family::driver::DRIVER;
+    use crate::attach::survey::Judged;
+
+    fn driver(points: &[(bool, Option<&str>)]) -> Surveyed {
+        let judged = |(is_emulated, refused): &(bool, Option<&str>)| Judged {
+            point: Point { is_emulated: *is_emulated, symbol: "cuInit".into(), ..Point::default() },
+            refused: refused.map(str::to_owned),
+        };
+        let points = points.iter().map(judged).collect();
+        let (path, soname) = ("/libcuda.so.1".into(), Some("libcuda.so.1".into()));
+        Surveyed { family: &DRIVER, path, soname, processes: vec![1], points, refused: None }
+    }
+
+    #[test]
+    fn what_costs_more_or_is_left_alone_is_a_warning() {
+        assert_eq!(judge(&driver(&[(true, None)])), Check::ok(NAME, "CUDA driver: 1 points in /libcuda.so.1"));
+        let stepped = judge(&driver(&[(true, None), (false, None)]));
+        assert_eq!(stepped.status, Status::Warn);
+        assert!(stepped.detail.contains("2 points in /libcuda.so.1; 1 of them by single steps"), "{stepped:?}");
+        let left = judge(&driver(&[(true, None), (false, Some("in process 1: patched"))]));
+        assert_eq!(left.status, Status::Warn);
+        assert!(left.detail.contains("1 points") && left.detail.contains("1 are left alone: cuInit in process 1"));
+    }
+
+    #[test]
+    fn a_library_without_its_functions_says_what_is_missing() {
+        let hidden = Surveyed { refused: Some(DRIVER.hidden.into()), ..driver(&[]) };
+        assert!(is_told(&hidden));
+        assert!(judge(&hidden).detail.ends_with("it exports no launch function; launches are not seen"));
+    }
+}
