@@ -52,7 +52,8 @@ pub(crate) fn checks(truth: &Truth, page: &str, kernels: &[Kernel]) -> Vec<Check
             let done = copies.get(kind).copied().unwrap_or_default();
             let label = format!("kind=\"{kind}\"");
             let seen = |metric| count(metric, &label);
-            let seen = Amount { count: seen("inferspan_cuda_copies_total"), bytes: seen("inferspan_cuda_copy_bytes_total") };
+            let seen =
+                Amount { count: seen("inferspan_cuda_copies_total"), bytes: seen("inferspan_cuda_copy_bytes_total") };
             let text = |amount: Amount| format!("{} of {} bytes", amount.count, amount.bytes);
             checks.push(Check {
                 what: format!("copies {kind}"),
@@ -131,8 +132,10 @@ inferspan_cuda_sync_wait_seconds_total 0.5
         let kernels = [kernel("_Z1fIiEvii", "void f<int>(int, int)", 29), kernel("_Z1hv", "h()", 13)];
         let page = PAGE.replace("} 64", "} 63").replace("0.5", "0.4");
         let checks = checks(&truth(), &page, &kernels);
-        let unequal: Vec<&str> = checks.iter().filter(|check| !check.is_equal).map(|check| check.what.as_str()).collect();
-        let expected = ["kernel `_Z1gv`", "kernel `h()`", "kernel `voidf<int>(int,int)`", "copies h2d", "time in waits"];
+        let unequal: Vec<&str> =
+            checks.iter().filter(|check| !check.is_equal).map(|check| check.what.as_str()).collect();
+        let expected =
+            ["kernel `_Z1gv`", "kernel `h()`", "kernel `voidf<int>(int,int)`", "copies h2d", "time in waits"];
         assert_eq!(unequal, expected);
     }
 

@@ -65,7 +65,9 @@ pub(crate) fn measure(programs: Programs<'_>, launches: u32, turns: u32, folder:
                 UNTRACED => Program::start(&mut bench())?.finish()?,
                 FLOOR => with_empty(programs, &mut bench(), point.offset + point.quickest)?,
                 SYMBOL => with_empty(programs, &mut bench(), point.offset)?,
-                level => traced::run(programs.inferspan, &mut bench(), level, &folder.join(format!("bench-{level}")))?.0,
+                level => {
+                    traced::run(programs.inferspan, &mut bench(), level, &folder.join(format!("bench-{level}")))?.0
+                }
             };
             times.entry(what).or_default().push(truth.ns_per_launch.context("the program does not say its time")?);
         }
@@ -79,7 +81,10 @@ fn with_empty(programs: Programs<'_>, bench: &mut Command, offset: u64) -> Resul
     let mut command = Command::new(programs.empty);
     command.arg(programs.driver).args([offset.to_string(), program.pid().to_string()]);
     let mut probe = Started::new(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-    probe.stdout()?.recv_timeout(Duration::from_secs(30)).context("the empty uprobe does not attach; stderr says why")?;
+    probe
+        .stdout()?
+        .recv_timeout(Duration::from_secs(30))
+        .context("the empty uprobe does not attach; stderr says why")?;
     program.finish()
 }
 

@@ -44,7 +44,8 @@ impl Host {
             let line = text.lines().find(|line| line.starts_with(name))?;
             Some(line[name.len()..].trim_matches([' ', '\t', ':', '=', '"']).to_owned())
         };
-        let torch = "import torch; print(torch.__version__, 'CUDA', torch.version.cuda, 'usable', torch.cuda.is_available())";
+        let torch =
+            "import torch; print(torch.__version__, 'CUDA', torch.version.cuda, 'usable', torch.cuda.is_available())";
         let facts = [
             ("kernel", said("uname", &["-srvm"])),
             ("distribution", field("/etc/os-release", "PRETTY_NAME")),
@@ -52,7 +53,13 @@ impl Host {
             ("cpu", field("/proc/cpuinfo", "model name")),
             ("virtualisation", said("systemd-detect-virt", &[])),
             ("driver", text("/proc/driver/nvidia/version")),
-            ("gpus", said("nvidia-smi", &["--query-gpu=name,driver_version,uuid,memory.total,mig.mode.current", "--format=csv,noheader"])),
+            (
+                "gpus",
+                said(
+                    "nvidia-smi",
+                    &["--query-gpu=name,driver_version,uuid,memory.total,mig.mode.current", "--format=csv,noheader"],
+                ),
+            ),
             ("python", said(&python(), &["--version"])),
             ("torch", said(&python(), &["-c", torch])),
         ];
@@ -75,11 +82,14 @@ impl Libraries {
     pub(crate) fn find() -> Self {
         let mut folders: Vec<PathBuf> =
             std::env::var_os("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths).collect();
-        let sites = "import site, sys; print('\\n'.join(site.getsitepackages() + [site.getusersitepackages()] + sys.path))";
+        let sites =
+            "import site, sys; print('\\n'.join(site.getsitepackages() + [site.getusersitepackages()] + sys.path))";
         for site in said(&python(), &["-c", sites]).unwrap_or_default().lines().filter(|line| !line.is_empty()) {
             folders.extend(below(&Path::new(site).join("nvidia")).into_iter().map(|folder| folder.join("lib")));
         }
-        folders.extend(["/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib/wsl/lib"].map(PathBuf::from));
+        folders.extend(
+            ["/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib/wsl/lib"].map(PathBuf::from),
+        );
         let cached = said("ldconfig", &["-p"]).or_else(|| said("/sbin/ldconfig", &["-p"])).unwrap_or_default();
         let find = |start: &str| {
             let in_folders = folders.iter().flat_map(|folder| below(folder)).find(|path| is(path, start));

@@ -191,10 +191,18 @@ impl Check {
     }
 
     fn program(&mut self, arguments: &Arguments) -> Result<()> {
-        for level in LEVELS {
-            let mut command = Command::new(self.folder.join("gpu-program"));
-            command.args(["rounds", &arguments.rounds.to_string()]).args(&self.libraries.runtime);
-            self.traced("CUDA program", &mut command, level, &arguments.out.join(format!("program-{level}")))?;
+        let runtime = self.libraries.runtime.clone();
+        if runtime.is_none() {
+            self.needs("copies, waits and captures of the CUDA program", "a libcudart.so");
+        }
+        let ways = [("driver", None), ("runtime", runtime)];
+        for (way, library) in ways.into_iter().filter(|(way, library)| *way == "driver" || library.is_some()) {
+            for level in LEVELS {
+                let mut command = Command::new(self.folder.join("gpu-program"));
+                command.args(["rounds", &arguments.rounds.to_string()]).args(&library);
+                let out = arguments.out.join(format!("program-{way}-{level}"));
+                self.traced(&format!("CUDA program ({way})"), &mut command, level, &out)?;
+            }
         }
         Ok(())
     }

@@ -82,7 +82,9 @@ pub(crate) fn name_displacement(library: &Path, symbol: &str) -> Result<Option<u
     let bytes = std::fs::read(library).with_context(|| format!("cannot read {}", library.display()))?;
     let image = Image::read(bytes.as_slice()).with_context(|| format!("{} is no ELF file", library.display()))?;
     // Where the code lies in the file, and in memory.
-    let Some(code) = image.code().into_iter().find(|code| (code.offset..code.offset + code.size).contains(&point.offset)) else {
+    let Some(code) =
+        image.code().into_iter().find(|code| (code.offset..code.offset + code.size).contains(&point.offset))
+    else {
         return Ok(None);
     };
     let entry = point.offset - code.offset + code.address;
@@ -98,7 +100,9 @@ pub(crate) fn name_displacement(library: &Path, symbol: &str) -> Result<Option<u
         match reads_name(body, address) {
             Found::At(displacement) => return Ok(Some(displacement)),
             Found::Further(slots) => {
-                wanted.extend(slots.into_iter().filter_map(|slot| image.pointer(slot)).map(|address| (address, depth + 1)));
+                wanted.extend(
+                    slots.into_iter().filter_map(|slot| image.pointer(slot)).map(|address| (address, depth + 1)),
+                );
             }
         }
     }

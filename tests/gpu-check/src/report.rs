@@ -76,7 +76,8 @@ pub(crate) struct Report {
 impl Report {
     /// Each thing that is not as it should be.
     pub(crate) fn differences(&self) -> Vec<String> {
-        let mut found: Vec<String> = self.failed.iter().map(|one| format!("{} failed: {}", one.step, one.needs)).collect();
+        let mut found: Vec<String> =
+            self.failed.iter().map(|one| format!("{} failed: {}", one.step, one.needs)).collect();
         for at in self.names_at.iter().filter(|at| at.displacement != Some(8)) {
             let is = at.displacement.map_or_else(|| "not found".to_owned(), |at| at.to_string());
             found.push(format!("{}: the name's displacement is {is}, expected 8", at.function));
@@ -121,7 +122,11 @@ impl Report {
         }
         put_list(out, "Not done", self.missing.iter().map(|one| format!("{}: needs {}", one.step, one.needs)))?;
         put_list(out, "Differences", self.differences().into_iter())?;
-        put_list(out, "Host", self.host.facts.iter().map(|(name, fact)| format!("{name}: {}", fact.replace('\n', " · "))))?;
+        put_list(
+            out,
+            "Host",
+            self.host.facts.iter().map(|(name, fact)| format!("{name}: {}", fact.replace('\n', " · "))),
+        )?;
         put_list(out, "Devices", self.devices.iter().cloned())?;
         for library in &self.libraries {
             writeln!(out, "\n## {}\n\n`{}`\n", library.what, library.path)?;

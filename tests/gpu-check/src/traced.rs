@@ -157,7 +157,8 @@ pub(crate) fn run(inferspan: &Path, program: &mut Command, level: &str, folder: 
     tracer.end(ATTACH_LIMIT)?;
     said.extend(lines.iter().map(|line| line + "\n"));
     fs::write(folder.join("stderr.txt"), &said).context("cannot write what inferspan said")?;
-    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("inferspan did not write {}", path.display()));
+    let read =
+        |path: &Path| fs::read_to_string(path).with_context(|| format!("inferspan did not write {}", path.display()));
     let rows: Result<Vec<Kernel>, _> = read(&kernels)?.lines().map(serde_json::from_str).collect();
     Ok((truth, Seen { page: read(&page)?, kernels: rows.context("a row of --kernels-out")?, said }))
 }

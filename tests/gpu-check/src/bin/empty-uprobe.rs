@@ -67,7 +67,8 @@ fn main() -> Result<()> {
 /// The probe lives as long as this process.
 fn attach(file: &str, offset: u64, pid: libc::pid_t) -> Result<()> {
     // r0 = 0; exit
-    let instructions = [(0xb7, 0), (0x95, 0)].map(|(code, registers)| Instruction { code, registers, offset: 0, immediate: 0 });
+    let instructions =
+        [(0xb7, 0), (0x95, 0)].map(|(code, registers)| Instruction { code, registers, offset: 0, immediate: 0 });
     let load = ProgramLoad {
         kind: BPF_PROG_TYPE_KPROBE,
         instruction_count: 2,
@@ -82,7 +83,8 @@ fn attach(file: &str, offset: u64, pid: libc::pid_t) -> Result<()> {
     // SAFETY: the pointers in it live until the call returns.
     let program = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<ProgramLoad>()) };
     ensure!(program >= 0, "BPF_PROG_LOAD: {}", std::io::Error::last_os_error());
-    let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").context("the kernel has no uprobes")?;
+    let kind =
+        std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").context("the kernel has no uprobes")?;
     let path = CString::new(file)?;
     let event = PerfEvent {
         kind: kind.trim().parse()?,
