@@ -103,9 +103,11 @@ def account_of(events):
     notes.append("calls, as CUPTI saw them: " + ", ".join(f"{name} {count}" for name, count in sorted(names.items())))
     if strangers:
         notes.append(f"without a call in the trace, not counted: {dict(strangers)}")
+    # The runtime's call and the driver's below it have one correlation.
+    graphs = {call.get("args", {}).get("correlation") for call in calls if "GraphLaunch" in call["name"]}
     return {
         "launches": launches,
-        "graph_launches": sum(count for name, count in names.items() if "GraphLaunch" in name),
+        "graph_launches": len(graphs),
         "copies": copies,
         "waits": len(waits),
         # Microseconds in the trace.

@@ -57,7 +57,7 @@ impl Host {
                 "gpus",
                 said(
                     "nvidia-smi",
-                    &["--query-gpu=name,driver_version,uuid,memory.total,mig.mode.current", "--format=csv,noheader"],
+                    &["--query-gpu=name,driver_version,memory.total,mig.mode.current", "--format=csv,noheader"],
                 ),
             ),
             ("python", said(&python(), &["--version"])),

@@ -58,15 +58,11 @@ fn prologue(point: &Point) -> Prologue {
     Prologue {
         symbol: point.symbol.clone(),
         offset: point.offset,
-        bytes: hexadecimal(code),
+        bytes: faster_hex::hex_string(code),
         instructions: instructions(code),
         chosen: point.quickest,
         is_emulated: point.is_emulated,
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn instructions(code: &[u8]) -> Vec<String> {
@@ -180,6 +176,5 @@ mod tests {
     #[test]
     fn instructions_are_told_until_the_bytes_end() {
         assert_eq!(instructions(&[0x55, 0x48, 0x89, 0xe5, 0x81]), ["+0 Push_r64", "+1 Mov_rm64_r64"]);
-        assert_eq!(hexadecimal(&[0x55, 0x0f]), "550f");
     }
 }

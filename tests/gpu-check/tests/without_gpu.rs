@@ -1,8 +1,10 @@
 //! The check as it runs where there is no GPU: without CUDA at all, and against the fake libraries.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use inferspan_gpu_check::truth::{Amount, Truth};
 use inferspan_tests::cuda::{Driver, Fixture, Runtime};
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
@@ -111,4 +113,41 @@ fn on_both_drivers_points_are_chosen_right_and_the_program_is_counted() {
         assert_eq!(cost.len(), 5, "{cost:?}");
         assert!(cost.values().all(|ns| ns.as_f64().is_some_and(|ns| ns > 0.0)), "{cost:?}");
     }
+}
+
+/// A trace as kineto writes it: one kernel launched by itself, two by a graph, a copy, a wait, and a kernel of nobody.
+const TRACE: &str = r#"[
+    {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "dur": 3, "args": {"correlation": 1}},
+    {"ph": "X", "cat": "kernel", "name": "void norm<float>(int)", "dur": 9, "args": {"correlation": 1}},
+    {"ph": "X", "cat": "cuda_runtime", "name": "cudaGraphLaunch", "dur": 5, "args": {"correlation": 2}},
+    {"ph": "X", "cat": "cuda_driver", "name": "cuGraphLaunch", "dur": 4, "args": {"correlation": 2}},
+    {"ph": "X", "cat": "kernel", "name": "gemm", "dur": 9, "args": {"correlation": 2}},
+    {"ph": "X", "cat": "kernel", "name": "gemm", "dur": 9, "args": {"correlation": 2}},
+    {"ph": "X", "cat": "cuda_runtime", "name": "cudaMemcpyAsync", "dur": 2, "args": {"correlation": 3}},
+    {"ph": "X", "cat": "gpu_memcpy", "name": "Memcpy HtoD (Pinned -> Device)", "dur": 1, "args": {"correlation": 3, "bytes": 4096}},
+    {"ph": "X", "cat": "cuda_runtime", "name": "cudaDeviceSynchronize", "dur": 1500.5, "args": {"correlation": 4}},
+    {"ph": "X", "cat": "kernel", "name": "stranger", "dur": 9, "args": {"correlation": 99}},
+    {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "dur": 9, "args": {}}
+]"#;
+
+#[test]
+fn the_decode_loops_account_is_read_from_the_profilers_trace() {
+    let test = "the_decode_loops_account_is_read_from_the_profilers_trace";
+    // What it takes of PyTorch beyond the trace.
+    let program = "import json, sys, types; torch = types.ModuleType('torch'); torch.__version__ = '2'; \
+        torch.version = types.SimpleNamespace(cuda='13'); torch.cuda = types.SimpleNamespace(get_device_name=lambda: 'GPU'); \
+        sys.modules['torch'] = torch; import decode_loop; print(json.dumps(decode_loop.account_of(json.loads(sys.argv[1]))))";
+    let mut python = Command::new("python3");
+    python.args(["-B", "-c", program, TRACE]).env("PYTHONPATH", env!("CARGO_MANIFEST_DIR"));
+    let Ok(output) = python.output() else {
+        eprintln!("SKIPPED {test}: needs python3");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let truth: Truth = serde_json::from_slice(&output.stdout).expect("an account");
+    assert_eq!(truth.launches, BTreeMap::from([("void norm<float>(int)".to_owned(), 1)]));
+    assert_eq!(truth.graph_launches, 1);
+    let copies = BTreeMap::from([("h2d".to_owned(), Amount { count: 1, bytes: 4096 })]);
+    assert_eq!((truth.copies, truth.waits, truth.wait_ns), (Some(copies), Some(1), Some(1_500_500)));
+    assert!(truth.notes.iter().any(|note| note.contains("stranger")), "{:?}", truth.notes);
 }

@@ -111,7 +111,7 @@ impl Device {
             match how {
                 How::Plain => result::launch_kernel(function, GRID, BLOCK, 0, stream, parameters)?,
                 How::Cooperative => {
-                    result::launch_cooperative_kernel(function, (1, 1, 1), BLOCK, 0, stream, parameters)?
+                    result::launch_cooperative_kernel(function, (1, 1, 1), BLOCK, 0, stream, parameters)?;
                 }
                 How::Extended => {
                     let config = sys::CUlaunchConfig {
