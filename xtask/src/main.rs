@@ -8,6 +8,7 @@ mod build;
 mod cache;
 mod demo;
 mod ebpf;
+mod gpu_check;
 mod lint;
 mod setup;
 mod shell;
@@ -39,6 +40,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Measure
     Bench(bench::Arguments),
+    /// Make a folder that checks Inferspan on a host with a GPU
+    GpuCheck(gpu_check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
+        Verb::GpuCheck(arguments) => gpu_check::main(&arguments),
         Verb::Ebpf(arguments) => ebpf::main(&arguments),
     }
 }

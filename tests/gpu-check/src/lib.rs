@@ -1,0 +1,3 @@
+//! What the programs of the check share.
+
+pub mod truth;
