@@ -198,7 +198,7 @@ impl Core {
         let share = self.share(message);
         let (step, before) = self.steps.entry(engine).or_default().message(engine, stamp, at, share);
         if let Some(before) = before {
-            self.emit_step(&before, out);
+            self.step_is_over(before, out);
         }
         let place = Applied { engine, at, received, step, front_end };
         for output in &message.outputs {

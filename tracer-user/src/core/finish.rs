@@ -11,12 +11,12 @@ use crate::model::beams::Tally;
 use crate::model::exchange::{Ending, Exchange};
 use crate::model::generation::Generation;
 use crate::model::record::{Finished, last_sign, resolve};
-use crate::model::step::SETTLED;
 use crate::model::tree::{self, Place};
 use crate::output::{FinishReason, Metric, Outcome, Output};
 
-/// What an engine's threads called last in a step is told when they have stood still: 45 ms later, and the tracer may be held up.
-const CUDA_SETTLED: EventNanos = 400_000_000;
+/// What an engine's threads called last in a step is told when they have stood still, 45 ms later, or call again; and the tracer may be
+/// held up.
+const CUDA_SETTLED: EventNanos = 300_000_000;
 const SECOND: EventNanos = 1_000_000_000;
 /// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; vLLM looks for
 /// disconnects between tokens).
@@ -62,10 +62,12 @@ impl Core {
         self.release_in_flight(now, out);
         let engines: Vec<u32> = self.steps.keys().copied().collect();
         for engine in engines {
-            let after = if self.cuda.is_seen_at(engine) { CUDA_SETTLED } else { SETTLED };
-            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(now, after)) {
-                self.emit_step(&step, out);
+            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(now)) {
+                self.step_is_over(step, out);
             }
+        }
+        while let Some(step) = self.ended_steps.pop_front_if(|step| step.end.saturating_add(CUDA_SETTLED) < now) {
+            self.emit_step(&step, out);
         }
         if now >= self.next_slow_sweep {
             self.next_slow_sweep = now + SECOND;
@@ -149,9 +151,12 @@ impl Core {
         self.release_in_flight(EventNanos::MAX, out);
         let engines: Vec<u32> = self.steps.keys().copied().collect();
         for engine in engines {
-            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(EventNanos::MAX, SETTLED)) {
-                self.emit_step(&step, out);
+            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(EventNanos::MAX)) {
+                self.step_is_over(step, out);
             }
+        }
+        while let Some(step) = self.ended_steps.pop_front() {
+            self.emit_step(&step, out);
         }
         self.join_left_over(0);
         self.mark_cancelled(0);

@@ -20,7 +20,7 @@ mod place;
 mod uptake;
 pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use self::about::About;
 pub use self::connections::Answer;
@@ -82,6 +82,8 @@ pub struct Core {
     in_flight: InFlight,
     uptake: Uptake,
     cuda: Cuda,
+    /// Steps that are over, in the order of their ends, of engines that use CUDA: what their threads called last is not told yet.
+    ended_steps: VecDeque<Step>,
     /// Scratch of messages that count now.
     due: Vec<(EventNanos, Outputs)>,
     /// A response that turned out to answer another request of its connection: the rest of its events is that one's.
@@ -110,6 +112,7 @@ impl Core {
             in_flight: InFlight::default(),
             uptake: Uptake::default(),
             cuda: Cuda::default(),
+            ended_steps: VecDeque::new(),
             due: Vec::new(),
             rebound: None,
             edges_lost_at: None,
@@ -254,6 +257,14 @@ impl Core {
 
     fn join(&mut self) -> Join<'_> {
         Join { exchanges: &mut self.exchanges, generations: &mut self.generations, index: &mut self.index }
+    }
+
+    fn step_is_over(&mut self, step: Step, out: &mut Vec<Output>) {
+        if self.cuda.is_seen_at(step.reference.engine) {
+            self.ended_steps.push_back(step);
+        } else {
+            self.emit_step(&step, out);
+        }
     }
 
     fn emit_step(&mut self, step: &Step, out: &mut Vec<Output>) {

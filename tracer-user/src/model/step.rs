@@ -17,8 +17,6 @@ use crate::output::{EngineStep, Span, SpanKind, SpanStatus, Value};
 
 /// Stamps of one step's messages are made in one loop (0.02 ms apart in the two-front-end capture).
 const SAME_STEP: u64 = 1_000_000;
-/// 50 times the distance within a step: messages of one step reach us through different sockets.
-pub const SETTLED: EventNanos = 50 * SAME_STEP;
 /// Ends of recent steps that are kept to find prefill chunks.
 const RECENT: usize = 512;
 
@@ -98,9 +96,10 @@ impl Steps {
         (reference, before)
     }
 
-    /// The newest step, once nothing can join it any more at `now`: `after` ns behind its end.
-    pub fn take_settled(&mut self, now: EventNanos, after: EventNanos) -> Option<Step> {
-        let settled = self.current.filter(|s| !self.given && now.saturating_sub(s.end) > after);
+    /// The newest step, once nothing can join it any more at `now`.
+    pub fn take_settled(&mut self, now: EventNanos) -> Option<Step> {
+        // 50 times the distance within a step: messages of one step reach us through different sockets.
+        let settled = self.current.filter(|s| !self.given && now.saturating_sub(s.end) > 50 * SAME_STEP);
         self.given |= settled.is_some();
         settled
     }
