@@ -138,14 +138,14 @@ fn every_metric_of_the_table_is_served_with_the_drivers_values() {
     let test = "every_metric_of_the_table_is_served_with_the_drivers_values";
     let Some(library) = nvml(test).filter(|_| may_trace(test)) else { return };
     let traced = Traced::start(inferspan(Some(library), &[]));
-    let text = traced.page(|page| page.contains("inferspan_gpu_throttled"));
-    let shown = families(&text);
+    let page_text = traced.page(|page| page.contains("inferspan_gpu_throttled"));
+    let shown = families(&page_text);
     for row in inferspan::export::prometheus::gpu::rows() {
-        let family = shown.get(&row.name).unwrap_or_else(|| panic!("{} is not on the page:\n{text}", row.name));
+        let family = shown.get(&row.name).unwrap_or_else(|| panic!("{} is not on the page:\n{page_text}", row.name));
         assert_eq!((family.kind.as_str(), &family.labels[..]), (row.kind.name(), &strings(&row.labels)[..]));
         assert_eq!(family.help.trim_end_matches('.'), row.help);
     }
-    let page = Page::parse(&text);
+    let page = Page::parse(&page_text);
     let first = "gpu=\"0\",uuid=\"GPU-aaaa\",name=\"NVIDIA H100 80GB HBM3\"";
     for (name, expected) in [
         ("memory_used_bytes", 68_719_476_736.0),

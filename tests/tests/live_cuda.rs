@@ -151,11 +151,9 @@ fn code_that_was_patched_in_memory_is_left_alone_and_the_program_lives() {
 fn libraries_that_only_look_like_cuda_are_not_counted() {
     let Some(fixture) = fixture("libraries_that_only_look_like_cuda_are_not_counted") else { return };
     let script = "repeat 10 { launch-stub gemm 2; launch gemm; copy-stub 64 1 }";
-    for driver in [Driver::Old] {
-        let program = fixture.program(driver, Runtime::V12).script(script);
-        let (truth, seen) = traced::run("stub", &program, &["--level", "kernels"]);
-        seen.assert_is(&truth.total, true);
-    }
+    let program = fixture.program(Driver::Old, Runtime::V12).script(script);
+    let (truth, seen) = traced::run("stub", &program, &["--level", "kernels"]);
+    seen.assert_is(&truth.total, true);
 }
 
 #[test]
@@ -164,13 +162,11 @@ fn a_library_that_is_mapped_after_the_attach_is_probed() {
     let Some(fixture) = fixture("a_library_that_is_mapped_after_the_attach_is_probed") else { return };
     let script =
         "dlopen libkernels-13.so; dlopen libnccl.so.2; sleep 1000000; repeat 30 { collective all-reduce 1000 bf16 1 }";
-    for driver in [Driver::New] {
-        let program = fixture.program(driver, Runtime::V13).script(script);
-        let (truth, seen) = traced::run("dlopen", &program, &["--level", "steps"]);
-        seen.assert_is(&truth.total, true);
-        assert_eq!(seen.count("inferspan_nccl_collectives_total", "kind=\"all_reduce\""), 30);
-        assert_eq!(seen.count("inferspan_nccl_bytes_total", "kind=\"all_reduce\""), 30 * 2000);
-    }
+    let program = fixture.program(Driver::New, Runtime::V13).script(script);
+    let (truth, seen) = traced::run("dlopen", &program, &["--level", "steps"]);
+    seen.assert_is(&truth.total, true);
+    assert_eq!(seen.count("inferspan_nccl_collectives_total", "kind=\"all_reduce\""), 30);
+    assert_eq!(seen.count("inferspan_nccl_bytes_total", "kind=\"all_reduce\""), 30 * 2000);
 }
 
 #[test]

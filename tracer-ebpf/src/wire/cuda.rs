@@ -185,10 +185,10 @@ pub const NCCL_ALL_TO_ALL: u32 = 103;
 /// Cookies of variants of a call whose arguments lie elsewhere; a record says the plain one.
 pub const VARIANT: u32 = 1 << 8;
 pub const CUDA_COPY_ASYNC: u32 = CUDA_COPY | VARIANT;
-pub const CUDA_COPY_2D: u32 = CUDA_COPY | 2 * VARIANT;
-pub const CUDA_COPY_2D_ASYNC: u32 = CUDA_COPY | 3 * VARIANT;
-pub const CUDA_COPY_PEER: u32 = CUDA_COPY | 4 * VARIANT;
-pub const CUDA_COPY_PEER_ASYNC: u32 = CUDA_COPY | 5 * VARIANT;
+pub const CUDA_COPY_2D: u32 = CUDA_COPY | (2 * VARIANT);
+pub const CUDA_COPY_2D_ASYNC: u32 = CUDA_COPY | (3 * VARIANT);
+pub const CUDA_COPY_PEER: u32 = CUDA_COPY | (4 * VARIANT);
+pub const CUDA_COPY_PEER_ASYNC: u32 = CUDA_COPY | (5 * VARIANT);
 pub const CUDA_SET_ASYNC: u32 = CUDA_SET | VARIANT;
 
 /// A call that is no launch of a kernel; of a timed one (waits, allocations, ends of captures, instantiations) when it returned.

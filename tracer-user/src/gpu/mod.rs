@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_gpu_is_its_processes_and_the_device_file_counts_only_without_a_list() {
         let held = ["nvidia0".to_owned(), "nvidiactl".to_owned()];
-        let gpu = |processes, minor| Gpu { processes, minor, ..Gpu::default() };
+        let gpu = |processes, minor| Gpu { minor, processes, ..Gpu::default() };
         assert!(gpu(Some(vec![7]), None).is_used_by(&[6, 7], &[]));
         assert!(!gpu(Some(vec![8]), Some(0)).is_used_by(&[6, 7], &held), "a CUDA process opens all of them");
         assert!(gpu(None, Some(0)).is_used_by(&[7], &held));

@@ -18,7 +18,10 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// The newest answer; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Readings(Arc<Mutex<Option<(Instant, Arc<Gpus>)>>>);
+pub struct Readings(Arc<Mutex<Option<Reading>>>);
+
+/// When it was read, and what.
+type Reading = (Instant, Arc<Gpus>);
 
 impl Readings {
     /// Nothing without NVML, before the first answer, and when the newest is stale.

@@ -127,7 +127,9 @@ impl Live {
         let has_messages = engine::by_name(&self.servers[server].server.engine).has_messages();
         let attached = self.session.attach_libraries(processes, has_messages);
         if self.session.level() >= Level::Steps {
-            processes.iter().for_each(|(process, _)| self.naming.maps(*process));
+            for (process, _) in processes {
+                self.naming.maps(*process);
+            }
         }
         for Probed { family, process, .. } in attached.probed {
             self.run.push(Some(server), Input::Fact(Fact::Probed { tgid: process, probe: family.probe }));

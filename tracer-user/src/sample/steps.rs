@@ -185,7 +185,6 @@ mod tests {
         SpanId((n + 1).to_be_bytes())
     }
 
-    #[expect(clippy::unnecessary_box_returns, reason = "steps come boxed")]
     fn step(n: u64, ms: u64) -> Box<EngineStep> {
         Box::new(EngineStep {
             cuda: None,

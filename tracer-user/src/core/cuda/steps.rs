@@ -52,17 +52,14 @@ impl Lead {
         // What was called while the engine had no step.
         taken.retain(|part| part.sums.last >= start);
         if self.is_ahead() {
-            taken = match self.ahead.remove(&process) {
-                Some(its) => {
-                    self.ahead.insert(process, taken);
-                    its
-                }
-                None => {
-                    let (its, next) = at_longest_pause(taken);
-                    step.estimated |= !next.is_empty();
-                    self.ahead.insert(process, next);
-                    its
-                }
+            taken = if let Some(its) = self.ahead.remove(&process) {
+                self.ahead.insert(process, taken);
+                its
+            } else {
+                let (its, next) = at_longest_pause(taken);
+                step.estimated |= !next.is_empty();
+                self.ahead.insert(process, next);
+                its
             };
             if self.ahead.get(&process).is_some_and(Vec::is_empty) {
                 self.ahead.remove(&process);
