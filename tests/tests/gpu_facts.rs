@@ -164,8 +164,8 @@ fn every_metric_of_the_table_is_served_with_the_drivers_values() {
     assert_eq!((of("throttled", "reason=\"power_cap\""), of("throttled", "reason=\"hardware_thermal\"")), (1, 0));
     // What the second one cannot say is not there.
     assert_eq!(page_text.lines().filter(|line| line.starts_with("inferspan_gpu_temperature_celsius{")).count(), 1);
-    assert!(!text.lines().any(|line| line.starts_with("inferspan_gpu_ecc_errors") && line.contains("gpu=\"1\"")));
-    assert!(text.contains("name=\"NVIDIA \\\"Quoted\\\" 1\""), "labels are escaped");
+    assert!(!page_text.lines().any(|line| line.starts_with("inferspan_gpu_ecc_errors") && line.contains("gpu=\"1\"")));
+    assert!(page_text.contains("name=\"NVIDIA \\\"Quoted\\\" 1\""), "labels are escaped");
     traced.end();
 }
 
