@@ -3,6 +3,7 @@
 //! Enters: the release build, made-up and recorded loads, the real vLLM. Leaves: numbers on stdout; a failure where one is
 //! beyond what the product promises.
 
+mod launch;
 mod measured;
 mod memory;
 mod names;
@@ -30,6 +31,8 @@ enum What {
     Memory(memory::Arguments),
     /// Time and memory that `inferspan names` takes on one core for a library
     Names(names::Arguments),
+    /// What a probe costs a launch of the fake CUDA libraries: untraced, an empty probe, bpftrace, level steps, level kernels
+    Launch(launch::Arguments),
     /// What `inferspan attach` costs a real vLLM: CPU time, tokens a second, time between tokens
     Vllm(vllm::Arguments),
 }
@@ -58,6 +61,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         }
         What::Memory(arguments) => memory::run(arguments),
         What::Names(arguments) => names::run(arguments),
+        What::Launch(arguments) => launch::run(arguments),
         What::Vllm(arguments) => vllm::run(arguments),
     }
 }
