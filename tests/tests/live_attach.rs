@@ -103,7 +103,7 @@ fn what_cannot_be_traced_has_an_error_and_an_exit_code_of_its_own() {
     let own = std::process::id().to_string();
     let (code, said) = attach(&["-p", &own]);
     assert_eq!(code, Some(5), "{said}");
-    let (code, said) = attach(&["-p", &own, "--level", "steps"]);
+    let (code, said) = attach(&["-p", &own, "--level", "memory"]);
     assert_eq!(code, Some(2), "no level is offered that does not exist: {said}");
     let (code, said) = attach(&["-p", "zero"]);
     assert_eq!(code, Some(2), "{said}");
