@@ -8,6 +8,7 @@ use super::mark::{Count, Mark, Note, Pen, Slice, TrackId};
 use super::rows::Rows;
 use super::tracks::{About, Below, LONGEST, Tracks, arrow};
 use crate::model::trace_ids::run_identity;
+use crate::output::cuda::{CopyKind, WaitOf};
 use crate::output::{CudaCall, CudaWhat};
 use crate::sanitise::sanitise;
 
@@ -113,13 +114,24 @@ fn title(what: &CudaWhat) -> (&str, &str) {
     match what {
         CudaWhat::Launch { kernel, .. } => (&kernel.short, kernel.class.name()),
         CudaWhat::GraphLaunch { .. } => ("graph launch", "graph"),
-        CudaWhat::Copy { kind, .. } => {
-            (["copy h2d", "copy d2h", "copy d2d", "copy h2h", "copy p2p", "copy"][*kind as usize], "copy")
-        }
+        CudaWhat::Copy { kind, .. } => (copy(*kind), "copy"),
         CudaWhat::Set { .. } => ("memset", "memset"),
-        CudaWhat::Wait { of } => (["wait for stream", "wait for event", "wait for device"][*of as usize], "wait"),
+        CudaWhat::Wait { of: WaitOf::Stream } => ("wait for stream", "wait"),
+        CudaWhat::Wait { of: WaitOf::Event } => ("wait for event", "wait"),
+        CudaWhat::Wait { of: WaitOf::Device } => ("wait for device", "wait"),
         CudaWhat::Collective { kind, .. } => (kind.name(), "collective"),
         CudaWhat::Memory { .. } => ("device memory", "memory"),
+    }
+}
+
+fn copy(kind: CopyKind) -> &'static str {
+    match kind {
+        CopyKind::HostToDevice => "copy h2d",
+        CopyKind::DeviceToHost => "copy d2h",
+        CopyKind::DeviceToDevice => "copy d2d",
+        CopyKind::HostToHost => "copy h2h",
+        CopyKind::PeerToPeer => "copy p2p",
+        CopyKind::Unknown => "copy",
     }
 }
 
