@@ -1,7 +1,7 @@
 //! What was seen against what was done. Pure.
 //!
-//! Enters: a program's own account, the metrics page and the rows of `--kernels-out`. Leaves: a line for each thing that was compared, equal
-//! or not; what an account does not have is not compared.
+//! Enters: a program's own account, the metrics page and the rows of `--kernels-out`. Leaves: a line for each thing that was compared,
+//! equal or not; what an account does not have is not compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! What a probe costs a launch, against the least that any probe costs.
 //!
-//! Enters: the CUDA program's tight loop. Leaves: the median of nanoseconds a launch, untraced, with an empty uprobe where Inferspan probes,
-//! with one at the symbol, and at each level. They run in turns, so that a machine that slows down slows all alike.
+//! Enters: the CUDA program's tight loop. Leaves: the median of nanoseconds a launch, untraced, with an empty uprobe where Inferspan
+//! probes, with one at the symbol, and at each level. They run in turns, so that a machine that slows down slows all alike.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! What a CUDA library's functions start with, and where Inferspan probes them.
 //!
-//! Enters: a library's file. Leaves: for each probe point the first bytes, the instructions, the chosen one; and where in a handle the driver
-//! keeps a kernel's name. The points are the product's own (`inferspan::attach::family`), so that the report tells what it would do.
+//! Enters: a library's file. Leaves: for each probe point the first bytes, the instructions, the chosen one; and where in a handle the
+//! driver keeps a kernel's name. The points are the product's own (`inferspan::attach::family`), so that the report tells what it would do.
 
 use std::fs::File;
 use std::path::Path;

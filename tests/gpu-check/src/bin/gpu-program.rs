@@ -216,7 +216,10 @@ fn rounds_of(rounds: u32, library: Option<&str>) -> Result<()> {
     ];
     if runtime.is_none() {
         notes.push("without a libcudart: copies and waits are not compared".to_owned());
-        notes.push("3 launches are nodes of a capture of the driver's API; a tracer that counts them does not see such captures".to_owned());
+        notes.push(
+            "3 launches are nodes of a capture of the driver's API: who counts them does not see such captures"
+                .to_owned(),
+        );
     }
     let truth = Truth {
         launches: device.launches,
