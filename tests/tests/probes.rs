@@ -1,9 +1,12 @@
 //! `inferspan probes` and `doctor`, asked of CUDA libraries of each kind: what they say is what `attach` does.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
+use inferspan::attach::family::TRACEPOINTS;
 use inferspan_tests::cuda::{Driver, Fixture, Patch, Running, Runtime};
 use inferspan_tests::judge::binary;
+use inferspan_tests::live::may_trace;
 use serde_json::{Value, json};
 
 fn run(arguments: &[&str]) -> Output {
@@ -68,6 +71,28 @@ fn a_driver_is_probed_on_an_instruction_that_is_emulated_where_arguments_are_unt
         assert!(checks.iter().any(|(_, detail)| detail.contains("CUDA driver: ")), "{checks:?}");
         running.start().expect("it waits");
         running.finish().expect("it lives");
+    }
+}
+
+#[test]
+fn what_is_said_is_what_is_attached() {
+    let test = "what_is_said_is_what_is_attached";
+    let Some(fixture) = Fixture::for_test(test).filter(|_| may_trace(test)) else { return };
+    let has_btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let tracepoints = TRACEPOINTS.iter().filter(|tracepoint| has_btf || !tracepoint.needs_btf).count();
+    for (driver, patch) in [(Driver::Old, None), (Driver::New, Some(Patch::ReadExecute)), (Driver::None, None)] {
+        let program = fixture.program(driver, Runtime::V12).script("launch gemm");
+        let program = patch.map_or(program.clone(), |patch| program.patched(patch));
+        let running = program.spawn().expect("it starts");
+        let document = probes(&running);
+        let libraries = document["libraries"].as_array().expect("libraries").iter();
+        let points = libraries.flat_map(|library| library["points"].as_array().expect("points"));
+        let probed = points.filter(|point| point["refused"].is_null());
+        let said: usize = probed.map(|point| point["programs"].as_array().expect("programs").len()).sum();
+        let pid = running.pid().to_string();
+        let attach = run(&["attach", "--cuda-only", "--level", "steps", "--duration", "500ms", "-p", &pid]);
+        let expected = format!("with {} probes at level steps", said + tracepoints);
+        assert!(self::said(&attach).contains(&expected), "{driver:?}: {expected}\n{}", self::said(&attach));
     }
 }
 

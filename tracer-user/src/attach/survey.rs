@@ -25,6 +25,8 @@ pub struct Surveyed {
     /// As its process sees it.
     pub path: PathBuf,
     pub soname: Option<String>,
+    /// False: its name or its exports are like such a library's, and not both.
+    pub is_one: bool,
     /// Those that map it and are of interest; none where a file was asked for.
     pub processes: Vec<u32>,
     /// Empty where nothing of it would be probed.
@@ -39,20 +41,6 @@ pub struct Judged {
     pub point: Point,
     pub refused: Option<String>,
 }
-
-impl Surveyed {
-    /// It is such a library, and not one that only looks like it.
-    pub fn is_one(&self) -> bool {
-        !self.points.is_empty() || (self.refused.is_some() && !self.looks_only())
-    }
-
-    /// Its name or its exports are like such a library's; both are not.
-    pub fn looks_only(&self) -> bool {
-        self.refused.as_deref().is_some_and(|why| why.starts_with(LOOKS))
-    }
-}
-
-const LOOKS: &str = "it only looks like one";
 
 /// An export by which a library that calls itself otherwise looks like one of the family.
 const LIKENESS: [(&Family, &str); 4] = [
@@ -98,30 +86,39 @@ pub fn file(path: &Path) -> io::Result<Vec<Surveyed>> {
 /// One file for one family; nothing where it is none of its libraries, and does not look like one.
 fn survey(reached: &Path, shown: &Path, family: &'static Family) -> Option<Surveyed> {
     let soname = files::soname(reached).ok().flatten();
-    let of = |points: Vec<Point>, refused: Option<String>| Surveyed {
+    let base = Surveyed {
         family,
         path: shown.to_owned(),
-        soname: soname.clone(),
+        soname,
+        is_one: true,
         processes: Vec::new(),
-        points: points.into_iter().map(|point| Judged { point, refused: None }).collect(),
-        refused,
+        points: Vec::new(),
+        refused: None,
+    };
+    let looks = |base, why: String| {
+        Some(Surveyed { is_one: false, refused: Some(format!("it only looks like one: {why}")), ..base })
     };
     if let Kind::Soname(is_called) = family.library
-        && !soname.as_deref().is_some_and(is_called)
+        && !base.soname.as_deref().is_some_and(is_called)
     {
         let (_, likeness) = LIKENESS.into_iter().find(|(like, _)| std::ptr::eq(*like, family))?;
         let exports = Exports::read(&File::open(reached).ok()?).ok()??;
-        let name = soname.as_deref().unwrap_or("nothing");
-        return exports
-            .has(likeness)
-            .then(|| of(Vec::new(), Some(format!("{LOOKS}: it exports {likeness} and calls itself {name}"))));
+        let name = base.soname.clone().unwrap_or_else(|| "nothing".to_owned());
+        return if exports.has(likeness) {
+            looks(base, format!("it exports {likeness} and calls itself {name}"))
+        } else {
+            None
+        };
     }
-    Some(match files::points(reached, family) {
-        Ok(Some(points)) if points.is_empty() => of(points, Some(family.hidden.to_owned())),
-        Ok(Some(points)) => of(points, None),
-        Ok(None) => of(Vec::new(), Some(format!("{LOOKS}: it lacks exports that every such library has"))),
-        Err(error) => of(Vec::new(), Some(format!("it cannot be read: {error}"))),
-    })
+    match files::points(reached, family) {
+        Ok(Some(points)) if points.is_empty() => Some(Surveyed { refused: Some(family.hidden.to_owned()), ..base }),
+        Ok(Some(points)) => {
+            let points = points.into_iter().map(|point| Judged { point, refused: None }).collect();
+            Some(Surveyed { points, ..base })
+        }
+        Ok(None) => looks(base, "it lacks exports that every such library has".to_owned()),
+        Err(error) => Some(Surveyed { refused: Some(format!("it cannot be read: {error}")), ..base }),
+    }
 }
 
 /// The points, each with what is against it in the first process where something is.

@@ -16,12 +16,12 @@ const STALE: Duration = Duration::from_secs(15);
 /// So that NVML is let go in order where it answers.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// When it was read, and what.
+type Reading = (Instant, Arc<Gpus>);
+
 /// The newest answer; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Readings(Arc<Mutex<Option<Reading>>>);
-
-/// When it was read, and what.
-type Reading = (Instant, Arc<Gpus>);
 
 impl Readings {
     /// Nothing without NVML, before the first answer, and when the newest is stale.

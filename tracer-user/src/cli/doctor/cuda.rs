@@ -28,7 +28,7 @@ pub(super) fn of_bare(found: &ServerProcesses) -> Vec<Check> {
 /// What only looks like CUDA is nobody's concern, nor is what is left to the driver on purpose.
 fn is_told(library: &Surveyed) -> bool {
     let is_left = library.family.unless.is_some() && library.points.iter().all(|judged| judged.refused.is_some());
-    library.family.probe == Probe::Cuda && library.is_one() && !is_left
+    library.family.probe == Probe::Cuda && library.is_one && !is_left
 }
 
 fn judge(library: &Surveyed) -> Check {
@@ -75,7 +75,7 @@ mod tests {
         };
         let points = points.iter().map(judged).collect();
         let (path, soname) = ("/libcuda.so.1".into(), Some("libcuda.so.1".into()));
-        Surveyed { family: &DRIVER, path, soname, processes: vec![1], points, refused: None }
+        Surveyed { family: &DRIVER, path, soname, is_one: true, processes: vec![1], points, refused: None }
     }
 
     #[test]
