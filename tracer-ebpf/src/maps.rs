@@ -98,7 +98,7 @@ pub static CALLS: LruHashMap<CallKey, u64> = LruHashMap::with_max_entries(8192, 
 #[map]
 pub static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(THREADS_MAX, 0);
 
-/// How often each function and graph was launched. User space takes out those of epochs that are over.
+/// How often each function was launched. User space takes out those of epochs that are over.
 #[map]
 pub static FUNCTIONS: HashMap<FunctionKey, u64> = HashMap::with_max_entries(FUNCTIONS_MAX, 0);
 

@@ -8,7 +8,7 @@ use super::header::Header;
 
 /// A burst of calls of a thread is over ([`Burst`]).
 pub const KIND_CUDA_BURST: u32 = 96;
-/// A function, or a graph, was launched for the first time in an epoch ([`Function`]).
+/// A function was launched for the first time in an epoch ([`Function`]).
 pub const KIND_CUDA_FUNCTION: u32 = 97;
 /// A launch ([`Launch`]).
 pub const KIND_CUDA_LAUNCH: u32 = 98;
@@ -29,7 +29,7 @@ pub const BURST_MAX: u64 = 1_000_000;
 
 /// Threads that call CUDA at a time, in all traced processes.
 pub const THREADS_MAX: u32 = 4096;
-/// Functions and graphs that are told apart, in all traced processes.
+/// Functions that are told apart, in all traced processes.
 pub const FUNCTIONS_MAX: u32 = 65_536;
 
 /// Kinds of copies, `cudaMemcpyKind` (driver_types.h): host to host, host to device, device to host, device to device; then default
@@ -87,8 +87,6 @@ const _: () = assert!(size_of::<Burst>() == 192);
 pub const API_DRIVER: u32 = 0;
 /// [`FunctionKey::api`]: what the runtime is given: the address of the host's function, or a handle.
 pub const API_RUNTIME: u32 = 1;
-/// [`FunctionKey::api`]: an instantiated graph.
-pub const API_GRAPH: u32 = 2;
 
 /// Key of the map of functions.
 #[repr(C)]
@@ -110,7 +108,7 @@ pub const CALLERS: usize = 4;
 /// Bytes of the name that a handle points to; a longer one is read by user space.
 pub const NAME_MAX: usize = 1024;
 
-/// A function, or graph, that was not launched before in this epoch.
+/// A function that was not launched before in this epoch.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Function {

@@ -10,7 +10,7 @@ use tracer_ebpf::wire::cuda::{FunctionKey as WireKey, Thread};
 
 use crate::decode::record::cuda::{key, sums};
 use crate::input::EventNanos;
-use crate::input::cuda::{Api, FunctionKey, Sums};
+use crate::input::cuda::{FunctionKey, Sums};
 
 /// A thread that called nothing for so long will not tell of its burst by itself soon, ns.
 const IDLE: EventNanos = 2_000_000;
@@ -91,6 +91,23 @@ impl Counters {
         moved
     }
 
+    /// Takes out threads that are gone (`is_gone`: process, thread) and were told of; gives them. A process may make and end millions.
+    pub fn take_ended(&mut self, is_gone: impl Fn(u32, u32) -> bool) -> Vec<(u32, u32)> {
+        let keys: Vec<u64> = self.threads.keys().filter_map(Result::ok).collect();
+        let mut ended = Vec::new();
+        for key in keys {
+            let (process, thread) = ((key >> 32) as u32, key as u32);
+            let last = self.threads.get(&key, 0).map(|row| row.0.sums.last);
+            if last.is_ok_and(|last| self.told.get(&key) == Some(&last)) && is_gone(process, thread) {
+                let _ = self.threads.remove(&key);
+                self.told.remove(&key);
+                self.busy.remove(&key);
+                ended.push((process, thread));
+            }
+        }
+        ended
+    }
+
     /// The threads of a process that is gone, as far as they were not told of.
     pub fn of_process(&mut self, process: u32) -> Vec<OfThread> {
         let keys: Vec<u64> = self.threads.keys().filter_map(Result::ok).collect();
@@ -111,7 +128,7 @@ impl Counters {
             let before = self.counted.insert(function, count);
             if before != Some(count) && (count > 0 || before.is_some()) {
                 moved.push((function, count));
-            } else if row.0.epoch < newest && function.api != Api::Graph && before.is_some() {
+            } else if row.0.epoch < newest && before.is_some() {
                 // Told of, and launched no more: its handle may be another function's now.
                 let _ = self.functions.remove(&row);
                 self.counted.remove(&function);

@@ -223,7 +223,7 @@ impl Libraries {
         self.tried.retain(|(of, _, _)| *of != process);
         self.present.retain(|(of, _)| *of != process);
         let its = (0..FAMILIES.len()).filter_map(|number| self.links.remove(&(process, number))).flatten();
-        probes.detach(its.collect());
+        probes.detach_later(its.collect());
     }
 }
 

@@ -253,6 +253,16 @@ impl Probes {
         drop(links);
     }
 
+    /// Takes back the probes of a process that is gone, on a thread of its own: nobody waits for it.
+    pub fn detach_later(&mut self, links: Vec<Link>) {
+        if links.is_empty() {
+            return;
+        }
+        self.attached = self.attached.saturating_sub(links.len());
+        // Without a thread they are dropped here.
+        let _ = std::thread::Builder::new().name("inferspan-detach".to_owned()).spawn(move || drop(links));
+    }
+
     /// Probes attached so far.
     pub fn attached(&self) -> usize {
         self.attached

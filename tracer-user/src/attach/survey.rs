@@ -59,7 +59,9 @@ pub fn processes(processes: &[Process], has_messages: bool) -> Vec<Surveyed> {
         let families = FAMILIES.into_iter().filter(|family| has_messages || !family.needs_messages);
         for family in families.filter(|family| family.library.may_be(&library.path)) {
             let is_of_interest = |process: &u32| {
-                processes.iter().any(|(number, role, _)| number == process && family.roles.contains(role))
+                processes
+                    .iter()
+                    .any(|(number, role, _)| number == process && family.is_of_interest_in(*role, has_messages))
             };
             let concerned: Vec<u32> = library.processes.iter().copied().filter(is_of_interest).collect();
             if concerned.is_empty() {

@@ -30,6 +30,8 @@ pub(super) struct About {
     /// Processes of which more is known than was told.
     met: Vec<ServerProcess>,
     tokenizer_probed: HashSet<u32>,
+    /// Moves on when a role, or an engine's process, is another one.
+    changes: u64,
 }
 
 /// What ended with a process.
@@ -56,6 +58,7 @@ impl Default for About {
             engine_processes: BTreeMap::new(),
             met: Vec::new(),
             tokenizer_probed: HashSet::new(),
+            changes: 0,
         }
     }
 }
@@ -70,6 +73,7 @@ impl About {
             }
             Fact::Process { tgid, role } => {
                 self.roles.insert(tgid, role);
+                self.changes += 1;
                 self.meets(tgid, role, None);
             }
             Fact::Clock { event_ns, unix_ns } => self.clock.anchor(event_ns, unix_ns),
@@ -135,6 +139,7 @@ impl About {
         if let Some(process) = process
             && self.engine_processes.insert(engine, process) != Some(process)
         {
+            self.changes += 1;
             self.meets(process, self.role(process).unwrap_or(Role::Engine), Some(engine));
         }
     }
@@ -150,6 +155,11 @@ impl About {
 
     pub(super) fn role(&self, process: u32) -> Option<Role> {
         self.roles.get(&process).copied()
+    }
+
+    /// How often roles and engines' processes have changed: what was made of them is right as long as this stands.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The process that sends each engine's outputs.
@@ -169,6 +179,7 @@ impl About {
     /// A process is gone.
     pub(super) fn exited(&mut self, process: u32) -> Gone {
         let role = self.roles.remove(&process);
+        self.changes += 1;
         let engines =
             self.engine_processes.iter().filter(|(_, of)| **of == process).map(|(&engine, _)| engine).collect();
         self.engine_processes.retain(|_, of| *of != process);

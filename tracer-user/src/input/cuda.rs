@@ -13,7 +13,7 @@ pub use crate::kernel::class::Class;
 pub enum Seen {
     /// What the thread has called so far; its newest burst lies in `sums.first..=sums.last`.
     Burst(Sums),
-    /// A function, or graph, was launched that was not launched before.
+    /// A function was launched that was not launched before.
     Function {
         key: FunctionKey,
         /// Return addresses, the innermost first; 0 where one was not read.
@@ -23,8 +23,10 @@ pub enum Seen {
     },
     Launch(Launch),
     Call(Call),
-    /// How often functions and graphs were launched so far; those that have moved.
+    /// How often functions were launched so far; those that have moved.
     Counts(Vec<(FunctionKey, u64)>),
+    /// The thread is gone; its totals were told.
+    ThreadEnded,
 }
 
 /// Totals of a thread.
@@ -52,11 +54,9 @@ pub enum Api {
     Driver,
     /// The address of the host's function, or a handle.
     Runtime,
-    /// An instantiated graph.
-    Graph,
 }
 
-/// A function of a process, or a graph.
+/// A function of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FunctionKey {
     pub process: u32,

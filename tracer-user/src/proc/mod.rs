@@ -61,6 +61,10 @@ impl Proc {
         self.path(process, "").exists()
     }
 
+    pub fn has_thread(&self, process: impl Display, thread: u32) -> bool {
+        self.path(process, "task").join(thread.to_string()).exists()
+    }
+
     pub fn stat(&self, process: impl Display) -> io::Result<Stat> {
         parsed(text::stat(&self.read(process, "stat", TEXT_MAX)?))
     }

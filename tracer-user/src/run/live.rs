@@ -204,6 +204,8 @@ impl Live {
     }
 
     fn take(&mut self, input: Input) {
+        // What is said of a function comes behind it.
+        let mut named = None;
         if let Input::Event(event) = &input {
             match &event.what {
                 What::Exited => {
@@ -213,11 +215,7 @@ impl Live {
                 What::Mapped => {
                     self.mapped.insert(event.process);
                 }
-                What::Cuda(seen) => {
-                    if let Some((function, name)) = self.naming.meet(seen) {
-                        self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
-                    }
-                }
+                What::Cuda(seen) => named = self.naming.meet(seen),
                 What::Forked { .. } | What::Executed => {
                     if event.what == What::Executed {
                         // Its libraries are others now.
@@ -233,6 +231,9 @@ impl Live {
             }
         }
         self.run.push(None, input);
+        if let Some((function, name)) = named {
+            self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
+        }
     }
 
     /// Looks at the servers again: a process that came later gets its role.
@@ -268,12 +269,14 @@ impl Live {
         let Self { session, mut run, mut naming, .. } = self;
         let attachment = session.detach(|batch| {
             for input in batch {
-                if let Input::Event(Event { what: What::Cuda(seen), .. }) = &input
-                    && let Some((function, name)) = naming.meet(seen)
-                {
+                let named = match &input {
+                    Input::Event(Event { what: What::Cuda(seen), .. }) => naming.meet(seen),
+                    _ => None,
+                };
+                run.push(None, input);
+                if let Some((function, name)) = named {
                     run.push(None, Input::Fact(Fact::Kernel { function, name }));
                 }
-                run.push(None, input);
             }
             run.export();
         });

@@ -84,14 +84,10 @@ impl Naming {
     /// Something was seen: the name of a function that says it itself; others are looked for.
     pub(super) fn meet(&mut self, seen: &Seen) -> Option<Named> {
         let Seen::Function { key, callers, text } = seen else { return None };
-        let text = match key.api {
-            Api::Graph => return None,
-            // Its page may not have been in memory when the program looked; and long names it cuts.
-            _ if text.as_ref().is_none_or(|text| text.len() + 1 >= tracer_ebpf::wire::cuda::NAME_MAX) => {
-                name_of_handle(key.process, key.function)
-            }
-            _ => text.clone(),
-        };
+        // Its page may not have been in memory when the program looked; and long names it cuts.
+        let is_whole = |text: &&String| text.len() + 1 < tracer_ebpf::wire::cuda::NAME_MAX;
+        let whole = text.as_ref().filter(is_whole).cloned();
+        let text = whole.or_else(|| name_of_handle(key.process, key.function));
         if let (Api::Driver, Some(text)) = (key.api, &text) {
             return Some((*key, named(text, NamedBy::Handle)));
         }

@@ -27,6 +27,7 @@ use crate::decode::record::{self, Record, Refused};
 use crate::input::cuda::{FunctionKey, Seen};
 use crate::input::{Event, EventNanos, Fact, Input, LossStage, What};
 use crate::output::Verdict;
+use crate::proc::Proc;
 
 /// The rings are drained this often when nothing forces a wake-up.
 const DRAIN_EVERY: Duration = Duration::from_millis(10);
@@ -267,6 +268,11 @@ impl Drain {
         let at = now.min(monotonic_ns());
         self.tell_threads(at, moved);
         self.tell_functions(at);
+        let proc = Proc::this();
+        for (process, thread) in self.counters.take_ended(|process, thread| !proc.has_thread(process, thread)) {
+            let what = What::Cuda(Box::new(Seen::ThreadEnded));
+            self.records.push(Input::Event(Event { at, process, thread, what }));
+        }
     }
 
     fn tell_threads(&mut self, at: EventNanos, moved: Vec<OfThread>) {

@@ -9,6 +9,7 @@ mod memory;
 mod names;
 mod overhead;
 mod recorded;
+mod records;
 mod scale;
 mod statistics;
 mod vllm;
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Socket events a second of `inferspan replay` on one core; then its CPU time a token with up to 4,096 open requests
+    /// Socket events and launch records a second on one core; then its CPU time a token with up to 4,096 open requests
     Replay(Replay),
     /// The most memory that `inferspan replay` takes: many open streams, a million requests, generations of 65,000 tokens
     Memory(memory::Arguments),
@@ -53,6 +54,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             let inferspan = build::inferspan()?;
             if !scale {
                 recorded::run(&inferspan)?;
+                records::run()?;
             }
             if !recorded {
                 scale::run(&inferspan)?;

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use tracer_ebpf::wire::cuda::{
-    API_DRIVER, API_GRAPH, API_RUNTIME, CUDA_GRAPH_LAUNCH, Call, FLAG_CAPTURED, Function, FunctionKey, KIND_CUDA_CALL,
+    API_DRIVER, API_RUNTIME, CUDA_GRAPH_LAUNCH, Call, FLAG_CAPTURED, Function, FunctionKey, KIND_CUDA_CALL,
     KIND_CUDA_FUNCTION, KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_MAX,
 };
 use tracer_ebpf::wire::ring;
@@ -152,8 +152,21 @@ fn launch(regs: Registers, api: u32, function: u64, shape: impl Fn() -> Shape) -
 fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, capture: u32, weight: u32, look: bool) {
     let Some(mut room) = emit::launch_room::<Launch>() else { return };
     let Shape { grid, block, shared, stream, caller } = shape;
-    let header = emit::header(now, pid_tgid, KIND_CUDA_LAUNCH);
-    room.write(Launch { header, key, stream, caller, grid, block, shared, flags, capture, weight });
+    let record = room.as_mut_ptr();
+    // Field by field: as a whole it would be put together on the stack and copied.
+    // SAFETY: the room is a record's.
+    unsafe {
+        (*record).header = emit::header(now, pid_tgid, KIND_CUDA_LAUNCH);
+        (*record).key = key;
+        (*record).stream = stream;
+        (*record).caller = caller;
+        (*record).grid = grid;
+        (*record).block = block;
+        (*record).shared = shared;
+        (*record).flags = flags;
+        (*record).capture = capture;
+        (*record).weight = weight;
+    }
     emit::launched(room, look);
 }
 
@@ -165,14 +178,12 @@ pub fn cuda_graph_launch(ctx: ProbeContext) -> u32 {
     let Some(thread) = thread(pid_tgid) else { return 0 };
     let now = emit::now();
     let (exec, stream) = (regs.rdi, regs.rsi);
-    let key = FunctionKey { process: (pid_tgid >> 32) as u32, epoch: 0, function: exec, api: API_GRAPH, pad: 0 };
     let sums = calls(thread, pid_tgid, now);
     let captured = capture::is_any(thread) && capture::of(thread, pid_tgid, stream).is_some();
     if captured {
         sums.captured += 1;
     } else {
         sums.graph_launches += 1;
-        count(regs, pid_tgid, now, key);
     }
     if captured || level() >= LEVEL_KERNELS {
         let Some(mut room) = emit::launch_room::<Call>() else { return 0 };
@@ -227,7 +238,7 @@ fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches
         let text = word(key.function + u64::from(name_offset()));
         let len = bpf_probe_read_user_str(name, NAME_MAX as u32, text as *const _);
         // With its end.
-        (*record).name_len = if key.api != API_GRAPH && text != 0 && len > 1 { len as u32 - 1 } else { 0 };
+        (*record).name_len = if text != 0 && len > 1 { len as u32 - 1 } else { 0 };
     }
     emit::launched(room, true);
 }

@@ -2,14 +2,14 @@
 //!
 //! Held at most [`MAX_HELD`] calls and [`HOLD`] long; then they leave without a step.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::engine_of;
 use super::functions::nameless;
+use super::{Place, engine_of};
 use crate::core::Core;
-use crate::input::EventNanos;
 use crate::input::cuda::{Call, CallKind, Launch};
+use crate::input::{EventNanos, LossStage};
 use crate::output::cuda::{CudaCall, CudaWhat, KernelName, StepCuda};
 use crate::output::{Output, SpanId, TraceId, UnixNanos};
 
@@ -54,35 +54,40 @@ impl Calls {
         self.held.push_back(Held { from: at, at, thread, what: What::Memory { live, peak } });
     }
 
-    /// What waits no longer.
-    fn overdue(&mut self, now: EventNanos, wait: bool) -> Option<Held> {
+    /// What waits no longer, and whether it went for want of room.
+    fn overdue(&mut self, now: EventNanos, wait: bool) -> Option<(Held, bool)> {
         let too_many = self.held.len() > MAX_HELD;
-        self.held.pop_front_if(|held| !wait || too_many || held.at.saturating_add(HOLD) < now)
+        let held = self.held.pop_front_if(|held| !wait || too_many || held.at.saturating_add(HOLD) < now)?;
+        Some((held, wait && too_many))
     }
 }
 
-/// Kernels by how often, of a step.
-fn top(kernels: &[CudaCall]) -> Vec<(Arc<KernelName>, u64)> {
-    let mut counts: std::collections::BTreeMap<&str, (&Arc<KernelName>, u64)> = std::collections::BTreeMap::new();
-    for call in kernels {
-        if let CudaWhat::Launch { kernel, weight, .. } = &call.what {
-            counts.entry(&kernel.short).or_insert((kernel, 0)).1 += u64::from(*weight);
-        }
-    }
-    let mut counts: Vec<_> = counts.into_values().map(|(name, count)| (Arc::clone(name), count)).collect();
+/// Launches by kernel, of a step.
+type Counts = BTreeMap<String, (Arc<KernelName>, u64)>;
+
+/// The most frequent of them.
+fn top(counts: Counts) -> Vec<(Arc<KernelName>, u64)> {
+    let mut counts: Vec<_> = counts.into_values().collect();
     counts.sort_by(|(one, a), (other, b)| b.cmp(a).then_with(|| one.short.cmp(&other.short)));
     counts.truncate(TOP);
     counts
 }
 
 impl Core {
-    /// Lets calls go that no step will be told for. `wait`: those of steps that may still end are kept.
-    pub(super) fn release_calls(&mut self, process: u32, wait: bool, out: &mut Vec<Output>) {
+    /// Lets calls go that no step will be told for; `all`: no step will be told any more.
+    pub(super) fn release_calls(&mut self, process: u32, all: bool, out: &mut Vec<Output>) {
         let now = self.now;
-        while let Some(held) = self.cuda.processes.get_mut(&process).and_then(|of| of.calls.overdue(now, wait)) {
-            let call = self.leaving(process, held, None);
+        let place = self.place(process);
+        let wait = !all && place.engine.is_some() && self.engine.has_messages();
+        let mut crowded_out = 0;
+        while let Some((held, is_crowded)) =
+            self.cuda.processes.get_mut(&process).and_then(|of| of.calls.overdue(now, wait))
+        {
+            crowded_out += u64::from(is_crowded);
+            let call = self.leaving(process, place, held, None);
             out.push(Output::Cuda(Box::new(call)));
         }
+        self.count_loss(LossStage::Evicted, crowded_out, out);
     }
 
     /// Gives the calls between the edges of a step to it; the launches are its kernels.
@@ -95,26 +100,32 @@ impl Core {
         out: &mut Vec<Output>,
     ) {
         let its = self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine));
+        let mut counts = Counts::new();
         for process in its.collect::<Vec<_>>() {
+            let place = self.place(process);
             let until = |held: &mut Held| held.from <= end;
             while let Some(held) =
                 self.cuda.processes.get_mut(&process).and_then(|of| of.calls.held.pop_front_if(until))
             {
                 let is_in_it = held.from >= start;
-                let call = self.leaving(process, held, is_in_it.then_some(step));
-                if is_in_it
-                    && matches!(call.what, CudaWhat::Launch { .. })
-                    && cuda.kernels.len() < StepCuda::MAX_KERNELS
-                {
-                    cuda.kernels.push(call.clone());
+                let call = self.leaving(process, place, held, is_in_it.then_some(step));
+                if is_in_it && let CudaWhat::Launch { kernel, weight, .. } = &call.what {
+                    if let Some((_, count)) = counts.get_mut(&kernel.name) {
+                        *count += u64::from(*weight);
+                    } else {
+                        counts.insert(kernel.name.clone(), (Arc::clone(kernel), u64::from(*weight)));
+                    }
+                    if cuda.kernels.len() < StepCuda::MAX_KERNELS {
+                        cuda.kernels.push(call.clone());
+                    }
                 }
                 out.push(Output::Cuda(Box::new(call)));
             }
         }
-        cuda.top = top(&cuda.kernels);
+        cuda.top = top(counts);
     }
 
-    fn leaving(&self, process: u32, held: Held, step: Option<(TraceId, SpanId)>) -> CudaCall {
+    fn leaving(&self, process: u32, place: Place, held: Held, step: Option<(TraceId, SpanId)>) -> CudaCall {
         let unix = |at: EventNanos| UnixNanos(self.about.clock.unix(at));
         let of = self.cuda.processes.get(&process);
         let (what, stream, end) = match held.what {
@@ -145,8 +156,8 @@ impl Core {
             server: Arc::clone(&self.about.server),
             process,
             thread: held.thread,
-            engine: engine_of(self, process),
-            rank: self.rank(process),
+            engine: place.engine,
+            rank: place.rank,
             start: unix(held.from),
             end,
             stream,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::input::EventNanos;
-use crate::input::cuda::{Api, Class, FunctionKey, KernelName, Launch, NamedBy};
+use crate::input::cuda::{Class, FunctionKey, KernelName, Launch, NamedBy};
 use crate::output::cuda::{KernelRow, KernelShape};
 
 /// As many as the kernel side tells apart.
@@ -31,11 +31,36 @@ struct Function {
 #[derive(Debug, Default)]
 pub(super) struct Functions {
     all: BTreeMap<FunctionKey, Function>,
+    /// Kernels of epochs that are over, by name: a process that unloads modules for weeks has thousands of epochs.
+    past: BTreeMap<String, (Arc<KernelName>, Sum)>,
+    /// The newest epoch when functions were last counted: what was launched in an earlier one has been told whole since.
+    newest: u32,
+    /// Launches and names that found no room.
+    refused: u64,
+}
+
+/// What is told of a kernel in the end.
+#[derive(Debug, Clone, Default)]
+struct Sum {
+    launches: u64,
+    shapes: BTreeMap<KernelShape, u64>,
+    streams: BTreeSet<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, launches: u64, shapes: &BTreeMap<KernelShape, u64>, streams: &BTreeSet<u64>) {
+        self.launches += launches;
+        for (shape, count) in shapes {
+            *self.shapes.entry(*shape).or_default() += count;
+        }
+        self.streams.extend(streams);
+    }
 }
 
 impl Functions {
     fn get(&mut self, key: FunctionKey) -> Option<&mut Function> {
         if self.all.len() >= MAX_FUNCTIONS && !self.all.contains_key(&key) {
+            self.refused += 1;
             return None;
         }
         Some(self.all.entry(key).or_default())
@@ -73,6 +98,30 @@ impl Functions {
         }
     }
 
+    /// Functions of a process were counted: what belongs to epochs that were over the last time, and is told and named, is kept by its
+    /// name alone from now on.
+    pub(super) fn counted_all(&mut self, newest: u32) {
+        let before = self.newest;
+        self.newest = newest.max(before);
+        let is_over = |key: &FunctionKey, function: &mut Function| {
+            key.epoch < before && function.told == function.launches && function.name.is_some()
+        };
+        for (_, function) in self.all.extract_if(.., is_over) {
+            let Some(name) = function.name.filter(|_| function.launches > 0) else { continue };
+            if self.past.len() >= MAX_FUNCTIONS && !self.past.contains_key(&name.name) {
+                self.refused += 1;
+                continue;
+            }
+            let (_, sum) = self.past.entry(name.name.clone()).or_insert_with(|| (name, Sum::default()));
+            sum.add(function.launches, &function.shapes, &function.streams);
+        }
+    }
+
+    /// What found no room since the last call.
+    pub(super) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+
     /// What a function is called; a number where nothing says it.
     pub(super) fn name(&self, key: FunctionKey) -> Arc<KernelName> {
         let known = self.all.get(&key).and_then(|function| function.name.clone());
@@ -82,9 +131,9 @@ impl Functions {
     /// Launches since the last call, by class. `is_last`: names that have not come will not.
     pub(super) fn take_counted(&mut self, now: EventNanos, is_last: bool) -> BTreeMap<Class, u64> {
         let mut by_class = BTreeMap::new();
-        for (key, function) in &mut self.all {
+        for function in self.all.values_mut() {
             let new = function.launches - function.told;
-            if new == 0 || key.api == Api::Graph {
+            if new == 0 {
                 continue;
             }
             let class = match &function.name {
@@ -99,23 +148,16 @@ impl Functions {
     }
 
     pub(super) fn are_all_named(&self) -> bool {
-        self.all.iter().all(|(key, function)| key.api == Api::Graph || function.name.is_some())
+        self.all.values().all(|function| function.name.is_some())
     }
 
     /// A row for each name, in the order of names.
     pub(super) fn rows(&self) -> impl Iterator<Item = KernelRow> {
-        let mut rows: BTreeMap<String, (Arc<KernelName>, Function)> = BTreeMap::new();
-        for (key, function) in &self.all {
-            if function.launches == 0 || key.api == Api::Graph {
-                continue;
-            }
+        let mut rows = self.past.clone();
+        for (key, function) in self.all.iter().filter(|(_, function)| function.launches > 0) {
             let name = self.name(*key);
-            let (_, sum) = rows.entry(name.name.clone()).or_insert_with(|| (name, Function::default()));
-            sum.launches += function.launches;
-            for (shape, count) in &function.shapes {
-                *sum.shapes.entry(*shape).or_default() += count;
-            }
-            sum.streams.extend(&function.streams);
+            let (_, sum) = rows.entry(name.name.clone()).or_insert_with(|| (name, Sum::default()));
+            sum.add(function.launches, &function.shapes, &function.streams);
         }
         rows.into_values().map(|(name, sum)| {
             let shape = sum.shapes.iter().max_by_key(|(_, count)| **count).map(|(shape, _)| *shape);
@@ -134,6 +176,7 @@ pub(super) fn nameless(key: FunctionKey) -> Arc<KernelName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::input::cuda::Api;
 
     const KEY: FunctionKey = FunctionKey { process: 1, epoch: 0, function: 0x10, api: Api::Driver };
 
@@ -170,6 +213,33 @@ mod tests {
         assert_eq!(functions.take_counted(PATIENCE + 1, false), BTreeMap::from([(Class::Other, 3)]));
         let row = functions.rows().next().expect("a row");
         assert_eq!((row.name.name.as_str(), row.launches, row.shape), ("unknown:0x10", 3, None));
+    }
+
+    #[test]
+    fn epochs_that_are_over_take_no_room_and_lose_no_launch() {
+        // 100,000 times: launched twice ─ unloaded
+        let mut functions = Functions::default();
+        for epoch in 0..100_000 {
+            let key = FunctionKey { epoch, ..KEY };
+            functions.met(key, 0);
+            functions.named(key, &name("gemm", Class::Gemm));
+            functions.counted(key, 2);
+            functions.take_counted(0, false);
+            functions.counted_all(epoch);
+        }
+        assert!(functions.all.len() <= 3, "{}", functions.all.len());
+        assert_eq!(functions.take_refused(), 0);
+        let rows: Vec<u64> = functions.rows().map(|row| row.launches).collect();
+        assert_eq!(rows, [200_000]);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let mut functions = Functions::default();
+        for function in 0..MAX_FUNCTIONS as u64 + 5 {
+            functions.counted(FunctionKey { function, ..KEY }, 1);
+        }
+        assert_eq!(functions.take_refused(), 5);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use crate::input::cuda::CallKind;
 
-/// Allocations that are told apart; over that new ones are counted and never given back.
+/// Allocations that are told apart; what finds no room is in no number, and counted as that.
 const MAX_BLOCKS: usize = 262_144;
 
 #[derive(Debug, Default)]
@@ -14,14 +14,19 @@ pub(super) struct Memory {
     blocks: HashMap<u64, u64>,
     live: u64,
     peak: u64,
+    refused: u64,
 }
 
 impl Memory {
     pub(super) fn called(&mut self, what: &CallKind) {
         match *what {
             CallKind::Alloc { address, bytes } if address != 0 => {
+                if self.blocks.len() >= MAX_BLOCKS && !self.blocks.contains_key(&address) {
+                    self.refused += 1;
+                    return;
+                }
                 // The same address again: its free was lost.
-                let before = if self.blocks.len() < MAX_BLOCKS { self.blocks.insert(address, bytes) } else { None };
+                let before = self.blocks.insert(address, bytes);
                 self.live = self.live.saturating_sub(before.unwrap_or(0)).saturating_add(bytes);
                 self.peak = self.peak.max(self.live);
             }
@@ -30,6 +35,11 @@ impl Memory {
             }
             _ => {}
         }
+    }
+
+    /// Allocations that found no room since the last call.
+    pub(super) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
     }
 
     /// Bytes.

@@ -36,6 +36,8 @@ pub(super) struct Cuda {
     processes: BTreeMap<u32, Process>,
     /// Whose child a process is.
     parents: BTreeMap<u32, u32>,
+    /// Moves on with these.
+    changes: u64,
     /// How far ahead of its outputs an engine launches.
     leads: BTreeMap<u32, Lead>,
     /// Engines of which a step had calls.
@@ -54,6 +56,15 @@ struct Process {
     calls: Calls,
     /// It has ended; names of what it launched may still come.
     ended: Option<EventNanos>,
+    /// Where it belongs, and of which state of what is known that was made.
+    place: Option<(u64, Place)>,
+}
+
+/// Where a process belongs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    engine: Option<u32>,
+    rank: Option<u32>,
 }
 
 impl Cuda {
@@ -61,6 +72,7 @@ impl Cuda {
     pub(super) fn parent(&mut self, process: u32, parent: u32) {
         if self.parents.len() < MAX_PROCESSES {
             self.parents.insert(process, parent);
+            self.changes += 1;
         }
     }
 
@@ -72,9 +84,9 @@ impl Cuda {
         Some(self.processes.entry(process).or_default())
     }
 
-    /// What a function is called.
+    /// What a function is called, which was met before; what is gone needs no name.
     pub(super) fn named(&mut self, function: FunctionKey, name: &Arc<KernelName>) {
-        if let Some(process) = self.process(function.process) {
+        if let Some(process) = self.processes.get_mut(&function.process) {
             process.functions.named(function, name);
         }
     }
@@ -108,14 +120,22 @@ impl Core {
         if self.cuda.processes.get(&process).is_some_and(|of| of.ended.is_some_and(|ended| ended < at)) {
             self.cuda_flush(process, out);
         }
-        let labels = self.cuda_labels(process);
         match seen {
             Seen::Burst(sums) => {
+                let labels = self.cuda_labels(process);
                 let Some(of) = self.cuda.process(process) else { return };
-                let Some(part) = of.parts.told(thread, sums) else { return };
-                out.push(Output::Metric(Metric::CudaCalls { labels, of: Box::new(part) }));
-                if of.parts.take_crowded_out() > 0 {
-                    self.count_loss(LossStage::Evicted, 1, out);
+                if let Some(part) = of.parts.told(thread, sums) {
+                    out.push(Output::Metric(Metric::CudaCalls { labels, of: Box::new(part) }));
+                }
+                let crowded_out = of.parts.take_crowded_out();
+                // Where no steps are seen none will ask for them.
+                if self.engine.has_messages() && self.place(process).engine.is_some() {
+                    self.count_loss(LossStage::Evicted, crowded_out, out);
+                }
+            }
+            Seen::ThreadEnded => {
+                if let Some(of) = self.cuda.process(process) {
+                    of.parts.ended(thread);
                 }
             }
             Seen::Function { key, .. } => {
@@ -124,16 +144,36 @@ impl Core {
                 }
             }
             Seen::Counts(counts) => {
-                for (key, count) in counts {
-                    if let Some(of) = self.cuda.process(key.process) {
-                        of.functions.counted(key, count);
-                    }
+                let newest = counts.iter().map(|(key, _)| key.epoch).max().unwrap_or(0);
+                let Some(of) = self.cuda.process(process) else { return };
+                for (key, count) in counts.into_iter().filter(|(key, _)| key.process == process) {
+                    of.functions.counted(key, count);
                 }
                 self.launches_by_class(process, false, out);
+                let Some(of) = self.cuda.process(process) else { return };
+                of.functions.counted_all(newest);
+                let refused = of.functions.take_refused() + of.memory.take_refused();
+                self.count_loss(LossStage::Evicted, refused, out);
             }
             Seen::Launch(launch) => self.launched(at, process, thread, launch, out),
-            Seen::Call(call) => self.called(at, process, thread, call, &labels, out),
+            Seen::Call(call) => self.called(at, process, thread, call, out),
         }
+    }
+
+    /// Where a process belongs: found once for each state of what is known, since every launch asks.
+    fn place(&mut self, process: u32) -> Place {
+        let stamp = self.about.changes() + self.cuda.changes;
+        let known = self.cuda.processes.get(&process).and_then(|of| of.place);
+        if let Some((of, place)) = known
+            && of == stamp
+        {
+            return place;
+        }
+        let place = Place { engine: engine_of(self, process), rank: self.rank(process) };
+        if let Some(of) = self.cuda.processes.get_mut(&process) {
+            of.place = Some((stamp, place));
+        }
+        place
     }
 
     /// The labels of a process's series.
@@ -142,7 +182,6 @@ impl Core {
     }
 
     fn launched(&mut self, at: EventNanos, process: u32, thread: u32, launch: Launch, out: &mut Vec<Output>) {
-        let is_of_engine = engine_of(self, process).is_some();
         let Some(of) = self.cuda.process(process) else { return };
         of.functions.launched(&launch);
         if let Some(number) = launch.capture {
@@ -150,19 +189,10 @@ impl Core {
             return;
         }
         of.calls.launch(at, thread, launch);
-        self.release_calls(process, is_of_engine, out);
+        self.release_calls(process, false, out);
     }
 
-    fn called(
-        &mut self,
-        at: EventNanos,
-        process: u32,
-        thread: u32,
-        call: Call,
-        labels: &Labels,
-        out: &mut Vec<Output>,
-    ) {
-        let is_of_engine = engine_of(self, process).is_some();
+    fn called(&mut self, at: EventNanos, process: u32, thread: u32, call: Call, out: &mut Vec<Output>) {
         let Some(of) = self.cuda.process(process) else { return };
         of.graphs.called(thread, &call);
         if call.captured {
@@ -173,18 +203,20 @@ impl Core {
                 of.memory.called(&call.what);
                 let (live, peak) = (of.memory.live(), of.memory.peak());
                 of.calls.memory(at, thread, live, peak);
-                self.memory_metric(process, labels, out);
+                let labels = self.cuda_labels(process);
+                self.memory_metric(process, &labels, out);
             }
             CallKind::Collective { kind, bytes, .. } => {
                 of.calls.call(at, thread, call);
-                out.push(Output::Metric(Metric::Collective { labels: labels.clone(), kind, bytes }));
+                let labels = self.cuda_labels(process);
+                out.push(Output::Metric(Metric::Collective { labels, kind, bytes }));
             }
             CallKind::Copy { .. } | CallKind::Set { .. } | CallKind::Wait { .. } | CallKind::GraphLaunch { .. } => {
                 of.calls.call(at, thread, call);
             }
             _ => {}
         }
-        self.release_calls(process, is_of_engine, out);
+        self.release_calls(process, false, out);
     }
 
     /// What the processes of an engine hold together.
@@ -266,9 +298,10 @@ impl Core {
     /// then a row for each kernel.
     fn cuda_flush(&mut self, process: u32, out: &mut Vec<Output>) {
         self.launches_by_class(process, true, out);
-        self.release_calls(process, false, out);
+        self.release_calls(process, true, out);
         let Some(of) = self.cuda.processes.remove(&process) else { return };
         self.cuda.parents.remove(&process);
+        self.cuda.changes += 1;
         let server = Arc::clone(&self.about.server);
         let rows = of.functions.rows().map(|row| KernelRow { process, server: Arc::clone(&server), ..row });
         out.extend(rows.map(|row| Output::Kernel(Box::new(row))));

@@ -49,6 +49,11 @@ impl Parts {
         Some(part)
     }
 
+    /// A thread is gone: its number may be another one's.
+    pub(super) fn ended(&mut self, thread: u32) {
+        self.told.remove(&thread);
+    }
+
     /// Parts that found no room, since the last call.
     pub(super) fn take_crowded_out(&mut self) -> u64 {
         std::mem::take(&mut self.crowded_out)
@@ -66,7 +71,10 @@ impl Parts {
 
 /// What came in between; nothing when that is nothing. A thread's number that another thread has now starts anew.
 fn difference(before: &Sums, now: &Sums) -> Option<Sums> {
-    let is_other = now.launches < before.launches || now.waits < before.waits;
+    let count = |sums: &Sums| [sums.launches, sums.graph_launches, sums.waits, sums.sets, sums.captured];
+    let is_less = |(now, before): (&u64, &u64)| now < before;
+    let is_other =
+        count(now).iter().zip(&count(before)).any(is_less) || now.copies.iter().zip(&before.copies).any(is_less);
     let before = if is_other { &Sums::default() } else { before };
     let minus = |now: [u64; 6], before: [u64; 6]| std::array::from_fn(|index| now[index].saturating_sub(before[index]));
     let part = Sums {

@@ -68,7 +68,6 @@ pub fn key(of: &wire::FunctionKey) -> Result<FunctionKey, Refused> {
     let api = match of.api {
         wire::API_DRIVER => Api::Driver,
         wire::API_RUNTIME => Api::Runtime,
-        wire::API_GRAPH => Api::Graph,
         other => return Err(Refused::Field("api", u64::from(other))),
     };
     Ok(FunctionKey { process: of.process, epoch: of.epoch, function: of.function, api })
