@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use inferspan_tests::attached::Attached;
 use inferspan_tests::cuda::traced::{self, Tracer};
 use inferspan_tests::cuda::{Driver, Fixture, Patch, Runtime};
+use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
 
 const ALL: [(Driver, Runtime); 6] = [
@@ -236,4 +238,51 @@ fn a_process_in_namespaces_of_its_own_is_seen() {
     std::thread::sleep(Duration::from_millis(10));
     let (truth, seen) = traced::finish(running, tracer);
     seen.assert_is(&truth.total, true);
+}
+
+#[test]
+fn a_recording_gives_the_same_kernels_and_counts() {
+    let Some(fixture) = fixture("a_recording_gives_the_same_kernels_and_counts") else { return };
+    let folder = std::env::temp_dir().join(format!("inferspan-test-cuda-record-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = |name: &str| folder.join(name).display().to_string();
+    let outputs = |of: &str| {
+        [
+            "--kernels-out".to_owned(),
+            file(&format!("{of}.jsonl")),
+            "--metrics-out".to_owned(),
+            file(&format!("{of}.txt")),
+        ]
+    };
+    let mut running = fixture.program(Driver::New, Runtime::V13).script(EVERYTHING).spawn().expect("start");
+    let arguments = ["--cuda-only", "--level", "kernels", "-o"].map(str::to_owned);
+    let arguments = [&arguments[..], &[file("run.isrec")], &outputs("live")].concat();
+    let recorder = Attached::start("record", running.pid(), &arguments);
+    running.start().expect("it waits");
+    let truth = running.finish().expect("its account");
+    assert_eq!(recorder.end().0, Some(0));
+    let replayed = std::process::Command::new(binary())
+        .args(["replay", &file("run.isrec")])
+        .args(outputs("replay"))
+        .output()
+        .expect("inferspan runs");
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("it was written");
+    assert_eq!(read("replay.jsonl"), read("live.jsonl"));
+    assert_eq!(read("live.jsonl").lines().count(), truth.total.by_name().len());
+    let cuda = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.starts_with("inferspan_cuda_")).map(str::to_owned).collect()
+    };
+    assert_eq!(cuda(&read("replay.txt")), cuda(&read("live.txt")));
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
+fn threads_that_come_and_go_take_no_room_for_ever() {
+    // 20 times 256 threads, more than the table holds ─ each a second apart from the next
+    let Some(fixture) = fixture("threads_that_come_and_go_take_no_room_for_ever") else { return };
+    let script = "repeat 20 { threads 256 { repeat 3 { launch gemm; copy h2d 10 1 } }; sleep 1200000 }";
+    let (truth, seen) = traced::run("crowd", &fixture.program(Driver::New, Runtime::V13).script(script), &[]);
+    seen.assert_is(&truth.total, true);
+    assert_eq!(seen.count("inferspan_events_dropped_total", ""), 0, "{}", seen.said);
 }

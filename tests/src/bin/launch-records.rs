@@ -21,7 +21,13 @@ const KERNELS: u64 = 100;
 fn launch(number: u64) -> Launch {
     Launch {
         // Ten microseconds apart.
-        header: Header { at: 1_000_000 + number * 10_000, process: PROCESS, thread: PROCESS, kind: KIND_CUDA_LAUNCH, pad: 0 },
+        header: Header {
+            at: 1_000_000 + number * 10_000,
+            process: PROCESS,
+            thread: PROCESS,
+            kind: KIND_CUDA_LAUNCH,
+            pad: 0,
+        },
         key: FunctionKey { process: PROCESS, epoch: 0, function: 0x1000 + number % KERNELS, api: API_DRIVER, pad: 0 },
         stream: 7,
         caller: 9,
