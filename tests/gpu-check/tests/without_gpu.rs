@@ -97,12 +97,8 @@ fn on_both_drivers_points_are_chosen_right_and_the_program_is_counted() {
         assert_eq!(names, [8, 8], "{driver:?}");
 
         for run in report["runs"].as_array().expect("a list") {
-            // Nodes of a capture of the driver's API are no launches.
-            let is_driver = run["program"] == "CUDA program (driver)";
             for check in run["checks"].as_array().expect("a list") {
-                let of_capture = is_driver
-                    && (check["what"] == "launches" || check["what"].as_str().is_some_and(|w| w.starts_with("kernel")));
-                assert!(of_capture || check["is_equal"] == true, "{driver:?} {}: {check}", run["program"]);
+                assert!(check["is_equal"] == true, "{driver:?} {}: {check}", run["program"]);
             }
         }
         let runs: Vec<(&str, &str)> =

@@ -112,7 +112,10 @@ pub fn cuda_call(ctx: ProbeContext) -> u32 {
         CUDA_EXEC_UPDATE => of.b = regs.rsi,
         CUDA_CAPTURE_BEGIN => {
             of.stream = regs.rdi;
-            of.a = u64::from(capture::begin(thread, pid_tgid, regs.rdi));
+            match capture::begin(thread, pid_tgid, regs.rdi) {
+                Some(number) => of.a = u64::from(number),
+                None => return 0,
+            }
         }
         CUDA_UNLOAD => {
             next_epoch();

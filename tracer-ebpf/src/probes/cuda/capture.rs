@@ -41,15 +41,18 @@ pub(super) fn is_any(thread: *const Thread) -> bool {
     unsafe { (*thread).captures != 0 }
 }
 
-/// A capture begins; its number.
+/// A capture begins; its number. Nothing where the stream is captured already: the runtime's call goes on to the driver's.
 #[inline(always)]
-pub(super) fn begin(thread: *mut Thread, pid_tgid: u64, stream: u64) -> u32 {
+pub(super) fn begin(thread: *mut Thread, pid_tgid: u64, stream: u64) -> Option<u32> {
+    if is_any(thread) && of(thread, pid_tgid, stream).is_some() {
+        return None;
+    }
     // SAFETY: a map's value that only this thread's programs write.
     let thread = unsafe { &mut *thread };
     thread.capture += 1;
     thread.captures += 1;
     let _ = CAPTURES.insert(key(pid_tgid, stream), mark(pid_tgid, thread.capture), 0);
-    thread.capture
+    Some(thread.capture)
 }
 
 /// The capture of the stream ends; its number, 0 where it was not seen beginning.

@@ -3,7 +3,7 @@
 //! A statically linked runtime, cuBLAS, NCCL and Triton take the addresses of these very exports (`cuGetProcAddress_v2` gives them), so
 //! that nothing is missed and nothing is seen twice. The driver's memory functions are not probed: UCX patches them in memory.
 
-use tracer_ebpf::wire::cuda::CUDA_UNLOAD;
+use tracer_ebpf::wire::cuda::{CUDA_CAPTURE_BEGIN, CUDA_CAPTURE_END, CUDA_EXEC_DESTROY, CUDA_INSTANTIATE, CUDA_UNLOAD};
 
 use super::{At, Family, Find, Library, Program, Scope};
 use crate::attach::Level;
@@ -37,9 +37,11 @@ const LAUNCH: &[Program] = &entry("cuda_launch");
 const LAUNCH_EX: &[Program] = &entry("cuda_launch_ex");
 const GRAPH: &[Program] = &entry("cuda_graph_launch");
 const CALL: &[Program] = &entry("cuda_call");
+const TIMED: &[Program] =
+    &[Program { name: "cuda_entry", at: At::Quickest }, Program { name: "cuda_return", at: At::Return }];
 
 /// Symbols, what runs there, and as which call.
-const POINTS: [(&str, &[Program], u32); 11] = [
+const POINTS: [(&str, &[Program], u32); 19] = [
     ("cuLaunchKernel", LAUNCH, 0),
     ("cuLaunchKernel_ptsz", LAUNCH, 0),
     ("cuLaunchKernelEx", LAUNCH_EX, 0),
@@ -52,6 +54,15 @@ const POINTS: [(&str, &[Program], u32); 11] = [
     ("cuModuleUnload", CALL, CUDA_UNLOAD),
     ("cuLibraryUnload", CALL, CUDA_UNLOAD),
     ("cuCtxDestroy_v2", CALL, CUDA_UNLOAD),
+    // Those of a program that has no runtime; of the runtime's own calls both are seen, and count once.
+    ("cuStreamBeginCapture_v2", CALL, CUDA_CAPTURE_BEGIN),
+    ("cuStreamBeginCapture_v2_ptsz", CALL, CUDA_CAPTURE_BEGIN),
+    ("cuStreamEndCapture", TIMED, CUDA_CAPTURE_END),
+    ("cuStreamEndCapture_ptsz", TIMED, CUDA_CAPTURE_END),
+    ("cuGraphInstantiateWithFlags", TIMED, CUDA_INSTANTIATE),
+    ("cuGraphInstantiateWithParams", TIMED, CUDA_INSTANTIATE),
+    ("cuGraphInstantiateWithParams_ptsz", TIMED, CUDA_INSTANTIATE),
+    ("cuGraphExecDestroy", CALL, CUDA_EXEC_DESTROY),
 ];
 
 fn points(exports: &Exports) -> Option<Vec<super::Point>> {
