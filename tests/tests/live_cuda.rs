@@ -87,7 +87,10 @@ fn a_program_of_the_drivers_api_is_seen_without_a_runtime() {
 #[test]
 fn a_capture_through_the_drivers_api_launches_nothing() {
     let Some(fixture) = fixture("a_capture_through_the_drivers_api_launches_nothing") else { return };
-    let script = "capture decode 1 { launch _attn_fwd; launch matmul_kernel }; repeat 10 { graph-launch decode 1; launch _attn_fwd }";
+    let script = "capture decode 1 {
+                      launch _attn_fwd 1 1 1 32 1 1 0 1; launch matmul_kernel 1 1 1 32 1 1 0 1; launch matmul_kernel
+                  };
+                  repeat 10 { graph-launch decode 1; launch _attn_fwd 1 1 1 32 1 1 0 1 }";
     for driver in [Driver::Old, Driver::New] {
         let (truth, seen) = traced::run("capture", &fixture.driver_program(driver).script(script), &[]);
         assert_eq!(truth.total.captured, 2);

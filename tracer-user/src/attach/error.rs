@@ -88,3 +88,10 @@ pub(super) fn attach_error(program: &'static str, point: String, error: &Program
         _ => LoadError::Attach { program, point, error: chain(error) },
     }
 }
+
+pub(super) fn io_error(program: &'static str, point: String, error: &io::Error) -> LoadError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => LoadError::Permission { what: format!("attaching `{program}` to {point}") },
+        _ => LoadError::Attach { program, point, error: error.to_string() },
+    }
+}

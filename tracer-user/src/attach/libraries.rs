@@ -218,6 +218,11 @@ impl Libraries {
         }
     }
 
+    /// All that is probed.
+    pub fn into_links(self) -> Vec<Link> {
+        self.of_files.into_iter().chain(self.links.into_values().flatten()).collect()
+    }
+
     /// A process has ended: its number may be another one's.
     pub fn ended(&mut self, probes: &mut Probes, process: u32) {
         self.tried.retain(|(of, _, _)| *of != process);

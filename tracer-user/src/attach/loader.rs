@@ -4,8 +4,10 @@
 //! it detaches everything), and [`Rings`], which the reader thread owns. Every program and map is taken by name once, here;
 //! an object that lacks one is refused with the name.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
@@ -22,10 +24,11 @@ use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 use super::Level;
 use super::btf;
 use super::counters::Counters;
-use super::error::{LoadError, attach_error, load_error, program_error};
+use super::error::{LoadError, attach_error, io_error, load_error, program_error};
 use super::family::{At, Point, Program, TRACEPOINTS, Tracepoint};
 use super::rings::{RINGS, WAKE_PART};
 use super::table::Table;
+use super::uprobes::{Multi, Places};
 
 /// The object that is built into the binary.
 static OBJECT: &[u8] =
@@ -110,10 +113,43 @@ pub struct Rings {
     pub counters: Counters,
 }
 
-/// A probe that is attached, until it is dropped: then the kernel waits until nobody can be in it any more, some 100 ms, one after the other
-/// whoever asks (measured: 65 of them take 7 s; its perf events share a mutex).
+/// Probes that are attached, until it is dropped: then the kernel waits until nobody can be in them any more, some 100 ms.
 #[derive(Debug)]
-pub struct Link(#[expect(dead_code, reason = "it is held")] UProbeLink);
+pub enum Link {
+    /// One probe. These are taken back one after the other, whoever asks (measured: 65 take 7 s; its perf events share a mutex).
+    Event(UProbeLink),
+    /// So many probes of a program; see [`Multi`].
+    Multi(OwnedFd, usize),
+}
+
+impl Link {
+    /// Whether the kernel takes its time to take it back.
+    pub fn is_slow(&self) -> bool {
+        matches!(self, Self::Event(_))
+    }
+
+    fn probes(&self) -> usize {
+        match self {
+            Self::Event(_) => 1,
+            Self::Multi(_, probes) => *probes,
+        }
+    }
+}
+
+/// Takes probes back: as many links at a time as there are, as each waits for the same.
+pub fn take_back(links: Vec<Link>) {
+    std::thread::scope(|scope| {
+        for link in links {
+            match link {
+                Link::Event(_) => drop(link),
+                // Without a thread it is dropped here.
+                Link::Multi(..) => {
+                    let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(link));
+                }
+            }
+        }
+    });
+}
 
 /// Loaded and attached programs.
 pub struct Probes {
@@ -122,7 +158,9 @@ pub struct Probes {
     tail_calls: ProgramArray<MapData>,
     /// Why children that start later are not followed, when they are not.
     pub not_following: Option<String>,
-    /// Programs of uprobes that are loaded.
+    /// Where the kernel has links of many uprobes.
+    multi: Option<Multi>,
+    /// Programs of uprobes that are loaded by aya.
     loaded: BTreeSet<&'static str>,
     attached: usize,
 }
@@ -160,14 +198,12 @@ impl Probes {
         if let Some(offsets) = &offsets {
             loader.override_global("OFFSETS", offsets, true);
         }
-        let mut ebpf = match &options.object {
-            None => loader.load(OBJECT),
-            Some(path) => {
-                let bytes = std::fs::read(path).map_err(|error| LoadError::Object { path: path.clone(), error })?;
-                loader.load(&bytes)
-            }
-        }
-        .map_err(|error| load_error(&error))?;
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| LoadError::Object { path: path.clone(), error }).map(Cow::Owned)
+        };
+        let object = options.object.as_ref().map_or(Ok(Cow::Borrowed(OBJECT)), read)?;
+        let mut ebpf = loader.load(&object).map_err(|error| load_error(&error))?;
+        let multi = Multi::prepare(&object, &ebpf);
         let rings = Rings {
             rings: RINGS.iter().map(|ring| take(&mut ebpf, ring.map)).collect::<Result<_, _>>()?,
             drops: take(&mut ebpf, "DROPS")?,
@@ -177,7 +213,7 @@ impl Probes {
         let tail_calls = take(&mut ebpf, "CONTINUE")?;
         let not_following =
             offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        Ok((Self { ebpf, tail_calls, not_following, loaded: BTreeSet::new(), attached: 0 }, rings))
+        Ok((Self { ebpf, tail_calls, not_following, multi, loaded: BTreeSet::new(), attached: 0 }, rings))
     }
 
     /// Attaches the programs of the kernel's tracepoints.
@@ -203,17 +239,20 @@ impl Probes {
         points: &[Point],
         process: Option<u32>,
     ) -> Result<Vec<Link>, LoadError> {
-        let scope = process.and_then(NonZeroU32::new).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
-        let mut links = Vec::with_capacity(2 * points.len());
+        let mut places: BTreeMap<&'static str, Places> = BTreeMap::new();
         for (index, point) in (0..).zip(points) {
-            for program in point.programs {
-                match self.attach_program(*program, path, point, index, scope) {
-                    Ok(link) => links.push(link),
-                    Err(error) => {
-                        self.detach(links);
-                        return Err(error);
-                    }
-                }
+            for Program { name, at } in point.programs {
+                let of = places.entry(name).or_default();
+                of.offsets.push(offset(point, *at));
+                of.cookies.push(cookie(index, point.function));
+                of.at_return = *at == At::Return;
+            }
+        }
+        let mut links = Vec::with_capacity(places.len());
+        for (name, places) in places {
+            if let Err(error) = self.attach_program(name, path, &places, process, &mut links) {
+                self.detach(links);
+                return Err(error);
             }
         }
         Ok(links)
@@ -221,36 +260,43 @@ impl Probes {
 
     fn attach_program(
         &mut self,
-        Program { name, at }: Program,
+        name: &'static str,
         path: &Path,
-        point: &Point,
-        index: u32,
-        scope: UProbeScope,
-    ) -> Result<Link, LoadError> {
+        places: &Places,
+        process: Option<u32>,
+        links: &mut Vec<Link>,
+    ) -> Result<(), LoadError> {
+        if let Some(multi) = &mut self.multi
+            && multi.takes(name)
+        {
+            let count = places.offsets.len();
+            let link = multi.attach(name, path, places, process);
+            let point = || format!("{} places in {}", count, path.display());
+            links.push(Link::Multi(link.map_err(|error| io_error(name, point(), &error))?, count));
+            self.attached += count;
+            return Ok(());
+        }
         let program: &mut UProbe = program(&mut self.ebpf, name)?;
         if self.loaded.insert(name) {
             program.load().map_err(|error| program_error(name, &error))?;
         }
-        let offset = match at {
-            At::Quickest => point.offset + point.quickest,
-            At::Return => point.offset,
-        };
-        let place = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(offset),
-            cookie: Some(cookie(index, point.function)),
-        };
-        let id = program
-            .attach(place, path, scope)
-            .map_err(|error| attach_error(name, format!("{}+{offset:#x}", path.display()), &error))?;
-        self.attached += 1;
-        let link = program.take_link(id).map_err(|error| program_error(name, &error))?;
-        Ok(Link(link))
+        let scope = process.and_then(NonZeroU32::new).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
+        for (&offset, &cookie) in places.offsets.iter().zip(&places.cookies) {
+            let place =
+                UProbeAttachPoint { location: UProbeAttachLocation::AbsoluteOffset(offset), cookie: Some(cookie) };
+            let id = program
+                .attach(place, path, scope)
+                .map_err(|error| attach_error(name, format!("{}+{offset:#x}", path.display()), &error))?;
+            self.attached += 1;
+            links.push(Link::Event(program.take_link(id).map_err(|error| program_error(name, &error))?));
+        }
+        Ok(())
     }
 
     /// Takes probes back.
     pub fn detach(&mut self, links: Vec<Link>) {
-        self.attached = self.attached.saturating_sub(links.len());
-        drop(links);
+        self.attached = self.attached.saturating_sub(links.iter().map(Link::probes).sum());
+        take_back(links);
     }
 
     /// Takes back the probes of a process that is gone, on a thread of its own: nobody waits for it.
@@ -258,9 +304,9 @@ impl Probes {
         if links.is_empty() {
             return;
         }
-        self.attached = self.attached.saturating_sub(links.len());
+        self.attached = self.attached.saturating_sub(links.iter().map(Link::probes).sum());
         // Without a thread they are dropped here.
-        let _ = std::thread::Builder::new().name("inferspan-detach".to_owned()).spawn(move || drop(links));
+        let _ = std::thread::Builder::new().name("inferspan-detach".to_owned()).spawn(move || take_back(links));
     }
 
     /// Probes attached so far.
@@ -281,6 +327,14 @@ impl Probes {
             .map_err(|error| attach_error(name, format!("raw tracepoint {tracepoint}"), &error))?;
         self.attached += 1;
         Ok(())
+    }
+}
+
+/// Where in the file a program of the point is attached.
+fn offset(point: &Point, at: At) -> u64 {
+    match at {
+        At::Quickest => point.offset + point.quickest,
+        At::Return => point.offset,
     }
 }
 

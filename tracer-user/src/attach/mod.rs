@@ -18,6 +18,7 @@ pub mod prologue;
 pub mod rings;
 pub mod survey;
 pub mod table;
+mod uprobes;
 
 pub use error::LoadError;
 

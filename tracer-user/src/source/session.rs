@@ -7,7 +7,7 @@ use crossbeam_channel::Receiver;
 use super::ring::{Command, Reader, monotonic_ns};
 use crate::attach::family::FAMILIES;
 use crate::attach::libraries::{Attached, Libraries};
-use crate::attach::loader::{Options, Probes};
+use crate::attach::loader::{Link, Options, Probes, take_back};
 use crate::attach::table::Table;
 use crate::attach::{Level, LoadError, Target};
 use crate::input::{EventNanos, Input, Role};
@@ -115,21 +115,25 @@ impl Session {
     /// Stops to read, and passes on what was still on its way. What is attached is given back, to be dropped.
     pub fn detach(self, each: impl FnMut(Vec<Input>)) -> Attachment {
         self.reader.stop(each);
-        Attachment { _probes: self.probes, _libraries: self.libraries }
+        Attachment { links: self.libraries.into_links(), _probes: self.probes }
     }
 }
 
-/// What is attached and nobody reads any more. Dropping it takes it back, which may take seconds; see [`Self::leave`].
+/// What is attached and nobody reads any more; see [`Self::leave`].
 #[derive(Debug)]
 pub struct Attachment {
-    _libraries: Libraries,
+    links: Vec<Link>,
     _probes: Probes,
 }
 
 impl Attachment {
-    /// Leaves it to a process of its own, which ends as soon as this one has: a user does not wait for what the kernel does by itself.
-    /// The last thing that a process does.
+    /// Takes it back. Where the kernel takes seconds for that, it is left to a process of its own, which ends as soon as this one has: a user
+    /// does not wait for what the kernel does by itself. The last thing that a process does.
     pub fn leave(self) {
+        if !self.links.iter().any(Link::is_slow) {
+            take_back(self.links);
+            return;
+        }
         // SAFETY: the child of this threaded process calls nothing but system calls, and allocates nothing.
         unsafe {
             let parent = libc::getpid();
