@@ -85,6 +85,17 @@ fn a_program_of_the_drivers_api_is_seen_without_a_runtime() {
 }
 
 #[test]
+fn a_kernel_without_links_of_many_probes_is_served_as_well() {
+    let Some(fixture) = fixture("a_kernel_without_links_of_many_probes_is_served_as_well") else { return };
+    let (truth, seen) = traced::run(
+        "events",
+        &fixture.program(Driver::New, Runtime::V12).script(EVERYTHING),
+        &["--uprobe-events", "--level", "kernels"],
+    );
+    seen.assert_is(&truth.total, true);
+}
+
+#[test]
 fn a_capture_through_the_drivers_api_launches_nothing() {
     let Some(fixture) = fixture("a_capture_through_the_drivers_api_launches_nothing") else { return };
     let script = "capture decode 1 {

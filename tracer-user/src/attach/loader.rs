@@ -83,6 +83,8 @@ pub struct Options {
     pub object: Option<PathBuf>,
     /// Print the object's aya-log records to stderr.
     pub debug_log: bool,
+    /// Attach each uprobe by a perf event of its own, also where the kernel has links of many.
+    pub uprobe_events: bool,
     /// How much is observed.
     pub level: Level,
     /// At the level of kernels, one launch of so many of a thread has a record.
@@ -97,6 +99,7 @@ impl Default for Options {
             descriptors: DESCRIPTORS_MAX,
             object: None,
             debug_log: false,
+            uprobe_events: false,
             level: Level::Requests,
             launch_sample: 1,
         }
@@ -203,7 +206,7 @@ impl Probes {
         };
         let object = options.object.as_ref().map_or(Ok(Cow::Borrowed(OBJECT)), read)?;
         let mut ebpf = loader.load(&object).map_err(|error| load_error(&error))?;
-        let multi = Multi::prepare(&object, &ebpf);
+        let multi = if options.uprobe_events { None } else { Multi::prepare(&object, &ebpf) };
         let rings = Rings {
             rings: RINGS.iter().map(|ring| take(&mut ebpf, ring.map)).collect::<Result<_, _>>()?,
             drops: take(&mut ebpf, "DROPS")?,

@@ -17,8 +17,8 @@ use std::path::Path;
 use aya::Ebpf;
 use aya::maps::Map;
 use aya_obj::generated::{
-    BPF_F_UPROBE_MULTI_RETURN, bpf_attach_type, bpf_attr, bpf_attr__bindgen_ty_14__bindgen_ty_3__bindgen_ty_7 as Uprobes,
-    bpf_cmd, bpf_insn, bpf_prog_type,
+    BPF_F_UPROBE_MULTI_RETURN, bpf_attach_type, bpf_attr,
+    bpf_attr__bindgen_ty_14__bindgen_ty_3__bindgen_ty_7 as Uprobes, bpf_cmd, bpf_insn, bpf_prog_type,
 };
 use aya_obj::{Object, ProgramSection};
 
@@ -62,8 +62,9 @@ impl Multi {
         object.relocate_maps(named.iter().map(|(name, fd, map)| (name.as_str(), *fd, map)), &sections).ok()?;
         object.relocate_calls(&sections).ok()?;
         object.sanitize_functions(aya::features());
-        let is_uprobe =
-            |section: &ProgramSection| matches!(section, ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. });
+        let is_uprobe = |section: &ProgramSection| {
+            matches!(section, ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. })
+        };
         let uprobes = object.programs.iter().filter(|(_, program)| is_uprobe(&program.section));
         let programs = uprobes.filter_map(|(name, program)| {
             let instructions = object.functions.get(&program.function_key())?.instructions.clone();
@@ -105,16 +106,16 @@ impl Multi {
 }
 
 fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
-    let data = match map {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::PerCpuHashMap(data)
-        | Map::PerfEventArray(data)
-        | Map::ProgramArray(data)
-        | Map::RingBuf(data) => data,
-        _ => return None,
+    let (Map::Array(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::PerCpuArray(data)
+    | Map::PerCpuHashMap(data)
+    | Map::PerfEventArray(data)
+    | Map::ProgramArray(data)
+    | Map::RingBuf(data)) = map
+    else {
+        return None;
     };
     Some(data.fd().as_fd())
 }
@@ -167,7 +168,8 @@ fn link(program: BorrowedFd<'_>, path: &std::ffi::CStr, places: &Places, process
 /// A command whose answer is a descriptor.
 fn bpf(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads as many bytes as are said, and what they point to, which outlives the call.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command as u32, std::ptr::from_ref(attr), size_of::<bpf_attr>()) };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, command as u32, std::ptr::from_ref(attr), size_of::<bpf_attr>()) };
     let fd = i32::try_from(answer).map_err(io::Error::other)?;
     if fd < 0 {
         return Err(io::Error::last_os_error());

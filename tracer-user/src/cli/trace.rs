@@ -48,6 +48,9 @@ pub struct TraceArgs {
     /// Load this BPF object instead of the built-in one
     #[arg(long, value_name = "FILE", env = "TRACER_EBPF_OBJECT")]
     pub bpf_object: Option<PathBuf>,
+    /// Attach each uprobe by a perf event of its own, as on Linux before 6.10
+    #[arg(long, hide = true)]
+    pub uprobe_events: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -115,6 +118,7 @@ pub(super) fn begin(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
     let options = Options {
         object: args.bpf_object.clone(),
         debug_log: args.debug_bpf,
+        uprobe_events: args.uprobe_events,
         level: args.level,
         launch_sample: args.output.launch_sample(),
         ..Options::default()
