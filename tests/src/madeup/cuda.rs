@@ -51,6 +51,9 @@ pub fn step(n: u8) -> EngineStep {
         requests: 3,
         tokens: 3,
         first_tokens: 0,
+        prefill_tokens: 0,
+        decode_tokens: 3,
+        batch: Box::default(),
         stats: Some(SchedulerStats {
             running: 3,
             waiting: u64::from(n),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Core;
+use super::batches::Batch;
 use crate::engine::{Add, EngineMessage, LifeEventKind, Outputs, RequestOutput};
 use crate::input::{Direction, End, EventNanos, LossStage, Role};
 use crate::model::generation::{Generation, StepRef};
@@ -201,9 +202,11 @@ impl Core {
             self.step_is_over(before, out);
         }
         let place = Applied { engine, at, received, step, front_end };
+        let mut batch = Batch { keys: Vec::with_capacity(message.outputs.len()), ..Batch::default() };
         for output in &message.outputs {
-            firsts.extend(self.output(output, place, out));
+            firsts.extend(self.output(output, place, &mut batch, out));
         }
+        self.batches.add(step, batch);
         if let Some(stats) = message.stats {
             out.push(Output::Metric(Metric::Scheduler {
                 labels: self.about.labels(engine),
@@ -240,7 +243,13 @@ impl Core {
     }
 
     /// Gives the request when this is its first output.
-    fn output(&mut self, output: &RequestOutput, place: Applied, out: &mut Vec<Output>) -> Option<u64> {
+    fn output(
+        &mut self,
+        output: &RequestOutput,
+        place: Applied,
+        batch: &mut Batch,
+        out: &mut Vec<Output>,
+    ) -> Option<u64> {
         let key = match self.generations.key_of(&output.id) {
             Some(key) => key,
             None if self.generations.was_recent(&output.id) => return None,
@@ -268,6 +277,12 @@ impl Core {
             self.uptake.keeps_statistics(place.front_end, !output.events.is_empty());
         }
         let prompt = (generation.prompt_tokens, generation.cached_tokens);
+        batch.keys.push(key);
+        if took.first {
+            batch.prefill_tokens += prompt.0.unwrap_or(0).saturating_sub(prompt.1.unwrap_or(0));
+        } else {
+            batch.decode_tokens += took.tokens;
+        }
         let first_seen = generation.added.is_some() || !output.events.is_empty() || output.prompt_tokens.is_some();
         let labels = self.about.labels(place.engine);
         if took.first

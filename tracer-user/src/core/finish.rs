@@ -47,13 +47,23 @@ impl Core {
         let waited =
             self.now.saturating_sub(if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended });
         let settled = exchange.generations.iter().all(|&g| self.generations.is_settled(g));
+        // Its share of the steps that it was in is known once they have left.
+        let steps_left =
+            exchange.generations.iter().all(|&g| self.generations.get(g).is_none_or(|g| self.has_its_steps(g)));
         let claimed = !exchange.generations.is_empty()
             || !self.engine.has_messages()
             || exchange.status.is_some_and(|s| s >= 400)
             || (ending.is_clients() && exchange.complete.is_none());
-        if (settled && (claimed || waited > CLAIM)) || waited > SETTLE {
+        if (settled && steps_left && (claimed || waited > CLAIM)) || waited > SETTLE {
             self.finish_exchange(key, false, out);
         }
+    }
+
+    /// Whether the last step that it was in has left.
+    fn has_its_steps(&self, generation: &Generation) -> bool {
+        generation.last.is_none_or(|last| {
+            !self.cuda.is_seen_at(last.step.engine) || last.at.saturating_add(CUDA_SETTLED) < self.now
+        })
     }
 
     /// Fires the timers: everything that waited long enough.
@@ -223,6 +233,9 @@ impl Core {
             http_only: !self.engine.has_messages(),
         };
         let place = tree::place(&finished, self.about.run);
+        for key in exchange.iter().flat_map(|exchange| &exchange.generations) {
+            self.batches.left(*key, (place.trace_id, place.root_id), self.now);
+        }
         for generation in generations {
             let own = Tally::of(generation, resolve(generation, exchange));
             let beams = generation.beams.iter().flat_map(|beams| beams.tallies.iter().copied());

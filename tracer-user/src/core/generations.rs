@@ -13,6 +13,7 @@ use crate::model::beams::Tally;
 use crate::model::generation::{Generation, Phase};
 use crate::model::record::generation_record;
 use crate::output::FinishReason;
+use crate::output::cuda::StepCuda;
 
 /// Ids of finished requests that are remembered, so that an output after the end makes no new one.
 const MAX_RECENT: usize = 8_192;
@@ -171,6 +172,15 @@ impl Generations {
             }
         }
         over
+    }
+
+    /// A step did that with CUDA, for those that are still open and others.
+    pub(super) fn share(&mut self, batch: &[u64], step: &StepCuda) {
+        for key in batch {
+            if let Some(generation) = self.open.get_mut(key) {
+                generation.cuda.get_or_insert_default().add(step, batch.len());
+            }
+        }
     }
 
     /// Whether one and the beams below it are over.

@@ -4,6 +4,7 @@
 //! is finished early, marked, and counted.
 
 mod about;
+mod batches;
 mod connections;
 mod cuda;
 mod decoder;
@@ -23,6 +24,7 @@ pub mod view;
 use std::collections::{BTreeMap, VecDeque};
 
 use self::about::About;
+use self::batches::Batches;
 pub use self::connections::Answer;
 use self::connections::Connections;
 use self::cuda::Cuda;
@@ -42,8 +44,10 @@ use crate::decode::{
 use crate::engine::{self, ENGINES, Engine, Outputs};
 use crate::input::{End, Event, EventNanos, Fact, Function, Input, LossStage, What};
 use crate::model::exchange::Ending;
+use crate::model::generation::Generation;
 use crate::model::step::{Step, Steps};
-use crate::output::{Metric, Output, Verdict};
+use crate::model::tree;
+use crate::output::{EngineStep, Metric, Output, SpanId, TraceId, Verdict};
 
 /// Limits that a user may set, and what the source can see.
 #[derive(Debug, Clone)]
@@ -82,6 +86,7 @@ pub struct Core {
     in_flight: InFlight,
     uptake: Uptake,
     cuda: Cuda,
+    batches: Batches,
     /// Steps that are over, in the order of their ends, of engines that use CUDA: what their threads called last is not told yet.
     ended_steps: VecDeque<Step>,
     /// Scratch of messages that count now.
@@ -112,6 +117,7 @@ impl Core {
             in_flight: InFlight::default(),
             uptake: Uptake::default(),
             cuda: Cuda::default(),
+            batches: Batches::default(),
             ended_steps: VecDeque::new(),
             due: Vec::new(),
             rebound: None,
@@ -270,6 +276,10 @@ impl Core {
     fn emit_step(&mut self, step: &Step, out: &mut Vec<Output>) {
         let edges = (step.start.unwrap_or(step.end), step.end);
         let cuda = self.cuda_step(step, edges);
+        let batch = self.batches.take(step.reference);
+        if let Some(cuda) = &cuda {
+            self.generations.share(&batch.keys, cuda);
+        }
         if let Some(mut step) = step.leave(&self.about.server, self.about.run, &self.about.clock) {
             if let Some(mut cuda) = cuda {
                 let labels = self.about.labels(step.engine);
@@ -277,11 +287,26 @@ impl Core {
                 self.calls_of_step(step.engine, edges, (step.trace_id, step.span_id), &mut cuda, out);
                 step.cuda = Some(cuda);
             }
+            (step.prefill_tokens, step.decode_tokens) = (batch.prefill_tokens, batch.decode_tokens);
+            let roots = batch.keys.iter().filter_map(|key| self.root_of(*key));
+            step.batch = roots.take(EngineStep::MAX_LINKS).collect();
             let seconds = (step.end_ns - step.start_ns) as f64 / 1e9;
             let labels = self.about.labels(step.engine);
             out.push(Output::Metric(Metric::Step { labels, seconds }));
             out.push(Output::Step(Box::new(step)));
         }
+    }
+
+    /// The root span of an engine request's tree, where it is known already.
+    fn root_of(&self, key: u64) -> Option<(TraceId, SpanId)> {
+        let exchange = |generation: &Generation| self.exchanges.get(generation.exchange?);
+        self.generations.get(key).and_then(exchange).map_or_else(
+            || self.batches.root_of(key),
+            |exchange| {
+                let place = tree::place_of(exchange, self.about.run);
+                Some((place.trace_id, place.root_id))
+            },
+        )
     }
 
     fn data(&mut self, seen: Sighting, offset: Option<u64>, piece: Piece<'_>, out: &mut Vec<Output>) {

@@ -2,6 +2,7 @@
 //!
 //! A launch is a point in time: when the call was made. How long the kernel ran on the GPU is not observed, and not drawn.
 
+use super::generation::Generation;
 use super::keys::{attribute, span};
 use super::trace_ids;
 use crate::output::cuda::{CudaCall, CudaWhat, StepCuda};
@@ -18,6 +19,46 @@ fn int(n: u64) -> Value {
 
 fn seconds(ns: u64) -> Value {
     Value::Float(ns as f64 / 1e9)
+}
+
+/// What its steps did for a request, when each did as much for every request of its batch: estimated. All shares of a step together are
+/// the step, once.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Share {
+    pub steps: u64,
+    pub launches: f64,
+    pub graph_launches: f64,
+    pub wait_ns: f64,
+}
+
+impl Share {
+    /// Adds a step that had so many requests.
+    pub fn add(&mut self, step: &StepCuda, requests: usize) {
+        let of = 1.0 / requests.max(1) as f64;
+        self.steps += 1;
+        self.launches += step.launches as f64 * of;
+        self.graph_launches += step.graph_launches as f64 * of;
+        self.wait_ns += step.wait_ns as f64 * of;
+    }
+}
+
+/// Adds the shares of a request's generations.
+pub fn share(generations: &[&Generation], add: &mut impl FnMut(&'static str, Option<Value>)) {
+    let mut all = Share::default();
+    for of in generations.iter().filter_map(|generation| generation.cuda.as_deref()) {
+        all.steps += of.steps;
+        all.launches += of.launches;
+        all.graph_launches += of.graph_launches;
+        all.wait_ns += of.wait_ns;
+    }
+    if all.steps == 0 {
+        return;
+    }
+    add(attribute::CUDA_SHARE_PROVENANCE, Some(Value::Str("estimated".into())));
+    add(attribute::CUDA_SHARE_STEPS, Some(int(all.steps)));
+    add(attribute::CUDA_SHARE_LAUNCHES, Some(Value::Float(all.launches)));
+    add(attribute::CUDA_SHARE_GRAPH_LAUNCHES, Some(Value::Float(all.graph_launches)));
+    add(attribute::CUDA_SHARE_WAIT, Some(Value::Float(all.wait_ns / 1e9)));
 }
 
 /// Adds the totals of a step.

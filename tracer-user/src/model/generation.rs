@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::beams::Beams;
+use super::cuda::Share;
 use super::timeline::{Tick, Timeline};
 use crate::clock::Clock;
 use crate::engine::{Add, Identity, LifeEventKind, RequestOutput};
@@ -104,6 +105,8 @@ pub struct Generation {
     pub engine_process: u32,
     /// Of a beam search's first engine request: the others.
     pub beams: Option<Box<Beams>>,
+    /// Its share of what its steps did with CUDA.
+    pub cuda: Option<Box<Share>>,
 }
 
 /// What an output changed.
@@ -153,6 +156,7 @@ impl Generation {
             exchange: None,
             engine_process: 0,
             beams: None,
+            cuda: None,
         }
     }
 

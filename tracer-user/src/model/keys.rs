@@ -105,6 +105,8 @@ pub mod attribute {
     pub const BATCH_REQUESTS: &str = "inferspan.batch.requests";
     pub const BATCH_TOKENS: &str = "inferspan.batch.tokens";
     pub const BATCH_FIRST_TOKENS: &str = "inferspan.batch.first_tokens";
+    pub const BATCH_PREFILL_TOKENS: &str = "inferspan.batch.prefill_tokens";
+    pub const BATCH_DECODE_TOKENS: &str = "inferspan.batch.decode_tokens";
     pub const RUNNING: &str = "inferspan.scheduler.running";
     pub const WAITING: &str = "inferspan.scheduler.waiting";
     pub const KV_USAGE: &str = "inferspan.scheduler.kv_cache_usage";
@@ -122,6 +124,11 @@ pub mod attribute {
     pub const CUDA_SKEW: &str = "inferspan.cuda.skew_seconds";
     pub const CUDA_ESTIMATED: &str = "inferspan.cuda.estimated";
     pub const CUDA_TOP: &str = "inferspan.cuda.top_kernels";
+    pub const CUDA_SHARE_STEPS: &str = "inferspan.cuda.share.steps";
+    pub const CUDA_SHARE_LAUNCHES: &str = "inferspan.cuda.share.launches";
+    pub const CUDA_SHARE_GRAPH_LAUNCHES: &str = "inferspan.cuda.share.graph_launches";
+    pub const CUDA_SHARE_WAIT: &str = "inferspan.cuda.share.sync_wait_seconds";
+    pub const CUDA_SHARE_PROVENANCE: &str = "inferspan.cuda.share.provenance";
     pub const CUDA_KERNEL: &str = "inferspan.cuda.kernel";
     pub const CUDA_KERNEL_NAME: &str = "inferspan.cuda.kernel.name";
     pub const CUDA_CLASS: &str = "inferspan.cuda.kernel.class";
@@ -152,7 +159,7 @@ pub mod attribute {
         (CUDA_COPIES_P2P, CUDA_COPY_BYTES_P2P),
     ];
 
-    pub const ALL: [&str; 87] = [
+    pub const ALL: [&str; 94] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -204,6 +211,8 @@ pub mod attribute {
         BATCH_REQUESTS,
         BATCH_TOKENS,
         BATCH_FIRST_TOKENS,
+        BATCH_PREFILL_TOKENS,
+        BATCH_DECODE_TOKENS,
         RUNNING,
         WAITING,
         KV_USAGE,
@@ -220,6 +229,11 @@ pub mod attribute {
         CUDA_SKEW,
         CUDA_ESTIMATED,
         CUDA_TOP,
+        CUDA_SHARE_STEPS,
+        CUDA_SHARE_LAUNCHES,
+        CUDA_SHARE_GRAPH_LAUNCHES,
+        CUDA_SHARE_WAIT,
+        CUDA_SHARE_PROVENANCE,
         CUDA_KERNEL,
         CUDA_KERNEL_NAME,
         CUDA_CLASS,

@@ -13,7 +13,7 @@ use super::trace_ids;
 use crate::clock::Clock;
 use crate::engine::SchedulerStats;
 use crate::input::{EventNanos, Server};
-use crate::output::{EngineStep, Span, SpanKind, SpanStatus, Value};
+use crate::output::{EngineStep, Span, SpanKind, SpanLink, SpanStatus, Value};
 
 /// Stamps of one step's messages are made in one loop (0.02 ms apart in the two-front-end capture).
 const SAME_STEP: u64 = 1_000_000;
@@ -130,6 +130,9 @@ impl Step {
             requests: self.requests,
             tokens: self.tokens,
             first_tokens: self.first_tokens,
+            prefill_tokens: 0,
+            decode_tokens: 0,
+            batch: Box::default(),
             stats: self.stats,
             cuda: None,
         })
@@ -157,6 +160,8 @@ impl EngineStep {
             (attribute::BATCH_REQUESTS, int(self.requests)),
             (attribute::BATCH_TOKENS, int(self.tokens)),
             (attribute::BATCH_FIRST_TOKENS, int(self.first_tokens)),
+            (attribute::BATCH_PREFILL_TOKENS, int(self.prefill_tokens)),
+            (attribute::BATCH_DECODE_TOKENS, int(self.decode_tokens)),
         ];
         if let Some(stats) = self.stats {
             attributes.push((attribute::RUNNING, int(stats.running)));
@@ -179,7 +184,7 @@ impl EngineStep {
             status: SpanStatus::Unset,
             attributes,
             events: Vec::new(),
-            links: Vec::new(),
+            links: self.batch.iter().map(|&(trace_id, span_id)| SpanLink::to(trace_id, span_id)).collect(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::cuda;
 use super::exchange::Ending;
 use super::fold::{Folded, Piece};
 use super::generation::{Generation, StepRef};
@@ -49,20 +50,30 @@ pub struct Place {
 
 /// Where the tree of `finished` goes: into the caller's trace, or one of its own.
 pub fn place(finished: &Finished<'_>, run: u64) -> Place {
-    let (own, salt, header) = match (finished.exchange, finished.generations.first()) {
-        (Some(exchange), _) => {
-            let salt = trace_ids::exchange_salt(exchange.end, exchange.started, exchange.place);
-            (trace_ids::exchange_trace(run, salt), salt, exchange.head.traceparent.as_deref())
-        }
+    match (finished.exchange, finished.generations.first()) {
+        (Some(exchange), _) => place_of(exchange, run),
         (None, Some(generation)) => {
             let stamp = generation.arrival.unwrap_or(generation.seen);
-            (trace_ids::generation_trace(run, &generation.id, stamp), stamp, generation.traceparent.as_deref())
+            let own = trace_ids::generation_trace(run, &generation.id, stamp);
+            Place::new(own, stamp, generation.traceparent.as_deref())
         }
-        (None, None) => (trace_ids::generation_trace(run, "", 0), 0, None),
-    };
-    let remote = header.and_then(trace_ids::traceparent);
-    let trace_id = remote.map_or(own, |parent| parent.trace);
-    Place { trace_id, root_id: trace_ids::span(trace_id, salt, span::REQUEST, 0), parent: remote.map(|r| r.span), salt }
+        (None, None) => Place::new(trace_ids::generation_trace(run, "", 0), 0, None),
+    }
+}
+
+/// Where the tree of a request goes, which is known from its head on.
+pub fn place_of(exchange: &Exchange, run: u64) -> Place {
+    let salt = trace_ids::exchange_salt(exchange.end, exchange.started, exchange.place);
+    Place::new(trace_ids::exchange_trace(run, salt), salt, exchange.head.traceparent.as_deref())
+}
+
+impl Place {
+    fn new(own: TraceId, salt: u64, header: Option<&str>) -> Self {
+        let remote = header.and_then(trace_ids::traceparent);
+        let trace_id = remote.map_or(own, |parent| parent.trace);
+        let root_id = trace_ids::span(trace_id, salt, span::REQUEST, 0);
+        Self { trace_id, root_id, parent: remote.map(|remote| remote.span), salt }
+    }
 }
 
 /// Builds the tree.
@@ -167,7 +178,7 @@ impl Tree<'_> {
 
     fn link(&self, step: StepRef) -> SpanLink {
         let trace_id = trace_ids::step_trace(self.run, step.engine, step.stamp);
-        SpanLink { trace_id, span_id: trace_ids::span(trace_id, 0, span::ENGINE_STEP, 0), attributes: Vec::new() }
+        SpanLink::to(trace_id, trace_ids::span(trace_id, 0, span::ENGINE_STEP, 0))
     }
 
     fn root(&mut self, finished: &Finished<'_>, server: &Server) {
@@ -444,6 +455,7 @@ fn root_attributes(finished: &Finished<'_>, server: &Server) -> Attributes {
     let incomplete = finished.incomplete();
     add(attribute::INCOMPLETE, (!incomplete.is_whole()).then(|| text(&incomplete.to_string())));
     add(attribute::PREEMPTIONS, finished.preemptions().filter(|&n| n > 0).map(int));
+    cuda::share(&finished.generations, &mut add);
     if let [generation] = finished.generations.as_slice() {
         add(attribute::ENGINE_REQUEST_ID, Some(Value::Str(Arc::clone(&generation.id))));
         add(attribute::ENGINE_INDEX, Some(int(u64::from(generation.engine))));

@@ -63,9 +63,19 @@ pub struct EngineStep {
     pub requests: u64,
     pub tokens: u64,
     pub first_tokens: u64,
+    /// Tokens of the prompts whose computation ended in it, without cached ones; and tokens of requests that had given some before.
+    pub prefill_tokens: u64,
+    pub decode_tokens: u64,
+    /// The root spans of the requests that it gave something for, as far as they are known; at most [`Self::MAX_LINKS`].
+    pub batch: Box<[(TraceId, SpanId)]>,
     pub stats: Option<SchedulerStats>,
     /// What it did with CUDA; `None` where that is not seen.
     pub cuda: Option<Box<cuda::StepCuda>>,
+}
+
+impl EngineStep {
+    /// Requests that a step links to: 32,768 steps are kept for requests to come.
+    pub const MAX_LINKS: usize = 32;
 }
 
 /// A process of a server: what it is there for, as far as that is known.

@@ -90,3 +90,10 @@ pub struct SpanLink {
     pub span_id: SpanId,
     pub attributes: Vec<(&'static str, Value)>,
 }
+
+impl SpanLink {
+    /// A link that says no more.
+    pub fn to(trace_id: TraceId, span_id: SpanId) -> Self {
+        Self { trace_id, span_id, attributes: Vec::new() }
+    }
+}

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::policy::EngineSteps;
 use super::window::Window;
-use crate::output::{EngineStep, SpanId, Trace};
+use crate::output::{EngineStep, SpanId, Trace, TraceId};
 
 /// Steps that are kept for requests to come: at 100 steps a second, five minutes.
 const KEPT: usize = 32_768;
@@ -27,6 +27,18 @@ const MINUTE_NS: u64 = 60_000_000_000;
 /// Engines whose outliers are looked for; those of one host are few.
 const ENGINES: usize = 64;
 
+/// A request's root span.
+type Root = (TraceId, SpanId);
+
+/// The step links to the request that links to it, whether or not it was known to be in it when the step left the core.
+fn link_back(step: &mut EngineStep, root: Root) {
+    if step.batch.contains(&root) {
+        return;
+    }
+    let others = step.batch.iter().take(EngineStep::MAX_LINKS - 1);
+    step.batch = std::iter::once(&root).chain(others).copied().collect();
+}
+
 #[derive(Debug)]
 pub struct Steps {
     mode: EngineSteps,
@@ -36,7 +48,8 @@ pub struct Steps {
     /// How many steps left `kept` at its front: what `places` count from.
     gone: u64,
     places: HashMap<SpanId, u64>,
-    wanted: HashMap<SpanId, u64>,
+    /// By a step's span: in which order it was asked for, and for which request.
+    wanted: HashMap<SpanId, (u64, Root)>,
     /// Oldest first; an entry whose number is not the one in `wanted` was found since.
     wanted_order: VecDeque<(SpanId, u64)>,
     next_wanted: u64,
@@ -59,7 +72,7 @@ impl Steps {
     }
 
     /// Takes a step: the step back when it is exported now, and how many were left out for good by this.
-    pub fn push(&mut self, step: Box<EngineStep>) -> (Option<Box<EngineStep>>, u64) {
+    pub fn push(&mut self, mut step: Box<EngineStep>) -> (Option<Box<EngineStep>>, u64) {
         match self.mode {
             EngineSteps::Off => return (None, 1),
             EngineSteps::All => return (Some(step), 0),
@@ -67,8 +80,11 @@ impl Steps {
         }
         let id = step.span_id;
         let is_outlier = self.wants_outliers && self.is_outlier(&step);
-        let (now, later) =
-            if self.wanted.remove(&id).is_some() || is_outlier { (Some(step), None) } else { (None, Some(step)) };
+        let asked_for = self.wanted.remove(&id);
+        if let Some((_, root)) = asked_for {
+            link_back(&mut step, root);
+        }
+        let (now, later) = if asked_for.is_some() || is_outlier { (Some(step), None) } else { (None, Some(step)) };
         let mut left_out = 0;
         if self.kept.len() == KEPT
             && let Some((oldest, step)) = self.kept.pop_front()
@@ -89,31 +105,35 @@ impl Steps {
         if self.mode != EngineSteps::Linked {
             return 0;
         }
+        let Some(root) = trace.spans.first().map(|root| (root.trace_id, root.span_id)) else { return 0 };
         let mut missed = 0;
         for link in trace.spans.iter().flat_map(|span| &span.links) {
             let place = self.places.get(&link.span_id).and_then(|place| usize::try_from(place - self.gone).ok());
             match place.and_then(|place| self.kept.get_mut(place)) {
-                Some((_, step)) => out.extend(step.take()),
-                None => missed += self.want(link.span_id),
+                Some((_, step)) => out.extend(step.take().map(|mut step| {
+                    link_back(&mut step, root);
+                    step
+                })),
+                None => missed += self.want(link.span_id, root),
             }
         }
         missed
     }
 
     /// Looks out for a step; how many were given up for it.
-    fn want(&mut self, id: SpanId) -> u64 {
+    fn want(&mut self, id: SpanId, root: Root) -> u64 {
         if self.wanted.contains_key(&id) {
             return 0;
         }
         let mut missed = 0;
         if self.wanted_order.len() == WANTED
             && let Some((oldest, number)) = self.wanted_order.pop_front()
-            && self.wanted.get(&oldest) == Some(&number)
+            && self.wanted.get(&oldest).is_some_and(|(asked_for, _)| *asked_for == number)
         {
             self.wanted.remove(&oldest);
             missed = 1;
         }
-        self.wanted.insert(id, self.next_wanted);
+        self.wanted.insert(id, (self.next_wanted, root));
         self.wanted_order.push_back((id, self.next_wanted));
         self.next_wanted += 1;
         missed
@@ -177,7 +197,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::output::{Merit, Service, Span, SpanKind, SpanLink, SpanStatus, TraceId};
+    use crate::output::{Merit, Service, Span, SpanKind, SpanLink, SpanStatus};
 
     const MS: u64 = 1_000_000;
 
@@ -197,6 +217,9 @@ mod tests {
             requests: 1,
             tokens: 1,
             first_tokens: 0,
+            prefill_tokens: 0,
+            decode_tokens: 1,
+            batch: Box::default(),
             stats: None,
         })
     }

@@ -84,6 +84,9 @@ fn step(id: u8, (start_ns, end_ns): (u64, u64)) -> Item {
         requests: 1,
         tokens: 1,
         first_tokens: 0,
+        prefill_tokens: 0,
+        decode_tokens: 3,
+        batch: Box::default(),
         stats: None,
     })
 }
