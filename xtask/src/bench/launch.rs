@@ -15,10 +15,10 @@ const PROMISED: [(&str, f64); 2] = [("steps", 1.3), ("kernels", 1.6)];
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Launches of a turn
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 20_000)]
     launches: u64,
-    /// Turns; each row is the median of so many
-    #[arg(long, default_value_t = 5)]
+    /// Turns, at most 64; each share of the floor is the median of what it was in so many
+    #[arg(long, default_value_t = 31)]
     turns: u64,
 }
 
