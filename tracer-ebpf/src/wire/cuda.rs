@@ -105,6 +105,8 @@ const _: () = assert!(size_of::<FunctionKey>() == 24);
 
 /// Return addresses that are read at a function's first launch.
 pub const CALLERS: usize = 4;
+/// How far behind a handle the address of its name is, in the drivers that are known; another one is told by process.
+pub const NAME_AT: u32 = 8;
 /// Bytes of the name that a handle points to; a longer one is read by user space.
 pub const NAME_MAX: usize = 1024;
 

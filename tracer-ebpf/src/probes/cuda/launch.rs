@@ -9,13 +9,13 @@ use aya_ebpf::{
 };
 use tracer_ebpf::wire::cuda::{
     API_DRIVER, API_RUNTIME, CUDA_GRAPH_LAUNCH, Call, FLAG_CAPTURED, FLAG_RUNTIME, Function, FunctionKey,
-    KIND_CUDA_CALL, KIND_CUDA_FUNCTION, KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_MAX,
+    KIND_CUDA_CALL, KIND_CUDA_FUNCTION, KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_AT, NAME_MAX,
 };
 use tracer_ebpf::wire::ring;
 
 use super::{Registers, calls, capture, registers, thread, word};
 use crate::emit;
-use crate::maps::{FUNCTIONS, add, epoch, level, name_offset, sample};
+use crate::maps::{FUNCTIONS, NAMES_AT, add, epoch, level, sample};
 
 /// A thread sees to the reader every so many launches; a quarter of the ring holds 13,000. A power of two.
 const LOOK_EVERY: u64 = 64;
@@ -201,6 +201,13 @@ fn count(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey) {
     }
 }
 
+/// How far behind a handle of the process the address of its name is.
+#[inline(always)]
+fn names_at(process: u32) -> u32 {
+    // SAFETY: a u32 that is written as a whole.
+    unsafe { NAMES_AT.get(process) }.copied().unwrap_or(NAME_AT)
+}
+
 /// A function that may be new: it gets its entry, with so many launches, and a record.
 #[inline(always)]
 fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches: u64) {
@@ -230,7 +237,8 @@ fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches
         (*record).callers = [word(regs.rsp), second, third, fourth];
         (*record).pad = 0;
         let name = (&raw mut (*record).name).cast();
-        let text = word(key.function + u64::from(name_offset()));
+        let name_at = names_at(key.process);
+        let text = word(key.function + u64::from(name_at));
         let len = bpf_probe_read_user_str(name, NAME_MAX as u32, text as *const _);
         // With its end.
         (*record).name_len = if text != 0 && len > 1 { len as u32 - 1 } else { 0 };

@@ -209,13 +209,14 @@ mod tests {
     #[test]
     fn a_launch_says_its_function_and_shape() {
         let launch = |flags: u64| {
-            // function · stream · epoch 3, flags, block 4 5 6 · grid 7 8 9 · 49,152 bytes · number 2
-            let fields = [0xf00, 7, 3 | flags << 32 | 4 << 48, 5 | 6 << 16 | 7 << 32, 8 | 9 << 32, 49_152 | 2 << 32];
+            // function · stream · epoch 3, flags, block 4 5 6 · grid 7 8 9 · 0xc000 bytes, number 2
+            let fields: [u64; 6] =
+                [0xf00, 7, 3 | flags << 32 | 4 << 48, 5 | 6 << 16 | 7 << 32, 8 | 9 << 32, 0xc000 | 2 << 32];
             what(&words(wire::KIND_CUDA_LAUNCH, &fields))
         };
         let key = FunctionKey { process: 42, epoch: 3, function: 0xf00, api: Api::Driver };
         let (grid, block) = ([7, 8, 9], [4, 5, 6]);
-        let plain = Launch { key, stream: 7, grid, block, shared: 49_152, capture: None, weight: 2 };
+        let plain = Launch { key, stream: 7, grid, block, shared: 0xc000, capture: None, weight: 2 };
         assert_eq!(launch(0), Ok(Seen::Launch(plain)));
         let captured = Launch { capture: Some(2), weight: 1, ..plain };
         assert_eq!(launch(u64::from(wire::FLAG_CAPTURED)), Ok(Seen::Launch(captured)));
