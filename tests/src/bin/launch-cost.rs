@@ -3,11 +3,11 @@
 //! Enters: `LAUNCHES TURNS`; the programs `inferspan` and `empty-uprobe` beside it. Leaves, for both shapes of drivers: medians of
 //! nanoseconds a launch of the fake CUDA's tight loop, and of what that is of the floor. A program for each row, with a driver file of its
 //! own, so that a probe in one is no other's; all stay attached, and launch in turns. A share of the floor is of one turn: a machine that
-//! slows down slows its neighbours alike. Needs root, gcc.
+//! slows down slows its neighbours alike. Needs root, gcc; bpftrace for its row, which is left out without it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,8 +17,11 @@ use inferspan::attach::family::{ENTERED, Point};
 use inferspan_tests::cuda::traced::Tracer;
 use inferspan_tests::cuda::{Driver, Fixture, Running};
 
-/// What runs beside the program.
-const RUNS: [&str; 6] = ["untraced", "floor", "symbol", "bpftrace", "steps", "kernels"];
+/// What runs beside the program. `bpftrace` counts, as a user would type it; `by function` counts what level `steps` does: by thread and
+/// function.
+const RUNS: [&str; 7] = ["untraced", "floor", "symbol", "bpftrace", "by function", "steps", "kernels"];
+/// Those that are bpftrace's, and their statements.
+const BPFTRACE: [(&str, &str); 2] = [("bpftrace", "@ = count()"), ("by function", "@[tid, arg0] = count()")];
 /// Turns that a program can tell of (`fixtures/cuda/program/statements.c`).
 const TURNS_MAX: usize = 64;
 /// Between two of them: a reader is through with what was launched, and no other pays for it.
@@ -31,7 +34,7 @@ fn main() -> Result<()> {
     ensure!((1..=TURNS_MAX).contains(&turns), "at most {TURNS_MAX} turns");
     let fixture = Fixture::build()?;
     let has_bpftrace = Command::new("bpftrace").arg("--version").output().is_ok();
-    let runs: Vec<&str> = RUNS.into_iter().filter(|run| has_bpftrace || *run != "bpftrace").collect();
+    let runs: Vec<&str> = RUNS.into_iter().filter(|run| has_bpftrace || statement(run).is_none()).collect();
     let folder = std::env::temp_dir().join(format!("inferspan-launch-cost-{}", std::process::id()));
     for driver in [Driver::Old, Driver::New] {
         let measured = measure(&fixture, driver, &runs, &folder, launches, turns);
@@ -56,12 +59,12 @@ fn measure(
     let point = exports.point(ENTERED, 0, "cuLaunchKernel").context("a launch")?;
     let mut beside = Vec::new();
     for run in runs {
-        let own = folder.join(run);
+        let own = folder.join(beside.len().to_string());
         std::fs::create_dir_all(&own)?;
         let copy = own.join("libcuda.so.1");
         std::fs::copy(&library, &copy)?;
         let running = fixture.driver_program(driver).with_libraries(own).script(&script).spawn()?;
-        beside.push(Beside::attach(run, running, copy, &point)?);
+        beside.push(Beside::attach(run, running, &copy, &point)?);
     }
     for turn in 0..turns {
         // Another one is first each time.
@@ -90,13 +93,12 @@ struct Beside {
 }
 
 impl Beside {
-    fn attach(run: &'static str, running: Running, library: PathBuf, point: &Point) -> Result<Self> {
+    fn attach(run: &'static str, running: Running, library: &Path, point: &Point) -> Result<Self> {
         let pid = running.pid();
         let child = match run {
-            "floor" => Some(empty(&library, point.offset + point.quickest, pid)?),
-            "symbol" => Some(empty(&library, point.offset, pid)?),
-            "bpftrace" => Some(bpftrace(&library, pid)?),
-            _ => None,
+            "floor" => Some(empty(library, point.offset + point.quickest, pid)?),
+            "symbol" => Some(empty(library, point.offset, pid)?),
+            _ => statement(run).map(|statement| bpftrace(library, pid, statement)).transpose()?,
         };
         let tracer = ["steps", "kernels"].contains(&run).then(|| Tracer::attach(run, pid, &["--level", run]));
         Ok(Self { run, running, child, tracer })
@@ -150,10 +152,15 @@ fn empty(library: &Path, offset: u64, pid: u32) -> Result<Child> {
     Ok(child)
 }
 
-/// What a user would type.
-fn bpftrace(library: &Path, pid: u32) -> Result<Child> {
+/// Of a run that is bpftrace's.
+fn statement(run: &str) -> Option<&'static str> {
+    BPFTRACE.iter().find(|(name, _)| *name == run).map(|(_, statement)| *statement)
+}
+
+/// A statement at the symbol.
+fn bpftrace(library: &Path, pid: u32, statement: &str) -> Result<Child> {
     let program =
-        format!("BEGIN {{ printf(\"attached\\n\") }} uprobe:{}:cuLaunchKernel {{ @ = count() }}", library.display());
+        format!("BEGIN {{ printf(\"attached\\n\") }} uprobe:{}:cuLaunchKernel {{ {statement} }}", library.display());
     let mut child = Command::new("bpftrace")
         .args(["-q", "-p", &pid.to_string(), "-e", &program])
         .stdin(Stdio::null())
