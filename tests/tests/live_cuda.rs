@@ -96,6 +96,21 @@ fn a_kernel_without_links_of_many_probes_is_served_as_well() {
 }
 
 #[test]
+fn a_name_is_read_where_the_driver_itself_reads_it() {
+    // Handles with the name at 16 and another text at 8 ─ a moment, in which a name that is longer than a record's is read.
+    let Some(fixture) = fixture("a_name_is_read_where_the_driver_itself_reads_it") else { return };
+    let long = "k".repeat(1500);
+    let script = format!("repeat 20 {{ launch _attn_fwd 3; launch-ex matmul_kernel 9; launch {long} }}; sleep 300000");
+    for (driver, folder) in [(Driver::Old, "driver-old-16"), (Driver::New, "driver-new-16")] {
+        let program = fixture.driver_program(driver).with_libraries(fixture.folder().join(folder));
+        let (truth, seen) = traced::run("names", &program.script(&script), &["--level", "kernels"]);
+        assert_eq!(truth.total.by_name().len(), 3);
+        assert_eq!(seen.by_name(), truth.total.by_name(), "{}", seen.said);
+        assert!(seen.kernels.iter().all(|kernel| kernel.named_by == "handle"));
+    }
+}
+
+#[test]
 fn a_capture_through_the_drivers_api_launches_nothing() {
     let Some(fixture) = fixture("a_capture_through_the_drivers_api_launches_nothing") else { return };
     let script = "capture decode 1 {

@@ -110,6 +110,21 @@ fn the_offsets_are_those_of_the_file() {
 }
 
 #[test]
+fn where_a_name_is_and_how_that_is_known_is_said() {
+    let Some(fixture) = Fixture::for_test("where_a_name_is_and_how_that_is_known_is_said") else { return };
+    for (folder, offset) in [("driver-old", 8), ("driver-new", 8), ("driver-old-16", 16), ("driver-new-16", 16)] {
+        let path = fixture.folder().join(folder).join("libcuda.so.1");
+        let path = path.to_str().expect("UTF-8");
+        let document = document(&["probes", "--json", path]);
+        let libcuda = library(&document, "CUDA driver", "libcuda.so.1");
+        let said = (&libcuda["name_offset"], &libcuda["name_offset_from"]);
+        assert_eq!(said, (&json!(offset), &json!("cuFuncGetName")), "{folder}");
+        let text = self::said(&run(&["probes", path]));
+        assert!(text.contains(&format!("name is at {offset} of its handle, as cuFuncGetName reads it")), "{text}");
+    }
+}
+
+#[test]
 fn launches_are_the_runtimes_where_no_driver_is_mapped() {
     let Some(fixture) = Fixture::for_test("launches_are_the_runtimes_where_no_driver_is_mapped") else { return };
     let running = fixture.program(Driver::None, Runtime::V12).script("launch gemm").spawn().expect("it starts");

@@ -102,6 +102,10 @@ pub static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(THREADS_MAX
 #[map]
 pub static FUNCTIONS: HashMap<FunctionKey, u64> = HashMap::with_max_entries(FUNCTIONS_MAX, 0);
 
+/// How far behind a handle the address of its name is, by process, where it is not `NAME_AT`: a driver may be met at any time.
+#[map]
+pub static NAMES_AT: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
 /// Streams that are being captured: process and stream → the thread (upper half) and the number of its capture.
 #[map]
 pub static CAPTURES: LruHashMap<StreamKey, u64> = LruHashMap::with_max_entries(4096, 0);
@@ -145,10 +149,6 @@ static LEVEL: u32 = LEVEL_STEPS;
 /// One launch of so many of a thread has a record, at `LEVEL_KERNELS`; at least 1.
 #[unsafe(no_mangle)]
 static SAMPLE: u32 = 1;
-
-/// Where a function's handle keeps the address of its name.
-#[unsafe(no_mangle)]
-static NAME_OFFSET: u32 = 8;
 
 /// Capture caps in bytes, by [`tracer_ebpf::wire::net::cap_index`].
 #[unsafe(no_mangle)]
@@ -197,7 +197,6 @@ macro_rules! global {
 
 global!(level, LEVEL);
 global!(sample, SAMPLE);
-global!(name_offset, NAME_OFFSET);
 
 /// The epoch of handles.
 #[inline(always)]

@@ -16,6 +16,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use inferspan::attach::family::{Family, driver, nccl, runtime};
+use inferspan::attach::handles;
 
 use crate::cost::Programs;
 use crate::host::{Host, Libraries};
@@ -172,7 +173,7 @@ impl Check {
         for function in ["cuFuncGetName", "cuKernelGetName"] {
             let Some(path) = &cuda else { break };
             if prologues::point(path, function)?.is_some() {
-                let displacement = prologues::name_displacement(path, function)?;
+                let displacement = handles::offset_by(path, function);
                 self.report.names_at.push(NameAt { function: function.to_owned(), displacement });
             } else {
                 self.needs(&format!("where a handle's name is, by {function}"), "a driver of CUDA 12.3 or later");

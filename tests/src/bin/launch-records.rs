@@ -12,7 +12,7 @@ use inferspan::decode::record::{self, Record};
 use inferspan::input::{Fact, Input, Role, Server};
 use inferspan::output::Output;
 use inferspan::run::pipeline::Pipeline;
-use tracer_ebpf::wire::cuda::{API_DRIVER, FunctionKey, KIND_CUDA_LAUNCH, Launch};
+use tracer_ebpf::wire::cuda::{KIND_CUDA_LAUNCH, Launch};
 use tracer_ebpf::wire::header::Header;
 
 const PROCESS: u32 = 42;
@@ -28,15 +28,14 @@ fn launch(number: u64) -> Launch {
             kind: KIND_CUDA_LAUNCH,
             pad: 0,
         },
-        key: FunctionKey { process: PROCESS, epoch: 0, function: 0x1000 + number % KERNELS, api: API_DRIVER, pad: 0 },
+        function: 0x1000 + number % KERNELS,
         stream: 7,
-        caller: 9,
-        grid: [number as u32 % 4 + 1, 1, 1],
-        block: [128, 1, 1],
-        shared: 0,
+        epoch: 0,
         flags: 0,
-        capture: 0,
-        weight: 1,
+        block: [128, 1, 1],
+        grid: [number as u32 % 4 + 1, 1, 1],
+        shared: 0,
+        number: 1,
     }
 }
 

@@ -105,6 +105,8 @@ const _: () = assert!(size_of::<FunctionKey>() == 24);
 
 /// Return addresses that are read at a function's first launch.
 pub const CALLERS: usize = 4;
+/// How far behind a handle the address of its name is, in the drivers that are known; another one is told by process.
+pub const NAME_AT: u32 = 8;
 /// Bytes of the name that a handle points to; a longer one is read by user space.
 pub const NAME_MAX: usize = 1024;
 
@@ -127,29 +129,31 @@ const _: () = assert!(size_of::<Function>() == 24 + 24 + 32 + 8 + NAME_MAX);
 
 /// [`Launch::flags`]: the stream is being captured: no work of a GPU, but a node of a graph.
 pub const FLAG_CAPTURED: u32 = 1;
+/// [`Launch::flags`]: the function is of [`API_RUNTIME`], else of [`API_DRIVER`].
+pub const FLAG_RUNTIME: u32 = 2;
 
-/// One launch.
+/// One launch. Each byte of it is paid for by each launch at [`LEVEL_KERNELS`], so nothing is in it twice.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Launch {
     pub header: Header,
-    pub key: FunctionKey,
+    /// With the header's process and the next two fields, a [`FunctionKey`].
+    pub function: u64,
     pub stream: u64,
-    /// Where the call returns to.
-    pub caller: u64,
+    pub epoch: u32,
+    /// `FLAG_*`.
+    pub flags: u16,
+    /// Threads of a block: at most 1,024 in each direction. What no driver takes is cut to what fits.
+    pub block: [u16; 3],
     pub grid: [u32; 3],
-    pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub shared: u32,
-    /// `FLAG_*`.
-    pub flags: u32,
-    /// Of a captured one: the number of the capture, of its thread.
-    pub capture: u32,
-    /// Launches that it stands for: of which the others were left out by sampling.
-    pub weight: u32,
+    /// Of a captured one: the number of the capture, of its thread. Else the launches that it stands for, of which the others were left
+    /// out by sampling.
+    pub number: u32,
 }
 
-const _: () = assert!(size_of::<Launch>() == 104);
+const _: () = assert!(size_of::<Launch>() == 72);
 
 /// [`Call::call`], and the cookies of the probed points. The comments give the arguments in `a` and `b`.
 pub const CUDA_COPY: u32 = 64; // kind, bytes

@@ -8,8 +8,10 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Level;
+use super::family::driver::DRIVER;
 use super::family::{FAMILIES, Family, Library as Kind, Point, Scope};
 use super::files;
+use super::handles::{self, NamesAt};
 use super::loader::{Link, Probes};
 use super::plan::{self, FileId, Library};
 use crate::input::{Probe, Role};
@@ -53,6 +55,10 @@ pub struct Libraries {
     sonames: BTreeMap<FileId, Option<String>>,
     /// What to probe in files that were read; `None`: they only look like such a library.
     points: BTreeMap<(Number, FileId), Option<Vec<Point>>>,
+    /// Where the handles of drivers that were read keep their names.
+    names_at: BTreeMap<FileId, NamesAt>,
+    /// The same of processes.
+    names_of: BTreeMap<u32, NamesAt>,
     /// Probed for every process.
     attached: BTreeSet<(Number, FileId)>,
     /// Probed in a process, or tried to be.
@@ -75,6 +81,8 @@ impl Libraries {
             level,
             sonames: BTreeMap::new(),
             points: BTreeMap::new(),
+            names_at: BTreeMap::new(),
+            names_of: BTreeMap::new(),
             attached: BTreeSet::new(),
             tried: BTreeSet::new(),
             present: BTreeSet::new(),
@@ -193,6 +201,12 @@ impl Libraries {
             (points.to_vec(), Vec::new())
         };
         self.make_way(probes, number, process);
+        if std::ptr::eq(family, &raw const DRIVER) {
+            // Before the first launch is seen.
+            let names_at = *self.names_at.entry(library.id()).or_insert_with(|| handles::names_at(&path));
+            self.names_of.insert(process, names_at);
+            probes.set_names_at(process, names_at.offset);
+        }
         let one = (family.scope == Scope::Process).then_some(process);
         let links = match probes.attach_points(&path, &points, one) {
             Ok(links) => links,
@@ -206,6 +220,11 @@ impl Libraries {
             }
         }
         (Some(points.len()).filter(|&count| count > 0), why)
+    }
+
+    /// Where the handles of a process keep their names.
+    pub fn names_at(&self, process: u32) -> NamesAt {
+        self.names_of.get(&process).copied().unwrap_or_default()
     }
 
     /// A library of the family is there: what stands in for it goes first, so that nothing is seen twice.
@@ -227,6 +246,9 @@ impl Libraries {
     pub fn ended(&mut self, probes: &mut Probes, process: u32) {
         self.tried.retain(|(of, _, _)| *of != process);
         self.present.retain(|(of, _)| *of != process);
+        if self.names_of.remove(&process).is_some() {
+            probes.set_names_at(process, NamesAt::default().offset);
+        }
         let its = (0..FAMILIES.len()).filter_map(|number| self.links.remove(&(process, number))).flatten();
         probes.detach_later(its.collect());
     }

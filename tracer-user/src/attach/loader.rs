@@ -10,12 +10,12 @@ use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::wire::call::cookie;
-use tracer_ebpf::wire::cuda::{LEVEL_KERNELS, LEVEL_STEPS};
+use tracer_ebpf::wire::cuda::{LEVEL_KERNELS, LEVEL_STEPS, NAME_AT};
 use tracer_ebpf::wire::net::{
     CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, cap_index,
 };
@@ -159,6 +159,7 @@ pub struct Probes {
     ebpf: Ebpf,
     /// The kernel empties it when nobody holds it any more.
     tail_calls: ProgramArray<MapData>,
+    names_at: HashMap<MapData, u32, u32>,
     /// Why children that start later are not followed, when they are not.
     pub not_following: Option<String>,
     /// Where the kernel has links of many uprobes.
@@ -214,9 +215,11 @@ impl Probes {
             counters: Counters::new(take(&mut ebpf, "THREADS")?, take(&mut ebpf, "FUNCTIONS")?),
         };
         let tail_calls = take(&mut ebpf, "CONTINUE")?;
+        let names_at = take(&mut ebpf, "NAMES_AT")?;
         let not_following =
             offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        Ok((Self { ebpf, tail_calls, not_following, multi, loaded: BTreeSet::new(), attached: 0 }, rings))
+        let probes = Self { ebpf, tail_calls, names_at, not_following, multi, loaded: BTreeSet::new(), attached: 0 };
+        Ok((probes, rings))
     }
 
     /// Attaches the programs of the kernel's tracepoints.
@@ -294,6 +297,13 @@ impl Probes {
             links.push(Link::Event(program.take_link(id).map_err(|error| program_error(name, &error))?));
         }
         Ok(())
+    }
+
+    /// Says how far behind a handle of the process the address of its name is. Best effort: without it names are read wrong, or not at all,
+    /// and calls are counted all the same.
+    pub fn set_names_at(&mut self, process: u32, offset: u32) {
+        let _ =
+            if offset == NAME_AT { self.names_at.remove(&process) } else { self.names_at.insert(process, offset, 0) };
     }
 
     /// Takes probes back.

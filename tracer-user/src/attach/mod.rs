@@ -1,8 +1,8 @@
 //! Attaching: the programs into the kernel, the processes into their filter, probes onto libraries.
 //!
 //! Enters: processes to trace, and what they map. Leaves: attached programs, the kernel side's rings and maps. Invariant: dropping
-//! [`loader::Probes`] detaches everything; a target is never written to. `family`, `code`, `plan` and `prologue` are pure; `exports` reads what it is given; `btf`, `files`,
-//! `libraries`, `loader`, `survey` and `table` touch the world.
+//! [`loader::Probes`] detaches everything; a target is never written to. `family`, `code`, `plan` and `prologue` are pure; `exports` reads what it is given;
+//! `btf`, `files`, `handles`, `libraries`, `loader`, `survey` and `table` touch the world.
 
 mod btf;
 pub mod code;
@@ -11,6 +11,7 @@ mod error;
 pub mod exports;
 pub mod family;
 pub mod files;
+pub mod handles;
 pub mod libraries;
 pub mod loader;
 pub mod plan;

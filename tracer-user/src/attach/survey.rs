@@ -15,6 +15,7 @@ use super::family::nccl::COLLECTIVES;
 use super::family::runtime::{CALLS, LAUNCHES};
 use super::family::{FAMILIES, Family, Library as Kind, Point, Scope};
 use super::files;
+use super::handles::{self, NamesAt};
 use super::libraries::Process;
 use super::plan::{self, Library};
 
@@ -33,6 +34,8 @@ pub struct Surveyed {
     pub points: Vec<Judged>,
     /// Why nothing of it would be probed.
     pub refused: Option<String>,
+    /// Of a driver: where its handles keep the names of kernels.
+    pub names_at: Option<NamesAt>,
 }
 
 /// A point, and why it would be left alone.
@@ -96,6 +99,7 @@ fn survey(reached: &Path, shown: &Path, family: &'static Family) -> Option<Surve
         processes: Vec::new(),
         points: Vec::new(),
         refused: None,
+        names_at: None,
     };
     let looks = |base, why: String| {
         Some(Surveyed { is_one: false, refused: Some(format!("it only looks like one: {why}")), ..base })
@@ -116,7 +120,8 @@ fn survey(reached: &Path, shown: &Path, family: &'static Family) -> Option<Surve
         Ok(Some(points)) if points.is_empty() => Some(Surveyed { refused: Some(family.hidden.to_owned()), ..base }),
         Ok(Some(points)) => {
             let points = points.into_iter().map(|point| Judged { point, refused: None }).collect();
-            Some(Surveyed { points, ..base })
+            let names_at = std::ptr::eq(family, &raw const DRIVER).then(|| handles::names_at(reached));
+            Some(Surveyed { points, names_at, ..base })
         }
         Ok(None) => looks(base, "it lacks exports that every such library has".to_owned()),
         Err(error) => Some(Surveyed { refused: Some(format!("it cannot be read: {error}")), ..base }),

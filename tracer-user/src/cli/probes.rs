@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::ls::print;
 use crate::attach::family::{Point, Scope};
+use crate::attach::handles::NamesAt;
 use crate::attach::survey::{self, Judged, Surveyed};
 use crate::discover::failure::{forbidden, gone, parse_pid};
 use crate::discover::{self, Host, printable_path};
@@ -84,6 +85,8 @@ fn document(process: Option<u32>, found: &[Surveyed]) -> Value {
                 "family": library.family.what,
                 "level": library.family.level.name(),
                 "refused": library.refused,
+                "name_offset": library.names_at.map(|names| names.offset),
+                "name_offset_from": library.names_at.and_then(|names| names.known_by),
                 "points": library.points.iter().map(point).collect::<Vec<_>>(),
             })
         })
@@ -107,7 +110,7 @@ fn programs(point: &Point) -> Vec<&'static str> {
 }
 
 fn text(library: &Surveyed) -> String {
-    let Surveyed { family, path, soname, points, refused, .. } = library;
+    let Surveyed { family, path, soname, points, refused, names_at, .. } = library;
     let soname = soname.as_deref().unwrap_or("-");
     let whom = if family.scope == Scope::File { "for all who map it" } else { "in each process" };
     let level = family.level.name();
@@ -115,6 +118,11 @@ fn text(library: &Surveyed) -> String {
     let mut text = format!("{}\n", sanitise(&head, head.len()));
     if let Some(why) = refused {
         let _ = writeln!(text, "  not probed: {}", sanitise(why, why.len()));
+    }
+    if let Some(NamesAt { offset, known_by }) = names_at {
+        let how =
+            known_by.map_or_else(|| "as in every known driver".to_owned(), |giver| format!("as {giver} reads it"));
+        let _ = writeln!(text, "  a kernel's name is at {offset} of its handle, {how}");
     }
     let symbols: Vec<String> =
         points.iter().map(|judged| sanitise(&judged.point.symbol, SYMBOL_MAX).into_owned()).collect();

@@ -71,7 +71,6 @@ pub struct FunctionKey {
 pub struct Launch {
     pub key: FunctionKey,
     pub stream: u64,
-    pub caller: u64,
     pub grid: [u32; 3],
     pub block: [u32; 3],
     /// Bytes.

@@ -129,6 +129,7 @@ impl Live {
         if self.session.level() >= Level::Steps {
             for (process, _) in processes {
                 self.naming.maps(*process);
+                self.naming.names_at(*process, self.session.names_at(*process).offset);
             }
         }
         for Probed { family, process, .. } in attached.probed {

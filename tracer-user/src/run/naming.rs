@@ -7,11 +7,13 @@
 mod maps;
 mod resolve;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use tracer_ebpf::wire::cuda::NAME_AT;
 
 use self::resolve::Resolver;
 use crate::input::cuda::{Api, FunctionKey, KernelName, NamedBy, Seen};
@@ -28,8 +30,6 @@ const MAX_WAITING: usize = 65_536;
 const LAST: Duration = Duration::from_secs(20);
 /// Longest name, bytes; cutlass has some of 11,000.
 const NAME_MAX: usize = 64 << 10;
-/// `CUfunction` and `CUkernel` keep the address of their name here (`cuFuncGetName` and `cuKernelGetName` of driver 550 read it there).
-const NAME_AT: u64 = 8;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub(super) struct Naming {
     answers: Receiver<Named>,
     waiting: usize,
     thread: Option<JoinHandle<()>>,
+    /// How far behind a handle the address of its name is, by process, where it is not [`NAME_AT`].
+    names_at: HashMap<u32, u32>,
 }
 
 impl Default for Naming {
@@ -76,7 +78,7 @@ impl Default for Naming {
         };
         // Without a thread there are no names but those of handles.
         let thread = std::thread::Builder::new().name("inferspan-names".to_owned()).spawn(work).ok();
-        Self { ask, answers, waiting: 0, thread }
+        Self { ask, answers, waiting: 0, thread, names_at: HashMap::new() }
     }
 }
 
@@ -87,7 +89,8 @@ impl Naming {
         // Its page may not have been in memory when the program looked; and long names it cuts.
         let is_whole = |text: &&String| text.len() + 1 < tracer_ebpf::wire::cuda::NAME_MAX;
         let whole = text.as_ref().filter(is_whole).cloned();
-        let text = whole.or_else(|| name_of_handle(key.process, key.function));
+        let name_at = self.names_at.get(&key.process).copied().unwrap_or(NAME_AT);
+        let text = whole.or_else(|| name_of_handle(key.process, key.function, name_at));
         if let (Api::Driver, Some(text)) = (key.api, &text) {
             return Some((*key, named(text, NamedBy::Handle)));
         }
@@ -102,6 +105,15 @@ impl Naming {
         if let Ok(maps) = Proc::this().maps(process) {
             // What finds no room is read when it is needed.
             let _ = self.ask.try_send(Word::Maps(process, maps));
+        }
+    }
+
+    /// How far behind the handles of a process the addresses of their names are.
+    pub(super) fn names_at(&mut self, process: u32, offset: u32) {
+        if offset == NAME_AT {
+            self.names_at.remove(&process);
+        } else {
+            self.names_at.insert(process, offset);
         }
     }
 
@@ -131,10 +143,10 @@ fn named(name: &str, named_by: NamedBy) -> Arc<KernelName> {
 }
 
 /// What the handle points to, read from the process.
-fn name_of_handle(process: u32, handle: u64) -> Option<String> {
+fn name_of_handle(process: u32, handle: u64, name_at: u32) -> Option<String> {
     let proc = Proc::this();
     let mut pointer = [0; 8];
-    proc.memory(process, handle.checked_add(NAME_AT)?, &mut pointer).ok()?;
+    proc.memory(process, handle.checked_add(u64::from(name_at))?, &mut pointer).ok()?;
     let mut address = u64::from_le_bytes(pointer);
     let mut name = Vec::new();
     // To the end of a page each time: what lies behind it may not be mapped.

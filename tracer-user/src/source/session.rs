@@ -6,6 +6,7 @@ use crossbeam_channel::Receiver;
 
 use super::ring::{Command, Reader, monotonic_ns};
 use crate::attach::family::FAMILIES;
+use crate::attach::handles::NamesAt;
 use crate::attach::libraries::{Attached, Libraries};
 use crate::attach::loader::{Link, Options, Probes, take_back};
 use crate::attach::table::Table;
@@ -105,6 +106,11 @@ impl Session {
             |(_, role): &&(u32, Role)| FAMILIES.iter().any(|family| family.is_of_interest_in(*role, has_messages));
         let maps: Vec<_> = processes.iter().filter(of_interest).filter_map(looked).collect();
         self.libraries.attach(&mut self.probes, &maps, has_messages)
+    }
+
+    /// Where the handles of a process keep their names.
+    pub fn names_at(&self, process: u32) -> NamesAt {
+        self.libraries.names_at(process)
     }
 
     /// A process has ended: its number may be another one's.

@@ -50,7 +50,8 @@ pub(super) fn render(folder: &Path) -> Result<String> {
     let mut text = "# What tracing costs the server\n\n\
         Made by `cargo xtask bench vllm`; do not edit. The same load runs without and with `inferspan attach` in turns, and each \
         run with is compared with the run without beside it (ratio 1.02: 2 % more). `min … max` and the interquartile range \
-        are of these ratios. CPU time is the kernel's, of all threads of the processes.\n"
+        are of these ratios. CPU time is the kernel's, of all threads of the processes.\n\n\
+        What a launch costs: [launch.md](launch.md).\n"
         .to_owned();
     let mut files: Vec<_> = fs::read_dir(folder)
         .with_context(|| format!("cannot list {}", folder.display()))?

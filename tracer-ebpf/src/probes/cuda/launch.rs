@@ -8,16 +8,16 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use tracer_ebpf::wire::cuda::{
-    API_DRIVER, API_RUNTIME, CUDA_GRAPH_LAUNCH, Call, FLAG_CAPTURED, Function, FunctionKey, KIND_CUDA_CALL,
-    KIND_CUDA_FUNCTION, KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_MAX,
+    API_DRIVER, API_RUNTIME, CUDA_GRAPH_LAUNCH, Call, FLAG_CAPTURED, FLAG_RUNTIME, Function, FunctionKey,
+    KIND_CUDA_CALL, KIND_CUDA_FUNCTION, KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_AT, NAME_MAX,
 };
 use tracer_ebpf::wire::ring;
 
 use super::{Registers, calls, capture, registers, thread, word};
 use crate::emit;
-use crate::maps::{FUNCTIONS, add, epoch, level, name_offset, sample};
+use crate::maps::{FUNCTIONS, NAMES_AT, add, epoch, level, sample};
 
-/// A thread sees to the reader every so many launches; a quarter of the ring holds 10,000. A power of two.
+/// A thread sees to the reader every so many launches; a quarter of the ring holds 13,000. A power of two.
 const LOOK_EVERY: u64 = 64;
 
 /// Where and how a kernel is launched.
@@ -26,19 +26,10 @@ struct Shape {
     block: [u32; 3],
     shared: u32,
     stream: u64,
-    /// Where the call returns to.
-    caller: u64,
 }
 
-/// Of a launch that is not looked at further.
-const NO_SHAPE: Shape = Shape { grid: [0; 3], block: [0; 3], shared: 0, stream: 0, caller: 0 };
-
-/// The stack at a call: the return address, then the arguments behind the sixth.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Stack {
-    words: [u64; 4],
-}
+/// Of a launch whose arguments cannot be read.
+const NO_SHAPE: Shape = Shape { grid: [0; 3], block: [0; 3], shared: 0, stream: 0 };
 
 /// Both launch configurations: `CUlaunchConfig` (cuda.h) and `cudaLaunchConfig_t` (driver_types.h, whose size of shared memory is 8 bytes).
 #[repr(C)]
@@ -51,10 +42,11 @@ struct Config {
     stream: u64,
 }
 
+/// The arguments behind the sixth: on the stack, above the return address.
 #[inline(always)]
-fn stack(regs: Registers) -> Stack {
+fn on_stack<const WORDS: usize>(regs: Registers) -> [u64; WORDS] {
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_user(regs.rsp as *const Stack) }.unwrap_or(Stack { words: [0; 4] })
+    unsafe { bpf_probe_read_user((regs.rsp + 8) as *const [u64; WORDS]) }.unwrap_or([0; WORDS])
 }
 
 /// `cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, …)`, and the cooperative one.
@@ -62,13 +54,12 @@ fn stack(regs: Registers) -> Stack {
 pub fn cuda_launch(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
     launch(regs, API_DRIVER, regs.rdi, || {
-        let [caller, block_z, shared, stream] = stack(regs).words;
+        let [block_z, shared, stream] = on_stack(regs);
         Shape {
             grid: [regs.rsi as u32, regs.rdx as u32, regs.rcx as u32],
             block: [regs.r8 as u32, regs.r9 as u32, block_z as u32],
             shared: shared as u32,
             stream,
-            caller,
         }
     })
 }
@@ -78,13 +69,12 @@ pub fn cuda_launch(ctx: ProbeContext) -> u32 {
 pub fn cuda_runtime_launch(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
     launch(regs, API_RUNTIME, regs.rdi, || {
-        let [caller, shared, stream, _] = stack(regs).words;
+        let [shared, stream] = on_stack(regs);
         Shape {
             grid: [regs.rsi as u32, (regs.rsi >> 32) as u32, regs.rdx as u32],
             block: [regs.rcx as u32, (regs.rcx >> 32) as u32, regs.r8 as u32],
             shared: shared as u32,
             stream,
-            caller,
         }
     })
 }
@@ -105,11 +95,10 @@ pub fn cuda_runtime_launch_ex(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn configured(regs: Registers) -> Shape {
-    let caller = word(regs.rsp);
     // SAFETY: the helper checks the address.
     match unsafe { bpf_probe_read_user(regs.rdi as *const Config) } {
-        Ok(Config { grid, block, shared, stream, .. }) => Shape { grid, block, shared, stream, caller },
-        Err(_) => Shape { caller, ..NO_SHAPE },
+        Ok(Config { grid, block, shared, stream, .. }) => Shape { grid, block, shared, stream },
+        Err(_) => NO_SHAPE,
     }
 }
 
@@ -129,7 +118,7 @@ fn launch(regs: Registers, api: u32, function: u64, shape: impl Fn() -> Shape) -
         sums.captured += 1;
         first_of(regs, pid_tgid, now, key, 0);
         // A graph's contents are worth a record at any level.
-        record(pid_tgid, now, key, shape(), FLAG_CAPTURED, number, 1, true);
+        record(pid_tgid, now, key, shape(), FLAG_CAPTURED, number, true);
         return 0;
     }
     sums.launches += 1;
@@ -143,31 +132,37 @@ fn launch(regs: Registers, api: u32, function: u64, shape: impl Fn() -> Shape) -
             }
             weight = every as u32;
         }
-        record(pid_tgid, now, key, shape(), 0, 0, weight, seen & (LOOK_EVERY - 1) == 0);
+        record(pid_tgid, now, key, shape(), 0, weight, seen & (LOOK_EVERY - 1) == 0);
     }
     0
 }
 
 #[inline(always)]
-fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, capture: u32, weight: u32, look: bool) {
+fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, number: u32, look: bool) {
     let Some(mut room) = emit::launch_room::<Launch>() else { return };
-    let Shape { grid, block, shared, stream, caller } = shape;
+    let Shape { grid, block, shared, stream } = shape;
+    let flags = if key.api == API_RUNTIME { flags | FLAG_RUNTIME } else { flags };
     let record = room.as_mut_ptr();
     // Field by field: as a whole it would be put together on the stack and copied.
     // SAFETY: the room is a record's.
     unsafe {
         (*record).header = emit::header(now, pid_tgid, KIND_CUDA_LAUNCH);
-        (*record).key = key;
+        (*record).function = key.function;
         (*record).stream = stream;
-        (*record).caller = caller;
+        (*record).epoch = key.epoch;
+        (*record).flags = flags as u16;
+        (*record).block = [threads(block[0]), threads(block[1]), threads(block[2])];
         (*record).grid = grid;
-        (*record).block = block;
         (*record).shared = shared;
-        (*record).flags = flags;
-        (*record).capture = capture;
-        (*record).weight = weight;
+        (*record).number = number;
     }
     emit::launched(room, look);
+}
+
+/// Threads of a block in a direction, as a record has them.
+#[inline(always)]
+fn threads(count: u32) -> u16 {
+    if count > 0xffff { 0xffff } else { count as u16 }
 }
 
 /// `cuGraphLaunch(exec, stream)` and `cudaGraphLaunch(exec, stream)`.
@@ -206,6 +201,13 @@ fn count(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey) {
     }
 }
 
+/// How far behind a handle of the process the address of its name is.
+#[inline(always)]
+fn names_at(process: u32) -> u32 {
+    // SAFETY: a u32 that is written as a whole.
+    unsafe { NAMES_AT.get(process) }.copied().unwrap_or(NAME_AT)
+}
+
 /// A function that may be new: it gets its entry, with so many launches, and a record.
 #[inline(always)]
 fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches: u64) {
@@ -235,7 +237,8 @@ fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches
         (*record).callers = [word(regs.rsp), second, third, fourth];
         (*record).pad = 0;
         let name = (&raw mut (*record).name).cast();
-        let text = word(key.function + u64::from(name_offset()));
+        let name_at = names_at(key.process);
+        let text = word(key.function + u64::from(name_at));
         let len = bpf_probe_read_user_str(name, NAME_MAX as u32, text as *const _);
         // With its end.
         (*record).name_len = if text != 0 && len > 1 { len as u32 - 1 } else { 0 };

@@ -75,7 +75,16 @@ mod tests {
         };
         let points = points.iter().map(judged).collect();
         let (path, soname) = ("/libcuda.so.1".into(), Some("libcuda.so.1".into()));
-        Surveyed { family: &DRIVER, path, soname, is_one: true, processes: vec![1], points, refused: None }
+        Surveyed {
+            family: &DRIVER,
+            path,
+            soname,
+            is_one: true,
+            processes: vec![1],
+            points,
+            refused: None,
+            names_at: None,
+        }
     }
 
     #[test]

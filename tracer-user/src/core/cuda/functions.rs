@@ -188,7 +188,7 @@ mod tests {
 
     fn launch(grid: u32, weight: u32) -> Launch {
         let (grid, block) = ([grid, 1, 1], [32, 1, 1]);
-        Launch { key: KEY, stream: 7, caller: 0, grid, block, shared: 0, capture: None, weight }
+        Launch { key: KEY, stream: 7, grid, block, shared: 0, capture: None, weight }
     }
 
     #[test]

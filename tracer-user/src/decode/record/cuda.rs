@@ -102,18 +102,23 @@ fn function(fields: Fields<'_>) -> Result<Seen, Refused> {
 
 fn launch(fields: Fields<'_>) -> Result<Seen, Refused> {
     fields.at_least(size_of::<LaunchRecord>())?;
-    let three = |at: usize| Ok([fields.u32(at)?, fields.u32(at + 4)?, fields.u32(at + 8)?]);
-    let is_captured = fields.u32(offset_of!(LaunchRecord, flags))? & wire::FLAG_CAPTURED != 0;
-    let capture = fields.u32(offset_of!(LaunchRecord, capture))?;
+    let flags = u32::from(fields.u16(offset_of!(LaunchRecord, flags))?);
+    let number = fields.u32(offset_of!(LaunchRecord, number))?;
+    let is_captured = flags & wire::FLAG_CAPTURED != 0;
+    let (grid, block) = (offset_of!(LaunchRecord, grid), offset_of!(LaunchRecord, block));
     Ok(Seen::Launch(Launch {
-        key: key_at(fields, offset_of!(LaunchRecord, key))?,
+        key: FunctionKey {
+            process: fields.process()?,
+            epoch: fields.u32(offset_of!(LaunchRecord, epoch))?,
+            function: fields.u64(offset_of!(LaunchRecord, function))?,
+            api: if flags & wire::FLAG_RUNTIME == 0 { Api::Driver } else { Api::Runtime },
+        },
         stream: fields.u64(offset_of!(LaunchRecord, stream))?,
-        caller: fields.u64(offset_of!(LaunchRecord, caller))?,
-        grid: three(offset_of!(LaunchRecord, grid))?,
-        block: three(offset_of!(LaunchRecord, block))?,
+        grid: [fields.u32(grid)?, fields.u32(grid + 4)?, fields.u32(grid + 8)?],
+        block: [fields.u16(block)?, fields.u16(block + 2)?, fields.u16(block + 4)?].map(u32::from),
         shared: fields.u32(offset_of!(LaunchRecord, shared))?,
-        capture: is_captured.then_some(capture),
-        weight: fields.u32(offset_of!(LaunchRecord, weight))?.max(1),
+        capture: is_captured.then_some(number),
+        weight: if is_captured { 1 } else { number.max(1) },
     }))
 }
 
@@ -199,6 +204,24 @@ mod tests {
         assert_eq!(what(&copy), Ok(Seen::Call(expected)));
         let unknown = words(wire::KIND_CUDA_CALL, &[900, u64::from(wire::CUDA_COPY), 6, 1, 0, 0]);
         assert_eq!(what(&unknown), Err(Refused::Field("copy", 6)));
+    }
+
+    #[test]
+    fn a_launch_says_its_function_and_shape() {
+        let launch = |flags: u64| {
+            // function · stream · epoch 3, flags, block 4 5 6 · grid 7 8 9 · 0xc000 bytes, number 2
+            let fields: [u64; 6] =
+                [0xf00, 7, 3 | flags << 32 | 4 << 48, 5 | 6 << 16 | 7 << 32, 8 | 9 << 32, 0xc000 | 2 << 32];
+            what(&words(wire::KIND_CUDA_LAUNCH, &fields))
+        };
+        let key = FunctionKey { process: 42, epoch: 3, function: 0xf00, api: Api::Driver };
+        let (grid, block) = ([7, 8, 9], [4, 5, 6]);
+        let plain = Launch { key, stream: 7, grid, block, shared: 0xc000, capture: None, weight: 2 };
+        assert_eq!(launch(0), Ok(Seen::Launch(plain)));
+        let captured = Launch { capture: Some(2), weight: 1, ..plain };
+        assert_eq!(launch(u64::from(wire::FLAG_CAPTURED)), Ok(Seen::Launch(captured)));
+        let runtime = Launch { key: FunctionKey { api: Api::Runtime, ..key }, ..plain };
+        assert_eq!(launch(u64::from(wire::FLAG_RUNTIME)), Ok(Seen::Launch(runtime)));
     }
 
     #[test]

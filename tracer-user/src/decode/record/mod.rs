@@ -68,6 +68,10 @@ impl Fields<'_> {
         bytes.try_into().map_err(|_| Refused::Short(self.0.len()))
     }
 
+    fn u16(&self, at: usize) -> Result<u16, Refused> {
+        self.array(at).map(u16::from_ne_bytes)
+    }
+
     fn u32(&self, at: usize) -> Result<u32, Refused> {
         self.array(at).map(u32::from_ne_bytes)
     }
