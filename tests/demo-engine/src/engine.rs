@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::cuda::{self, Cuda};
 use crate::scheduler::{Limits, Scheduler, Step};
 use crate::server::Role;
 use crate::wire::{self, Add, Outputs, Stats};
@@ -33,12 +34,16 @@ pub struct Config {
     /// What a step with one sequence takes, ms.
     pub step_ms: f64,
     pub worker: worker::Config,
+    /// `None`: a step calls no CUDA.
+    pub cuda: Option<cuda::Config>,
 }
 
 /// Each further sequence of a batch makes a step longer by this share; batching pays, but not for nothing.
 const SEQUENCE_SHARE: f64 = 0.05;
 /// And each prompt token by this share: a full budget of 2,048 tokens takes about 20 single steps.
 const TOKEN_SHARE: f64 = 0.01;
+/// This share of a step with CUDA comes before its first call.
+const PREPARING_SHARE: f64 = 0.1;
 
 struct Core {
     scheduler: Scheduler,
@@ -46,6 +51,7 @@ struct Core {
     output: Io,
     worker: Io,
     step_ms: f64,
+    cuda: Option<Cuda>,
 }
 
 /// Runs until an API server is gone.
@@ -77,6 +83,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         output: Io::start("ZMQbg/IO/0", outputs, |delivery| !matches!(delivery, Delivery::Closed(_)))?,
         worker,
         step_ms: config.step_ms,
+        cuda: config.cuda.as_ref().map(Cuda::start).transpose().context("CUDA")?,
     };
     for client in 0..config.clients.len() {
         core.input.send(client, wire::encode_ready(&config.limits));
@@ -95,7 +102,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             core.take(&message);
         }
         if core.scheduler.has_requests() {
-            core.step();
+            core.step()?;
         }
     }
 }
@@ -131,14 +138,26 @@ impl Core {
         }
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> anyhow::Result<()> {
         let step = self.scheduler.schedule(sys::monotonic());
         // vLLM's two calls of a step: execute_model, sample_tokens.
         self.worker.send(0, vec![worker::PING.to_vec()]);
-        self.sleep(cost(&step));
+        let mut left = cost(&step);
+        if let Some(cuda) = &mut self.cuda {
+            // An engine prepares its inputs before it calls anything.
+            let preparing = left * PREPARING_SHARE;
+            left -= preparing;
+            thread::sleep(Duration::from_secs_f64(self.step_ms * preparing / 1e3));
+            cuda.execute(&step)?;
+        }
+        self.sleep(left);
+        if let Some(cuda) = &mut self.cuda {
+            cuda.sample(&step)?;
+        }
         self.worker.send(0, vec![worker::PING.to_vec()]);
         let outputs = self.scheduler.complete(&step);
         self.say(outputs);
+        Ok(())
     }
 
     /// Sleeps `steps` single-sequence steps.

@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod blocks;
+pub mod cuda;
 pub mod engine;
 pub mod generation;
 pub mod http;

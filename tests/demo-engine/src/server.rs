@@ -22,7 +22,7 @@ use crate::engine::Client;
 use crate::metrics::{Metrics, shared_len};
 use crate::scheduler::Limits;
 use crate::sys::{self, Shared};
-use crate::{api, engine, worker};
+use crate::{api, cuda, engine, worker};
 
 const ROLE: &str = "DEMO_ENGINE_ROLE";
 
@@ -66,9 +66,20 @@ pub struct Arguments {
     /// Say in every usage how many prompt tokens came from the prefix cache.
     #[arg(long)]
     enable_prompt_tokens_details: bool,
+    /// Folder of the fake CUDA libraries that the engine shall drive in every step (`tests/fixtures/cuda`).
+    #[arg(long, value_name = "FOLDER", requires = "cuda_account")]
+    cuda: Option<PathBuf>,
+    /// Where the engine writes what it called of CUDA, a line of JSON a step.
+    #[arg(long, value_name = "FILE", requires = "cuda")]
+    cuda_account: Option<PathBuf>,
 }
 
 impl Arguments {
+    fn cuda(&self) -> Option<cuda::Config> {
+        let (libraries, account) = (self.cuda.clone()?, self.cuda_account.clone()?);
+        Some(cuda::Config { libraries, account })
+    }
+
     fn limits(&self) -> anyhow::Result<Limits> {
         anyhow::ensure!(
             self.blocks * self.block_size >= self.max_model_len,
@@ -190,6 +201,7 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         limits,
         step_ms: arguments.step_ms,
         worker: worker::Config { requests: belongings.endpoint(), responses: belongings.endpoint() },
+        cuda: arguments.cuda(),
     });
     let model = &arguments.served_model_name;
     let config = |index: usize| api::Config {

@@ -5,6 +5,7 @@
 
 mod build;
 mod program;
+pub mod steps;
 pub mod traced;
 mod truth;
 pub mod vllm;

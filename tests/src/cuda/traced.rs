@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use inferspan_harness::process::Signal;
 use serde::Deserialize;
 
 use super::{Program, Running, Tally, Truth};
@@ -55,6 +56,10 @@ impl Tracer {
         all.extend(["--metrics-out".to_owned(), file("metrics.txt")]);
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         Self { attached: Attached::start("attach", pid, &all), folder }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.attached.signal(signal);
     }
 
     /// Waits until it has ended with its target.

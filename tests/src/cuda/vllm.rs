@@ -1,11 +1,11 @@
 //! The real vLLM on CPU, whose worker drives the fake CUDA through a plug-in (`fixtures/cuda/vllm-plugin`).
 //!
 //! Enters: what is installed, the built fixture, what the worker shall do. Leaves: a server to attach to, and the worker's own account
-//! of every step. The worker makes a step's launches, copies and waits on its main thread.
+//! of every step. The worker makes a step's launches and copies on its main thread, its waits too unless the engine schedules ahead.
 //!
 //! ```ignore
 //! let (Some(installed), Some(fixture)) = (Vllm::from_env(), Fixture::for_test("…")) else { return };
-//! let cuda = Cuda { fixture: &fixture, driver: Driver::New, mode: Mode::Full };
+//! let cuda = Cuda { fixture: &fixture, driver: Driver::New, mode: Mode::Full, ahead: false };
 //! let server = vllm::start(&installed, &cuda, folder.path(), &Interrupt::never(), &["--max-num-seqs", "64"]).unwrap();
 //! // attach to server.pid, send requests to server.url, detach
 //! let account = vllm::read(folder.path()).unwrap();
@@ -33,6 +33,8 @@ pub enum Mode {
     Piecewise,
     /// A batch of up to 64 decodes is one graph launch; others are eager.
     Full,
+    /// The same, but of the others those of up to 64 tokens are piecewise: vLLM's default on a GPU.
+    FullAndPiecewise,
 }
 
 /// What the worker drives. The runtime is always that of CUDA 12, since torch has NVIDIA's own libcudart.so.13 mapped.
@@ -41,6 +43,8 @@ pub struct Cuda<'a> {
     pub fixture: &'a Fixture,
     pub driver: Driver,
     pub mode: Mode,
+    /// Lets `--async-scheduling` count, which vLLM switches off on a CPU.
+    pub ahead: bool,
 }
 
 /// Starts vLLM with the plug-in. The account is in `folder`.
@@ -63,8 +67,9 @@ pub fn start(
         Mode::Eager => "eager",
         Mode::Piecewise => "piecewise",
         Mode::Full => "full",
+        Mode::FullAndPiecewise => "full_and_piecewise",
     };
-    let environment = [
+    let mut environment = vec![
         ("PYTHONPATH", plugin.as_str()),
         // Nothing is written beside the sources.
         ("PYTHONDONTWRITEBYTECODE", "1"),
@@ -72,7 +77,15 @@ pub fn start(
         ("INFERSPAN_FAKE_CUDA_DRIVER", driver),
         ("INFERSPAN_FAKE_CUDA_MODE", mode),
         ("INFERSPAN_FAKE_CUDA_TRUTH", truth.as_str()),
+        // Several workers find no NUMA node each to bind themselves to.
+        ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+        ("OMP_NUM_THREADS", "1"),
     ];
+    if cuda.ahead {
+        environment.push(("INFERSPAN_FAKE_CUDA_AHEAD", "1"));
+        // A step keeps the GPU busy for longer than the CPU needs for the next one, as a real model does: 22 kernels are 3.3 ms.
+        environment.push(("FAKE_CUDA_KERNEL_US", "150"));
+    }
     // Of another server in this folder.
     let _ = fs::remove_file(folder.join(TRUTH));
     Server::start_vllm(installed, folder, interrupt, arguments, &environment)
@@ -130,6 +143,8 @@ pub struct WorkerStep {
     pub number: u64,
     /// Before the model runs on the CPU; kernels are launched after that.
     pub start_ns: u64,
+    /// Before the first call of CUDA.
+    pub first_call_ns: u64,
     /// After the wait.
     pub end_ns: u64,
     /// `eager`, `piecewise`, `full`

@@ -3,7 +3,7 @@
 //! Enters: the maps of threads and of functions. Leaves: totals that have moved since they were last looked at. Invariant: a thread's totals
 //! are taken when they stand still, so that no half of a call is in them; entries of what is gone are taken out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use aya::maps::{HashMap as Map, MapData};
 use tracer_ebpf::wire::cuda::{FunctionKey as WireKey, Thread};
@@ -48,13 +48,16 @@ pub struct Counters {
     /// When each thread last called, as it was told.
     told: HashMap<u64, EventNanos>,
     counted: HashMap<FunctionKey, u64>,
+    /// Of them, those whose first launch was told of.
+    met: HashSet<FunctionKey>,
     /// Threads that called of late.
     busy: BTreeSet<u64>,
 }
 
 impl Counters {
     pub(super) fn new(threads: Map<MapData, u64, ThreadRow>, functions: Map<MapData, FunctionRow, u64>) -> Self {
-        Self { threads, functions, told: HashMap::new(), counted: HashMap::new(), busy: BTreeSet::new() }
+        let (told, counted, met, busy) = (HashMap::new(), HashMap::new(), HashSet::new(), BTreeSet::new());
+        Self { threads, functions, told, counted, met, busy }
     }
 
     /// A burst of the thread was told of by the kernel side.
@@ -62,6 +65,19 @@ impl Counters {
         let key = u64::from(process) << 32 | u64::from(thread);
         self.told.insert(key, sums.last);
         self.busy.insert(key);
+    }
+
+    /// The first launch of a function was told of.
+    pub fn met(&mut self, function: FunctionKey) {
+        self.met.insert(function);
+    }
+
+    /// Functions that were counted, and of which no first launch was told: the ring was full then. Each is given once. Rings are to be
+    /// drained between the count and this.
+    pub fn unmet(&mut self) -> Vec<FunctionKey> {
+        let unmet: Vec<_> = self.counted.keys().filter(|function| !self.met.contains(function)).copied().collect();
+        self.met.extend(&unmet);
+        unmet
     }
 
     /// Threads that stand still at `now` and have called since they were told of. `all`: every thread is looked at, else those that called
@@ -132,6 +148,7 @@ impl Counters {
                 // Told of, and launched no more: its handle may be another function's now.
                 let _ = self.functions.remove(&row);
                 self.counted.remove(&function);
+                self.met.remove(&function);
             }
         }
         moved
@@ -150,5 +167,6 @@ impl Counters {
             let _ = self.functions.remove(&row);
         }
         self.counted.retain(|function, _| function.process != process);
+        self.met.retain(|function| function.process != process);
     }
 }

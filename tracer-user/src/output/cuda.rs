@@ -27,7 +27,7 @@ pub struct StepCuda {
     pub processes: u32,
     /// Between the first calls of the first and of the last of them, ns.
     pub skew_ns: u64,
-    /// Which of these calls are the step's, and which the next one's, was told by the longest pause between them.
+    /// It is not sure which of these calls are the step's, and which a neighbour's: the engine schedules ahead.
     pub estimated: bool,
     /// The engine used graphs for batches like this one, and did not here.
     pub fell_back: bool,

@@ -214,6 +214,7 @@ impl Drain {
             if stopping {
                 // Nobody calls the programs any more.
                 self.count_all(EventNanos::MAX);
+                self.tell_unmet(now);
                 self.records.hand_over();
                 return;
             }
@@ -247,15 +248,16 @@ impl Drain {
     fn account(&mut self, record: &Record) {
         let Record::Event(Event { at, process, thread, what }) = record else { return };
         match what {
-            What::Cuda(seen) => {
-                if let Seen::Burst(sums) = &**seen {
-                    self.counters.heard(*process, *thread, sums);
-                }
-            }
+            What::Cuda(seen) => match &**seen {
+                Seen::Burst(sums) => self.counters.heard(*process, *thread, sums),
+                Seen::Function { key, .. } => self.counters.met(*key),
+                _ => {}
+            },
             What::Exited => {
                 let moved = self.counters.of_process(*process);
                 self.tell_threads(*at, moved);
                 self.tell_functions(*at);
+                self.tell_unmet(*at);
                 self.counters.forget(*process);
             }
             _ => {}
@@ -266,6 +268,8 @@ impl Drain {
     fn count_all(&mut self, now: EventNanos) {
         let moved = self.counters.threads(now, true);
         let at = now.min(monotonic_ns());
+        // Of those that were counted the last time: their records have been read since, if there are any.
+        self.tell_unmet(at);
         self.tell_threads(at, moved);
         self.tell_functions(at);
         let proc = Proc::this();
@@ -290,6 +294,14 @@ impl Drain {
         for (process, counts) in by_process {
             let what = What::Cuda(Box::new(Seen::Counts(counts)));
             self.records.push(Input::Event(Event { at, process, thread: process, what }));
+        }
+    }
+
+    /// A function whose first launch found the ring full is met now, or it would have no name.
+    fn tell_unmet(&mut self, at: EventNanos) {
+        for key in self.counters.unmet() {
+            let what = What::Cuda(Box::new(Seen::Function { key, callers: [0; 4], text: None }));
+            self.records.push(Input::Event(Event { at, process: key.process, thread: key.process, what }));
         }
     }
 

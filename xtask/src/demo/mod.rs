@@ -2,9 +2,10 @@
 //!
 //! Starts a server, Jaeger and Prometheus, attaches to the server by PID as a user would, sends it mixed traffic, and prints
 //! what was found as read back from Jaeger and Prometheus. Leaves: the files in `target/demo`. Everything that was started
-//! is stopped at the end, on failure and on Ctrl-C. Fails when traces or metrics are missing.
+//! is stopped at the end, on failure and on Ctrl-C. Fails when traces or metrics are missing, or a step's CUDA is not what the engine did.
 
 mod backends;
+mod cuda;
 mod report;
 pub(crate) mod server;
 
@@ -63,11 +64,14 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let interrupt = Interrupt::catch("xtask: ")?;
     let folder = fresh_folder()?;
 
+    // vLLM on CPU calls no CUDA.
+    let mut fake = if arguments.vllm { None } else { cuda::Fake::ready(&folder)? };
     let mut server = shell::step(if arguments.vllm { "starting vLLM" } else { "starting the demo server" }, || {
         if arguments.vllm {
             server::start_vllm(&folder, &interrupt, &[])
         } else {
-            server::start_demo(&engine, &folder, &interrupt)
+            let cuda = fake.as_ref().map(cuda::Fake::engine_arguments);
+            server::start_demo(&engine, cuda.iter().flatten(), &folder, &interrupt)
         }
     })?;
     // The server has a past when a user attaches; vLLM also compiles now what would else be in the first traces.
@@ -92,6 +96,10 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         command.args(["--otlp", &jaeger.server.otlp_grpc]);
     }
     command.arg("--access-log").arg(&access_log).arg("--traces-out").arg(&traces_out);
+    if let Some(fake) = &mut fake {
+        fake.attached()?;
+        command.args(cuda::Fake::attach_arguments(&folder));
+    }
     let mut attach = attach(&mut command, &metrics, &mut server, &folder, &interrupt)?;
     shell::step(&format!("sending traffic for {} s", arguments.seconds), || {
         send(&traffic, &server, arguments.seconds, "traffic", &folder, &interrupt)
@@ -104,7 +112,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         shell::step("detaching", || detach(&mut attach))?;
     }
     let found = found(jaeger.as_ref(), &attach, &access_log, &traces_out, &interrupt)?;
-    show(&server, &found, &excerpt);
+    let step = fake.as_ref().map(|fake| fake.show(&folder, !arguments.keep)).transpose()?;
+    show(&server, &found, &excerpt, step.as_deref());
     place(jaeger.as_ref(), prometheus.as_ref(), &folder, arguments.keep);
     if arguments.keep {
         println!("Metrics page: http://{metrics}/metrics");
@@ -119,7 +128,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs `attach` until it serves its metrics.
+/// Runs `attach` until it is attached and serves its metrics.
 fn attach(
     command: &mut Command,
     metrics: &str,
@@ -134,8 +143,10 @@ fn attach(
     }
     shell::step("attaching", || {
         let mut attach = Process::start_on_terminal("attach", command, folder)?;
-        let page = format!("http://{metrics}/metrics");
-        let ready = || Ok(http::answers(&page).then_some(()));
+        let (page, said) = (format!("http://{metrics}/metrics"), folder.join("attach.err"));
+        // The page is there before the probes are.
+        let is_attached = || fs::read_to_string(&said).is_ok_and(|said| said.contains("inferspan: attached"));
+        let ready = || Ok((http::answers(&page) && is_attached()).then_some(()));
         wait_for("attach", ATTACH_LIMIT, interrupt, &mut [&mut attach, &mut server.process], ready)?;
         Ok(attach)
     })
@@ -254,10 +265,15 @@ fn found(
     Ok(Found { terminal: report::terminal(&attach.output)?, traces, requests, exports })
 }
 
-fn show(server: &Server, found: &Found, excerpt: &str) {
+fn show(server: &Server, found: &Found, excerpt: &str, step: Option<&str>) {
     println!("\n── what attach printed ({}, pid {}) ──\n{}", server.name, server.pid, found.terminal);
     println!("── metrics ──\n{excerpt}");
     println!("── traces ──\n{}", found.traces);
+    if let Some(step) = step {
+        println!(
+            "── one engine step (its CUDA is a fake one: no GPU is needed; a launch is a call of the CPU) ──\n{step}"
+        );
+    }
     println!(
         "── files ──\n  {} requests in the access log, {} export requests in the trace file",
         found.requests, found.exports

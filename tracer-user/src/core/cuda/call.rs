@@ -54,6 +54,16 @@ impl Calls {
         self.held.push_back(Held { from: at, at, thread, what: What::Memory { live, peak } });
     }
 
+    /// Takes those that were entered by `until`, out of those that were by `end`. A wait stands where it came back.
+    fn take(&mut self, until: EventNanos, end: EventNanos) -> Vec<Held> {
+        let by_end = std::iter::from_fn(|| self.held.pop_front_if(|held| held.from <= end));
+        let (its, later): (Vec<Held>, Vec<Held>) = by_end.partition(|held| held.from <= until);
+        for held in later.into_iter().rev() {
+            self.held.push_front(held);
+        }
+        its
+    }
+
     /// What waits no longer, and whether it went for want of room.
     fn overdue(&mut self, now: EventNanos, wait: bool) -> Option<(Held, bool)> {
         let too_many = self.held.len() > MAX_HELD;
@@ -90,11 +100,12 @@ impl Core {
         self.count_loss(LossStage::Evicted, crowded_out, out);
     }
 
-    /// Gives the calls between the edges of a step to it; the launches are its kernels.
+    /// Gives the calls between the edges of a step to it, or those that its totals are of where the engine launches ahead; the launches are
+    /// its kernels.
     pub(in crate::core) fn calls_of_step(
         &mut self,
         engine: u32,
-        (start, end): (EventNanos, EventNanos),
+        edges: (EventNanos, EventNanos),
         step: (TraceId, SpanId),
         cuda: &mut StepCuda,
         out: &mut Vec<Output>,
@@ -103,11 +114,10 @@ impl Core {
         let mut counts = Counts::new();
         for process in its.collect::<Vec<_>>() {
             let place = self.place(process);
-            let until = |held: &mut Held| held.from <= end;
-            while let Some(held) =
-                self.cuda.processes.get_mut(&process).and_then(|of| of.calls.held.pop_front_if(until))
-            {
-                let is_in_it = held.from >= start;
+            let (from, until) = self.cuda.leads.get(&engine).map_or(edges, |lead| lead.window(process, edges));
+            let Some(of) = self.cuda.processes.get_mut(&process) else { continue };
+            for held in of.calls.take(until, edges.1) {
+                let is_in_it = held.from >= from;
                 let call = self.leaving(process, place, held, is_in_it.then_some(step));
                 if is_in_it && let CudaWhat::Launch { kernel, weight, .. } = &call.what {
                     if let Some((_, count)) = counts.get_mut(&kernel.name) {

@@ -241,7 +241,7 @@ impl Core {
     }
 
     /// The totals of a step that is over, between its edges; nothing when its engine calls no CUDA.
-    pub(super) fn cuda_step(&mut self, of: &Step, (start, end): (EventNanos, EventNanos)) -> Option<Box<StepCuda>> {
+    pub(super) fn cuda_step(&mut self, of: &Step, edges: (EventNanos, EventNanos)) -> Option<Box<StepCuda>> {
         let engine = of.reference.engine;
         let is_single = of.first_tokens == 0 && of.tokens == of.requests;
         let its: Vec<u32> =
@@ -253,9 +253,9 @@ impl Core {
         let lead = self.cuda.leads.entry(engine).or_default();
         for process in its {
             let Some(of) = self.cuda.processes.get_mut(&process) else { continue };
-            lead.take(process, &mut of.parts, start, end, &mut step);
+            lead.take(process, &mut of.parts, edges);
         }
-        lead.ends(is_single, &mut step);
+        lead.ends(edges, is_single, &mut step);
         if step.is_empty() && !self.cuda.seen_at.contains(&engine) {
             return None;
         }

@@ -20,6 +20,14 @@ pub(super) struct Part {
     pub sums: Sums,
 }
 
+impl Part {
+    /// Whether it enqueued anything: waits alone do not.
+    pub(super) fn has_work(&self) -> bool {
+        let Sums { launches, graph_launches, sets, captured, .. } = self.sums;
+        launches + graph_launches + sets + captured + self.sums.copies.iter().sum::<u64>() > 0
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     told: BTreeMap<u32, Sums>,
