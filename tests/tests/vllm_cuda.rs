@@ -18,7 +18,7 @@ use inferspan_harness::folder::Folder;
 use inferspan_harness::installed::Vllm;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
-use inferspan_tests::cuda::steps::Run;
+use inferspan_tests::cuda::steps::{Run, Span};
 use inferspan_tests::cuda::vllm::{self, Cuda, Mode};
 use inferspan_tests::cuda::{Driver, Fixture};
 use inferspan_tests::judge::{Attach, Target};
@@ -91,6 +91,8 @@ fn every_decode_step_links_to_the_step_that_holds_its_launches() {
         }
         let linked = links(&run, &what);
         assert!(linked > 3 * clients, "{what}: {linked} decode steps\n{}", run.evidence(&[]));
+        back(&run, &what);
+        shares(&run, &what);
         let named = names(&run, &place);
         eprintln!("{what}: {} steps equal, {linked} decode steps linked, {named} kernels named", run.truth.len());
     }
@@ -115,6 +117,35 @@ fn links(run: &Run, what: &str) -> usize {
         assert!(truth.graph_launches + truth.launches.values().sum::<u64>() > 0, "{what}: nothing\n{}", evidence());
     }
     decode_steps.len()
+}
+
+/// A step links to the requests that it gave something for: to all whose response said early whose it is, as a stream does.
+fn back(run: &Run, what: &str) {
+    let is_root = |span: &&Span| span.name == "inference_request";
+    let roots: BTreeMap<&str, &Span> =
+        run.spans.iter().filter(is_root).map(|span| (span.trace.as_str(), span)).collect();
+    let of_id: BTreeSet<&str> = roots.values().map(|root| root.id.as_str()).collect();
+    let steps: BTreeMap<&str, &Span> = run.seen.iter().map(|step| (step.id.as_str(), step)).collect();
+    for step in &run.seen {
+        assert!(step.links.iter().all(|link| of_id.contains(link.as_str())), "{what}: a step links to no request");
+    }
+    let mut linked = 0;
+    for span in run.spans.iter().filter(|span| span.name == "decode_step") {
+        let (root, step) = (roots[span.trace.as_str()], steps[span.links[0].as_str()]);
+        if root.is_set("gen_ai.request.stream") && step.count("inferspan.batch.requests") <= 32 {
+            assert!(step.links.contains(&root.id), "{what}: {} does not link back to {}", step.id, root.trace);
+            linked += 1;
+        }
+    }
+    assert!(linked > 0, "{what}: no step links back");
+}
+
+/// What the steps did is shared out among their requests, once.
+fn shares(run: &Run, what: &str) {
+    let shared: f64 = run.spans.iter().filter_map(|span| span.seconds("inferspan.cuda.share.launches")).sum();
+    let has_requests = |step: &&Span| step.count("inferspan.batch.requests") > 0;
+    let launched: u64 = run.seen.iter().filter(has_requests).map(|step| step.count("inferspan.cuda.launches")).sum();
+    assert!((shared - launched as f64).abs() < 1e-3, "{what}: {shared} of {launched}\n{}", run.evidence(&[]));
 }
 
 /// Launches by name, all steps together, are the workers' own; how many names there are.
