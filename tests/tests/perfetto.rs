@@ -217,10 +217,12 @@ fn cuda_calls_are_drawn_where_and_when_they_were_made() {
             "select distinct coalesce(extract_arg(arg_set_id, 'debug.grid'), extract_arg(arg_set_id, 'args.grid')), \
              coalesce(extract_arg(arg_set_id, 'debug.kernel'), extract_arg(arg_set_id, 'args.kernel')) \
              from slice where name = 'ampere_gemm_128x64' and arg_set_id > 0 order by 1 desc limit 1",
+            "select distinct coalesce(extract_arg(arg_set_id, 'debug.kernels'), extract_arg(arg_set_id, 'args.kernels')) as of \
+             from slice where of is not null",
         ];
         let at = file.display();
-        let answers: [Rows; 7] = perfetto.query(&file, &queries).unwrap().try_into().unwrap();
-        let [complaints, processes, calls, streams, arrows, memory, kernels] = answers;
+        let answers: [Rows; 8] = perfetto.query(&file, &queries).unwrap().try_into().unwrap();
+        let [complaints, processes, calls, streams, arrows, memory, kernels, graphs] = answers;
         assert_eq!(complaints, Rows::new(), "{at}");
         let name = |what: &str| format!("{} {what}", outputs::SERVER);
         let rank = |n: u64| json!([5000 + n, name(&format!("worker 0 rank {n}"))]);
@@ -243,6 +245,7 @@ fn cuda_calls_are_drawn_where_and_when_they_were_made() {
         assert_eq!(number(&json!(memory[0][0].as_f64().unwrap() as u64)), 1 << 35, "{at}");
         assert_eq!(memory[0][1], json!(steps * ranks * 2), "{at}");
         assert_eq!(json!(kernels), json!([["128x2x1", "void ns::ampere_gemm_128x64<float>(int)"]]), "{at}");
+        assert_eq!(json!(graphs), json!([["flash_fwd_kernel ×300, ampere_gemm_128x64 ×112"]]), "{at}");
     }
 }
 

@@ -73,7 +73,16 @@ pub fn calls(n: u8, rank: u32) -> Vec<CudaCall> {
         (launch(0), Some(0), None),
         (launch(1), Some(STREAM), None),
         (CudaWhat::Copy { kind: CopyKind::HostToDevice, bytes: 4096 }, Some(0), None),
-        (CudaWhat::GraphLaunch { graph: 0xabc, nodes: Some(412), replays: u64::from(n) + 1 }, Some(STREAM), None),
+        (
+            CudaWhat::GraphLaunch {
+                graph: 0xabc,
+                nodes: Some(412),
+                kernels: vec![(kernel(0), 300), (kernel(1), 112)],
+                replays: u64::from(n) + 1,
+            },
+            Some(STREAM),
+            None,
+        ),
         (
             CudaWhat::Collective { kind: CollectiveKind::AllReduce, bytes: 1 << 20, communicator: 0xdef },
             Some(STREAM),

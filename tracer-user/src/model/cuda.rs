@@ -88,6 +88,15 @@ pub fn attributes(of: &StepCuda, attributes: &mut Attributes) {
         attributes.push((attribute::CUDA_PROCESSES, int(u64::from(of.processes))));
         attributes.push((attribute::CUDA_SKEW, seconds(of.skew_ns)));
     }
+    if of.collectives > 0 {
+        attributes.push((attribute::CUDA_COLLECTIVES, int(of.collectives)));
+    }
+    if let Some(skew) = of.collective_skew_ns {
+        attributes.push((attribute::CUDA_COLLECTIVE_SKEW, seconds(skew)));
+    }
+    if let Some(rank) = of.straggler {
+        attributes.push((attribute::CUDA_STRAGGLER, int(u64::from(rank))));
+    }
     if of.estimated {
         attributes.push((attribute::CUDA_ESTIMATED, Value::Bool(true)));
     }

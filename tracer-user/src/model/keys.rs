@@ -122,6 +122,9 @@ pub mod attribute {
     pub const CUDA_SET_BYTES: &str = "inferspan.cuda.set_bytes";
     pub const CUDA_PROCESSES: &str = "inferspan.cuda.processes";
     pub const CUDA_SKEW: &str = "inferspan.cuda.skew_seconds";
+    pub const CUDA_COLLECTIVES: &str = "inferspan.cuda.collectives";
+    pub const CUDA_COLLECTIVE_SKEW: &str = "inferspan.cuda.collective_skew_seconds";
+    pub const CUDA_STRAGGLER: &str = "inferspan.cuda.straggler_rank";
     pub const CUDA_ESTIMATED: &str = "inferspan.cuda.estimated";
     pub const CUDA_TOP: &str = "inferspan.cuda.top_kernels";
     pub const CUDA_SHARE_STEPS: &str = "inferspan.cuda.share.steps";
@@ -159,7 +162,7 @@ pub mod attribute {
         (CUDA_COPIES_P2P, CUDA_COPY_BYTES_P2P),
     ];
 
-    pub const ALL: [&str; 94] = [
+    pub const ALL: [&str; 97] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -227,6 +230,9 @@ pub mod attribute {
         CUDA_SET_BYTES,
         CUDA_PROCESSES,
         CUDA_SKEW,
+        CUDA_COLLECTIVES,
+        CUDA_COLLECTIVE_SKEW,
+        CUDA_STRAGGLER,
         CUDA_ESTIMATED,
         CUDA_TOP,
         CUDA_SHARE_STEPS,

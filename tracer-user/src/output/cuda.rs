@@ -27,6 +27,11 @@ pub struct StepCuda {
     pub processes: u32,
     /// Between the first calls of the first and of the last of them, ns.
     pub skew_ns: u64,
+    /// Collectives that its processes entered outside of graphs; by how much the last rank was behind the first in the one with the most of
+    /// it, ns, where all entered the same; and the rank that came last mostly.
+    pub collectives: u64,
+    pub collective_skew_ns: Option<u64>,
+    pub straggler: Option<u32>,
     /// It is not sure which of these calls are the step's, and which a neighbour's: the engine schedules ahead.
     pub estimated: bool,
     /// The engine used graphs for batches like this one, and did not here.
@@ -107,10 +112,12 @@ pub enum CudaWhat {
         shared: u32,
         weight: u32,
     },
-    /// `nodes` where its capture was seen; `replays`: how often it was launched before, and now.
+    /// `nodes` where its capture was seen, and its most frequent `kernels` with how many of each; `replays`: how often it was launched
+    /// before, and now.
     GraphLaunch {
         graph: u64,
         nodes: Option<u32>,
+        kernels: Vec<(Arc<KernelName>, u64)>,
         replays: u64,
     },
     Copy {

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::collectives::{self, Entered, Skew};
 use super::functions::nameless;
-use super::{Place, engine_of};
+use super::graphs::Contents;
+use super::{Place, Process, engine_of};
 use crate::core::Core;
-use crate::input::cuda::{Call, CallKind, Launch};
+use crate::input::cuda::{Call, CallKind, FunctionKey, Launch};
 use crate::input::{EventNanos, LossStage};
 use crate::output::cuda::{CudaCall, CudaWhat, KernelName, StepCuda};
 use crate::output::{Output, SpanId, TraceId, UnixNanos};
@@ -19,6 +21,8 @@ const MAX_HELD: usize = 65_536;
 const HOLD: EventNanos = 5_000_000_000;
 /// Kernels that a step names.
 const TOP: usize = 5;
+/// Kernels that a graph's launch names.
+const GRAPH_KERNELS: usize = 32;
 
 #[derive(Debug, Clone, Copy)]
 enum What {
@@ -75,12 +79,26 @@ impl Calls {
 /// Launches by kernel, of a step.
 type Counts = BTreeMap<String, (Arc<KernelName>, u64)>;
 
-/// The most frequent of them.
-fn top(counts: Counts) -> Vec<(Arc<KernelName>, u64)> {
+/// The most frequent of them, so many.
+fn top(counts: Counts, most: usize) -> Vec<(Arc<KernelName>, u64)> {
     let mut counts: Vec<_> = counts.into_values().collect();
     counts.sort_by(|(one, a), (other, b)| b.cmp(a).then_with(|| one.short.cmp(&other.short)));
-    counts.truncate(TOP);
+    counts.truncate(most);
     counts
+}
+
+/// The kernels of a graph, most frequent first.
+fn named(contents: &Contents, of: &Process) -> Vec<(Arc<KernelName>, u64)> {
+    let mut by_key: BTreeMap<FunctionKey, u64> = BTreeMap::new();
+    for key in &contents.kernels {
+        *by_key.entry(*key).or_default() += 1;
+    }
+    let mut counts = Counts::new();
+    for (key, count) in by_key {
+        let name = of.functions.name(key);
+        counts.entry(name.name.clone()).or_insert((name, 0)).1 += count;
+    }
+    top(counts, GRAPH_KERNELS)
 }
 
 impl Core {
@@ -112,12 +130,18 @@ impl Core {
     ) {
         let its = self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine));
         let mut counts = Counts::new();
+        let mut ranks: BTreeMap<u32, Vec<Entered>> = BTreeMap::new();
         for process in its.collect::<Vec<_>>() {
             let place = self.place(process);
             let (from, until) = self.cuda.leads.get(&engine).map_or(edges, |lead| lead.window(process, edges));
             let Some(of) = self.cuda.processes.get_mut(&process) else { continue };
             for held in of.calls.take(until, edges.1) {
                 let is_in_it = held.from >= from;
+                if is_in_it && let What::Call(Call { what: CallKind::Collective { kind, bytes, .. }, .. }) = held.what {
+                    cuda.collectives += 1;
+                    let rank = place.rank.unwrap_or(process);
+                    ranks.entry(rank).or_default().push(Entered { at: held.from, kind, bytes });
+                }
                 let call = self.leaving(process, place, held, is_in_it.then_some(step));
                 if is_in_it && let CudaWhat::Launch { kernel, weight, .. } = &call.what {
                     if let Some((_, count)) = counts.get_mut(&kernel.name) {
@@ -132,7 +156,10 @@ impl Core {
                 out.push(Output::Cuda(Box::new(call)));
             }
         }
-        cuda.top = top(counts);
+        cuda.top = top(counts, TOP);
+        if let Some(Skew { most, straggler }) = collectives::skew(&ranks) {
+            (cuda.collective_skew_ns, cuda.straggler) = (Some(most), straggler);
+        }
     }
 
     fn leaving(&self, process: u32, place: Place, held: Held, step: Option<(TraceId, SpanId)>) -> CudaCall {
@@ -150,9 +177,11 @@ impl Core {
                 CallKind::Wait { of } => (CudaWhat::Wait { of }, Some(stream), Some(unix(held.at))),
                 CallKind::GraphLaunch { exec } => {
                     let known = of.and_then(|of| of.graphs.get(exec));
-                    let nodes = known.and_then(|exec| Some(exec.contents.as_ref()?.nodes));
+                    let contents = known.and_then(|exec| exec.contents.as_ref());
+                    let nodes = contents.map(|contents| contents.nodes);
                     let replays = known.map_or(1, |exec| exec.replays);
-                    (CudaWhat::GraphLaunch { graph: exec, nodes, replays }, Some(stream), None)
+                    let kernels = contents.zip(of).map_or_else(Vec::new, |(contents, of)| named(contents, of));
+                    (CudaWhat::GraphLaunch { graph: exec, nodes, kernels, replays }, Some(stream), None)
                 }
                 CallKind::Collective { kind, bytes, communicator } => {
                     (CudaWhat::Collective { kind, bytes, communicator }, Some(stream), None)

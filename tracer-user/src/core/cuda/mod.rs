@@ -5,6 +5,7 @@
 //! of nobody. All is bounded: what finds no room is counted and leaves without its step.
 
 mod call;
+mod collectives;
 mod functions;
 mod graphs;
 mod memory;

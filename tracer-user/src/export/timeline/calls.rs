@@ -139,15 +139,24 @@ fn copy(kind: CopyKind) -> &'static str {
 struct Words {
     grid: String,
     block: String,
+    /// Of a graph.
+    kernels: String,
 }
 
 impl Words {
     fn of(what: &CudaWhat) -> Self {
-        let CudaWhat::Launch { grid, block, .. } = what else {
-            return Self { grid: String::new(), block: String::new() };
-        };
         let words = |[x, y, z]: &[u32; 3]| format!("{x}x{y}x{z}");
-        Self { grid: words(grid), block: words(block) }
+        match what {
+            CudaWhat::Launch { grid, block, .. } => {
+                Self { grid: words(grid), block: words(block), kernels: String::new() }
+            }
+            CudaWhat::GraphLaunch { kernels, .. } => {
+                let words: Vec<String> =
+                    kernels.iter().map(|(name, count)| format!("{} ×{count}", name.short)).collect();
+                Self { grid: String::new(), block: String::new(), kernels: words.join(", ") }
+            }
+            _ => Self { grid: String::new(), block: String::new(), kernels: String::new() },
+        }
     }
 }
 
@@ -167,9 +176,12 @@ fn notes_of<'a>(what: &'a CudaWhat, words: &'a Words) -> Vec<(&'static str, Note
             }
             notes
         }
-        CudaWhat::GraphLaunch { graph, nodes, replays } => {
+        CudaWhat::GraphLaunch { graph, nodes, kernels: _, replays } => {
             let mut notes = vec![("graph", Note::Hex(*graph)), ("replays", Note::Number(*replays))];
             notes.extend(nodes.map(|nodes| ("nodes", Note::Number(u64::from(nodes)))));
+            if !words.kernels.is_empty() {
+                notes.push(("kernels", Note::Text(&words.kernels)));
+            }
             notes
         }
         CudaWhat::Copy { kind: _, bytes } | CudaWhat::Set { bytes } => vec![("bytes", Note::Number(*bytes))],
