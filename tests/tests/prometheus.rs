@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use inferspan::attach::Level;
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::input::{Delivered, LossStage, Probe};
@@ -21,6 +22,7 @@ use inferspan_tests::outputs;
 
 fn open() -> (Sinks, Arc<Telemetry>, SocketAddr) {
     let telemetry = Arc::new(Telemetry::default());
+    telemetry.set_level(Level::Steps);
     let args = OutputArgs {
         metrics: Some("127.0.0.1:0".into()),
         access_log: Some("/dev/null".into()),
@@ -99,7 +101,7 @@ fn prometheus_scrapes_and_its_query_api_returns_the_values() {
         (r#"inferspan_spans_dropped_total{reason="trace_limit"}"#.into(), 2.0),
         (r#"inferspan_traces_left_out_total{reason="sampler"}"#.into(), 0.0),
         ("inferspan_engine_steps_missed_total".into(), 0.0),
-        (r#"inferspan_level{level="requests"}"#.into(), 1.0),
+        (r#"inferspan_level{level="steps"}"#.into(), 1.0),
         ("count(inferspan_build_info)".into(), 1.0),
     ] {
         prometheus.wait_for_value(&format!("round({expression}, 0.0001)"), value).unwrap();

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use inferspan::attach::Level;
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::otlp::spans::Origin;
 use inferspan::export::{Pressure, Sinks};
@@ -238,6 +239,27 @@ fn the_recordings_of_real_servers_give_what_the_live_runs_exported() {
         let text = serde_json::to_string_pretty(&expected).expect("names and sums");
         std::fs::write(traces_file, text + "\n").expect("the repository can be written");
     }
+}
+
+#[test]
+fn the_level_in_force_is_kept_and_a_recording_of_before_says_none() {
+    let shown = |file: &Path| {
+        let page = Temporary::new("level-page");
+        let flags = OutputArgs { metrics_out: Some(page.0.clone()), ..OutputArgs::default() };
+        let opened = Opened::open(file).expect("a recording");
+        let telemetry = Arc::new(Telemetry::default());
+        let sinks = Sinks::open_as(&flags, Arc::clone(&telemetry), Pressure::Wait, Origin::default()).expect("a file");
+        opened.run(flags.max_spans, sinks, telemetry);
+        let text = std::fs::read_to_string(&page.0).expect("it was just written");
+        text.lines().find(|line| line.starts_with("inferspan_level{")).map(str::to_owned)
+    };
+    let file = Temporary::new("level");
+    for level in [Level::Requests, Level::Kernels] {
+        let header = Header { servers: 1, level: Some(level), ..Header::default() };
+        Recorder::start(&file.0, &header).expect("a file").finish(0);
+        assert_eq!(shown(&file.0), Some(format!("inferspan_level{{level=\"{}\"}} 1", level.name())));
+    }
+    assert_eq!(shown(&recordings().join("vllm-0.32-api2.isrec")), None, "nobody knows");
 }
 
 /// The server's own mean in that run, seconds (its `/metrics`, 1,400 requests); its event loop was up to 0.9 s behind. With the first

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use inferspan::attach::Level;
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::otlp::spans::{Origin, resource};
 use inferspan::export::prometheus::rows;
@@ -15,6 +16,7 @@ use inferspan::export::{Pressure, Sinks};
 use inferspan::input::LossStage;
 use inferspan::model::keys;
 use inferspan::output::{Metric, Missing, Outcome, Output, Service};
+use inferspan::telemetry::Telemetry;
 use inferspan_harness::http;
 use inferspan_harness::prometheus::Prometheus;
 use inferspan_tests::outputs;
@@ -28,7 +30,9 @@ fn scraped() -> (Sinks, String) {
         access_log: Some("/dev/null".into()),
         ..OutputArgs::default()
     };
-    let mut sinks = Sinks::open(&args, Arc::default(), Pressure::Drop).unwrap();
+    let telemetry = Arc::new(Telemetry::default());
+    telemetry.set_level(Level::Steps);
+    let mut sinks = Sinks::open(&args, telemetry, Pressure::Drop).unwrap();
     sinks.push(&mut outputs::all(1));
     for metric in outputs::metrics(2) {
         if let Metric::Request { labels, operation, provider, trace_id, span_id, seconds, .. } = metric {

@@ -1,9 +1,11 @@
 //! What the tracer says about itself: counters that any thread bumps and the Prometheus exporter reads at a scrape.
 //!
-//! Bounded and lock-free: a fixed set of atomics. The names are those of docs/signals.md.
+//! Bounded and lock-free: a fixed set of atomics, and a word that is said once. The names are those of docs/signals.md.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::attach::Level;
 use crate::input::{Delivered, LossStage, Probe};
 use crate::sample::{Counts, LeftOut};
 
@@ -27,6 +29,7 @@ pub struct Telemetry {
     delivered: [AtomicU64; Probe::ALL.len()],
     lost: [AtomicU64; LossStage::ALL.len()],
     left_out: [AtomicU64; LeftOut::ALL.len()],
+    level: OnceLock<Level>,
 }
 
 impl Telemetry {
@@ -62,7 +65,14 @@ impl Telemetry {
     pub fn left_out(&self, why: LeftOut) -> u64 {
         self.left_out[why as usize].load(Relaxed)
     }
-}
 
-/// `inferspan_level{level}`: how much is observed; there is one level so far.
-pub const LEVEL: &str = "requests";
+    /// Says how much the run observes; what is said first stands.
+    pub fn set_level(&self, level: Level) {
+        self.level.get_or_init(|| level);
+    }
+
+    /// How much the run observes (`inferspan_level{level}`); nothing where nobody knows: a recording of before it was kept.
+    pub fn level(&self) -> Option<Level> {
+        self.level.get().copied()
+    }
+}

@@ -21,6 +21,8 @@ pub mod survey;
 pub mod table;
 mod uprobes;
 
+use serde::{Deserialize, Serialize};
+
 pub use error::LoadError;
 
 /// A process to trace.
@@ -34,7 +36,8 @@ pub struct Target {
 }
 
 /// How much is observed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Sockets and libraries of the front end
     Requests,

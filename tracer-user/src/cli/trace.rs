@@ -24,7 +24,6 @@ use crate::recording::Header;
 use crate::recording::recorder::{Recorded, Recorder};
 use crate::run::live::{LAG_NS, Live, StoppedBy, is_bare, targets_of};
 use crate::run::{Ended, Run};
-use crate::source::ring::unix_ns;
 use crate::source::session::Session;
 use crate::telemetry::Telemetry;
 
@@ -109,11 +108,12 @@ pub(super) fn begin(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
         _ => find(&args.target)?,
     };
     let telemetry = Arc::new(Telemetry::default());
+    telemetry.set_level(args.level);
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
     let config = Config { max_spans: args.output.max_spans, ..Config::default() };
     let mut run = Run::new(servers.len(), LAG_NS, &config, sinks, Arc::clone(&telemetry));
     if let Some(plan) = plan {
-        run.record(start_recording(plan, servers.len(), &config)?, plan.raw);
+        run.record(start_recording(plan, servers.len(), &config, args.level)?, plan.raw);
     }
     let options = Options {
         object: args.bpf_object.clone(),
@@ -141,14 +141,14 @@ pub(super) fn begin(args: &TraceArgs, plan: Option<&Plan<'_>>) -> anyhow::Result
     Ok(Some(Begun { live, telemetry, stop, deadline }))
 }
 
-fn start_recording(plan: &Plan<'_>, servers: usize, config: &Config) -> Result<Recorder, Failure> {
+fn start_recording(plan: &Plan<'_>, servers: usize, config: &Config, level: Level) -> Result<Recorder, Failure> {
     let origin = Origin::of_this_process(true);
     let header = Header {
         writer: super::VERSION.clone(),
-        started_unix_ns: unix_ns(),
         servers: servers as u32,
         raw: plan.raw,
         closes_visible: config.closes_visible,
+        level: Some(level),
         host: origin.host,
         resource: origin.extra,
     };

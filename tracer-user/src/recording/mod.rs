@@ -11,6 +11,7 @@ pub mod recorder;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attach::Level;
 use crate::core::Answer;
 use crate::input::{Delivered, Input, Lost};
 
@@ -20,14 +21,14 @@ use crate::input::{Delivered, Input, Lost};
 pub struct Header {
     /// Who wrote it: version and commit.
     pub writer: String,
-    /// When it was begun, unix ns.
-    pub started_unix_ns: u64,
     /// How many servers it is of.
     pub servers: u32,
     /// It holds the bytes of the streams.
     pub raw: bool,
     /// The source showed closes and disconnects.
     pub closes_visible: bool,
+    /// How much was observed; nothing in recordings from before it was kept.
+    pub level: Option<Level>,
     /// `host.name` of what was exported.
     pub host: Option<String>,
     /// `OTEL_RESOURCE_ATTRIBUTES` of what was exported, parsed.

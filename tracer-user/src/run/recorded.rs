@@ -59,6 +59,9 @@ impl Opened {
     pub fn run(self, max_spans: usize, sinks: Sinks, telemetry: Arc<Telemetry>) -> Played {
         let Self { mut recording } = self;
         let header = recording.header.clone();
+        if let Some(level) = header.level {
+            telemetry.set_level(level);
+        }
         let config = Config { max_spans, closes_visible: header.closes_visible };
         let mut run = Run::new(header.servers.min(MAX_SERVERS) as usize, 0, &config, sinks, telemetry);
         let (mut entries, mut missing, mut late, mut damage) = (0, 0, 0, None);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::preroll::{self, Preroll};
 use super::{Ended, Run};
+use crate::attach::Level;
 use crate::core::Config;
 use crate::export::Sinks;
 use crate::input::{Delivered, Event, EventNanos, Input, LossStage, Lost, Probe, What};
@@ -93,6 +94,8 @@ impl Opened {
     /// Runs it through the pipeline. `service`: its name. The metrics endpoint stays.
     pub fn run(self, service: &str, max_spans: usize, sinks: Sinks, telemetry: Arc<Telemetry>) -> Replayed {
         let Self { mut log, head, preroll, closes_visible, mut broken } = self;
+        // A log has the calls on sockets and nothing else.
+        telemetry.set_level(Level::Requests);
         let (facts, uncertainty) = preroll.facts(service);
         let mut run = Run::new(1, LAG, &Config { max_spans, closes_visible }, sinks, telemetry);
         for fact in facts {

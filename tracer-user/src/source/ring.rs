@@ -106,11 +106,6 @@ pub fn monotonic_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
-/// The wall clock, unix ns.
-pub fn unix_ns() -> u64 {
-    clock_ns(libc::CLOCK_REALTIME)
-}
-
 fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` lives across the call; both clocks exist on every Linux.

@@ -12,10 +12,11 @@ use prometheus_client::registry::Unit;
 use rustix::param::{clock_ticks_per_second, page_size};
 
 use super::table::{Kind, Row};
+use crate::attach::Level;
 use crate::input::{LossStage, Probe};
 use crate::proc::{OWN, Proc};
 use crate::sample::LeftOut;
-use crate::telemetry::{LEVEL, Telemetry};
+use crate::telemetry::Telemetry;
 
 /// Reads [`Telemetry`] and `/proc/self`.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ enum Value {
     Counts(&'static str, fn(&Telemetry) -> Vec<(&'static str, u64)>),
     CpuSeconds,
     MemoryBytes,
-    /// Always 1, with this label.
-    Fact(&'static str, &'static str),
+    /// Always 1, with this label; left out where nobody knows its word.
+    Fact(&'static str, fn(&Telemetry) -> Option<&'static str>),
     /// As an info metric.
     Info(&'static str, &'static str),
 }
@@ -97,7 +98,7 @@ static TABLE: [Metric; 11] = [
     Metric {
         name: "inferspan_level",
         help: "Level of observation in force (always 1)",
-        value: Value::Fact("level", LEVEL),
+        value: Value::Fact("level", |own| own.level().map(Level::name)),
     },
     Metric {
         name: "inferspan_build",
@@ -141,7 +142,12 @@ impl Metric {
             Value::Fact(..) => (None, MetricType::Gauge),
             Value::Info(..) => (None, MetricType::Info),
         };
-        if matches!(self.value, Value::CpuSeconds | Value::MemoryBytes) && used.is_none() {
+        let is_known = match self.value {
+            Value::CpuSeconds | Value::MemoryBytes => used.is_some(),
+            Value::Fact(_, read) => read(own).is_some(),
+            _ => true,
+        };
+        if !is_known {
             return Ok(());
         }
         let mut metric = encoder.encode_descriptor(self.name, self.help, unit.as_ref(), kind)?;
@@ -155,7 +161,9 @@ impl Metric {
                 metric.encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)
             }
             Value::MemoryBytes => metric.encode_gauge(&used.map(|used| used.resident_bytes).unwrap_or_default()),
-            Value::Fact(label, value) => metric.encode_family(&[(*label, *value)])?.encode_gauge(&1_i64),
+            Value::Fact(label, read) => {
+                metric.encode_family(&[(*label, read(own).unwrap_or_default())])?.encode_gauge(&1_i64)
+            }
             Value::Info(label, value) => metric.encode_info(&[(*label, *value)]),
         }
     }
