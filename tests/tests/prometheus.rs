@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use inferspan::attach::Level;
 use inferspan::export::flags::OutputArgs;
+use inferspan::export::prometheus::server::MetricsServer;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::input::{Delivered, LossStage, Probe};
 use inferspan::output::{Labels, Metric, Outcome, Output};
@@ -20,7 +21,7 @@ use inferspan_harness::http;
 use inferspan_harness::prometheus::{Prometheus, check_metrics};
 use inferspan_tests::outputs;
 
-fn open() -> (Sinks, Arc<Telemetry>, SocketAddr) {
+fn open() -> (Sinks, Arc<Telemetry>, MetricsServer) {
     let telemetry = Arc::new(Telemetry::default());
     telemetry.set_level(Level::Steps);
     let args = OutputArgs {
@@ -28,9 +29,9 @@ fn open() -> (Sinks, Arc<Telemetry>, SocketAddr) {
         access_log: Some("/dev/null".into()),
         ..OutputArgs::default()
     };
-    let sinks = Sinks::open(&args, Arc::clone(&telemetry), Pressure::Drop).unwrap();
-    let address = sinks.metrics_address().unwrap();
-    (sinks, telemetry, address)
+    let mut sinks = Sinks::open(&args, Arc::clone(&telemetry), Pressure::Drop).unwrap();
+    let server = sinks.keep_metrics_server().unwrap();
+    (sinks, telemetry, server)
 }
 
 /// Status line, headers and body of a GET.
@@ -48,7 +49,8 @@ const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0";
 
 #[test]
 fn prometheus_scrapes_and_its_query_api_returns_the_values() {
-    let (mut sinks, telemetry, address) = open();
+    let (mut sinks, telemetry, server) = open();
+    let address = server.address();
     let Some(prometheus) = Prometheus::start(address) else { return };
     telemetry.add_delivered(Delivered { probe: Probe::Syscall, count: 1234 });
     telemetry.add_lost(LossStage::DataRing, 5);
@@ -119,7 +121,8 @@ fn prometheus_scrapes_and_its_query_api_returns_the_values() {
 
 #[test]
 fn promtool_has_nothing_to_say() {
-    let (mut sinks, _, address) = open();
+    let (mut sinks, _, server) = open();
+    let address = server.address();
     sinks.push(&mut outputs::all(1));
     let (head, text) = fetch(address, "/metrics", "text/plain");
     assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
@@ -131,7 +134,8 @@ fn promtool_has_nothing_to_say() {
 
 #[test]
 fn openmetrics_carries_exemplars_and_its_end() {
-    let (mut sinks, _, address) = open();
+    let (mut sinks, _, server) = open();
+    let address = server.address();
     sinks.push(&mut outputs::all(1));
     let (head, text) = fetch(address, "/metrics", OPENMETRICS);
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
@@ -144,14 +148,16 @@ fn openmetrics_carries_exemplars_and_its_end() {
 
 #[test]
 fn other_paths_are_answered_and_the_health_check_is_ok() {
-    let (_sinks, _, address) = open();
+    let (_sinks, _, server) = open();
+    let address = server.address();
     assert_eq!(http::text(&format!("http://{address}/healthz")).unwrap(), "ok\n");
     assert!(fetch(address, "/", "*/*").0.starts_with("http/1.1 404"));
 }
 
 #[test]
 fn a_client_that_invents_models_does_not_grow_us() {
-    let (mut sinks, _, address) = open();
+    let (mut sinks, _, server) = open();
+    let address = server.address();
     let request = |n: u32| {
         Output::Metric(Metric::Request {
             labels: Labels {
@@ -192,7 +198,8 @@ fn a_client_that_invents_models_does_not_grow_us() {
 
 #[test]
 fn the_series_of_the_unknown_model_go_over_to_its_name_and_servers_do_not_mix() {
-    let (mut sinks, _, address) = open();
+    let (mut sinks, _, server) = open();
+    let address = server.address();
     let of = |server: &str, model: &str| Labels { server: server.into(), model: model.into(), engine: 0 };
     let scheduler = |labels, running| {
         let (waiting, kv_cache_usage, prefix_queries, prefix_hits) = (0, 0.5, 1, 1);

@@ -12,6 +12,7 @@ use inferspan::attach::Level;
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::otlp::spans::{Origin, resource};
 use inferspan::export::prometheus::rows;
+use inferspan::export::prometheus::server::MetricsServer;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::input::LossStage;
 use inferspan::model::keys;
@@ -24,7 +25,7 @@ use inferspan_tests::signals::{Family, document, families, names, repository, se
 use serde_json::Value;
 
 /// Sinks that have seen a request that went well and one that did not, so that every series is there.
-fn scraped() -> (Sinks, String) {
+fn scraped() -> (Sinks, MetricsServer, String) {
     let args = OutputArgs {
         metrics: Some("127.0.0.1:0".into()),
         access_log: Some("/dev/null".into()),
@@ -49,8 +50,9 @@ fn scraped() -> (Sinks, String) {
             })]);
         }
     }
-    let text = http::text(&format!("http://{}/metrics", sinks.metrics_address().unwrap())).unwrap();
-    (sinks, text)
+    let server = sinks.keep_metrics_server().unwrap();
+    let text = http::text(&format!("http://{}/metrics", server.address())).unwrap();
+    (sinks, server, text)
 }
 
 #[test]
@@ -77,7 +79,7 @@ fn the_metrics_table_is_the_code_s() {
 
 #[test]
 fn a_scrape_shows_every_row_of_the_table_and_nothing_else() {
-    let (_sinks, text) = scraped();
+    let (_sinks, _server, text) = scraped();
     // Those of GPUs are there where GPUs are: tests/gpu_facts.rs.
     let is_of_gpu = |name: &str| name.starts_with("inferspan_gpu_");
     let mut shown: BTreeMap<String, Family> = families(&text);
@@ -98,7 +100,7 @@ fn a_scrape_shows_every_row_of_the_table_and_nothing_else() {
 
 #[test]
 fn every_metric_of_the_product_is_there() {
-    let (_sinks, text) = scraped();
+    let (_sinks, _server, text) = scraped();
     let families = families(&text);
     let labelled = |name: &str, labels: &[&str]| {
         let family = families.get(name).unwrap_or_else(|| panic!("{name} is missing"));
@@ -236,7 +238,7 @@ fn dashboard() -> (Value, Vec<String>) {
 
 #[test]
 fn the_dashboard_asks_only_for_metrics_that_are_emitted() {
-    let (_sinks, text) = scraped();
+    let (_sinks, _server, text) = scraped();
     let samples: BTreeSet<String> = families(&text).into_values().flat_map(|family| family.samples).collect();
     let (dashboard, expressions) = dashboard();
     assert!(expressions.len() > 20, "{}", expressions.len());
@@ -267,8 +269,8 @@ fn the_dashboard_asks_only_for_metrics_that_are_emitted() {
 
 #[test]
 fn prometheus_takes_every_query_of_the_dashboard_and_answers_it() {
-    let (mut sinks, _) = scraped();
-    let Some(prometheus) = Prometheus::start(sinks.metrics_address().unwrap()) else { return };
+    let (mut sinks, server, _) = scraped();
+    let Some(prometheus) = Prometheus::start(server.address()) else { return };
     prometheus.wait_for_value("inferspan_preemptions_total", 1.0).unwrap();
     sinks.push(&mut outputs::all(3));
     prometheus.wait_for_value("inferspan_preemptions_total", 2.0).unwrap();

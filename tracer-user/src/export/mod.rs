@@ -2,7 +2,6 @@
 //! dropped and counted (live), or waited for (replay, where nothing is lost by waiting).
 
 use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -106,11 +105,6 @@ impl Sinks {
             .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
         Ok(Self { telemetry, list, sampling, digest: Digest::default(), max_spans: flags.max_spans })
-    }
-
-    /// Where metrics are served; tells the port when 0 was asked for.
-    pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.list.iter().find_map(|sink| sink.serves())
     }
 
     /// The metrics endpoint, to outlive the run: it serves the values as they are at the end.

@@ -5,7 +5,6 @@
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,11 +46,6 @@ pub trait Sink: Debug {
     /// Request lines go to a person.
     fn is_terminal(&self) -> bool {
         false
-    }
-
-    /// Where metrics are served; tells the port when 0 was asked for.
-    fn serves(&self) -> Option<SocketAddr> {
-        None
     }
 
     /// The endpoint, to outlive the run.

@@ -26,10 +26,6 @@ pub struct RequestFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub best_of: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub use_beam_search: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
@@ -139,8 +135,6 @@ impl Reading {
                 fields.max_tokens = token.unsigned().or(fields.max_tokens);
             }
             "n" => fields.n = token.unsigned(),
-            "best_of" => fields.best_of = token.unsigned(),
-            "use_beam_search" => fields.use_beam_search = token.truth(),
             "temperature" => fields.temperature = token.float(),
             "top_p" => fields.top_p = token.float(),
             "seed" => fields.seed = token.signed(),
@@ -179,8 +173,6 @@ mod tests {
             stream: value["stream"].as_bool(),
             max_tokens: number("max_completion_tokens").or(number("max_tokens")).or(number("max_output_tokens")),
             n: number("n"),
-            best_of: number("best_of"),
-            use_beam_search: value["use_beam_search"].as_bool(),
             temperature: value["temperature"].as_f64(),
             top_p: value["top_p"].as_f64(),
             seed: value["seed"].as_i64(),
@@ -245,7 +237,7 @@ mod tests {
             (0..9_999_u64).prop_map(|n| ("max_tokens".to_owned(), json!(n))),
             (0..9_999_u64).prop_map(|n| ("max_completion_tokens".to_owned(), json!(n))),
             (1..9_u64).prop_map(|n| ("n".to_owned(), json!(n))),
-            any::<bool>().prop_map(|b| ("use_beam_search".to_owned(), json!(b))),
+            any::<bool>().prop_map(|b| ("echo".to_owned(), json!(b))),
             (0..200_u32).prop_map(|n| ("temperature".to_owned(), json!(f64::from(n) / 100.0))),
             any::<i64>().prop_map(|n| ("seed".to_owned(), json!(n))),
             "[a-f0-9]{8}".prop_map(|s| ("request_id".to_owned(), json!(s))),

@@ -2,7 +2,6 @@
 //! or at the end of the run.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,10 +57,6 @@ struct Metrics {
 impl Sink for Metrics {
     fn metric(&mut self, metric: &Metric) {
         self.families.apply(metric);
-    }
-
-    fn serves(&self) -> Option<SocketAddr> {
-        Some(self.server.as_ref()?.address())
     }
 
     fn keep_serving(&mut self) -> Option<MetricsServer> {
