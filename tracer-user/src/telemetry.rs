@@ -43,6 +43,12 @@ impl Telemetry {
         self.lost[stage as usize].load(Relaxed)
     }
 
+    /// What was lost so far and why, a sentence a stage, as a user should read it.
+    pub fn losses(&self) -> Vec<String> {
+        let lost = |stage| Some((stage, self.lost(stage))).filter(|(_, count)| *count > 0);
+        LossStage::ALL.into_iter().filter_map(lost).map(|(stage, count)| sentence(stage, count)).collect()
+    }
+
     /// Counts events that probes delivered (`inferspan_events_total{probe}`).
     pub fn add_delivered(&self, delivered: Delivered) {
         self.delivered[delivered.probe as usize].fetch_add(delivered.count, Relaxed);
@@ -74,5 +80,73 @@ impl Telemetry {
     /// How much the run observes (`inferspan_level{level}`); nothing where nobody knows: a recording of before it was kept.
     pub fn level(&self) -> Option<Level> {
         self.level.get().copied()
+    }
+}
+
+fn sentence(stage: LossStage, count: u64) -> String {
+    let of = |one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+    let records = || of("record was lost", "records were lost");
+    match stage {
+        LossStage::EdgeRing => format!("{}: the ring of request edges was full", records()),
+        LossStage::DataRing => format!("{}: the ring of payloads was full", records()),
+        LossStage::LaunchRing => format!("{}: the ring of CUDA calls was full; totals are complete", records()),
+        LossStage::CudaTable => {
+            let calls = of("CUDA call was not counted", "CUDA calls were not counted");
+            format!("{calls}: the kernel's tables of CUDA threads and functions were full")
+        }
+        LossStage::Queue => format!("{}: the queue between two threads was full", records()),
+        LossStage::Decode => format!("{}: no known layout fits", of("record was left out", "records were left out")),
+        LossStage::Descriptors => {
+            let connections = of("connection was not followed", "connections were not followed");
+            format!("{connections}: the kernel's table of sockets was full")
+        }
+        LossStage::Unclassified => of(
+            "event was left out: its descriptor closed before it was classified",
+            "events were left out: their descriptors closed before they were classified",
+        ),
+        LossStage::Gap => of("place in a connection lacks bytes", "places in connections lack bytes"),
+        LossStage::Cut => {
+            format!("{}: over the limit of 1 MiB", of("engine message was cut", "engine messages were cut"))
+        }
+        LossStage::Unreadable => of("engine message could not be read", "engine messages could not be read"),
+        LossStage::Desync => {
+            of("connection lost the beginning of a frame", "times a connection lost the beginning of a frame")
+        }
+        LossStage::HttpEnd => of("response has an end that was not seen", "responses have ends that were not seen"),
+        LossStage::Evicted => {
+            let things = of("request or message was let go", "requests and messages were let go");
+            format!("{things}: too much was open or held")
+        }
+        LossStage::Connections => {
+            let connections = of("connection was not followed", "connections were not followed");
+            format!("{connections}: too many are open")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_told_in_sentences_and_what_was_not_lost_is_not_told() {
+        let telemetry = Telemetry::default();
+        assert!(telemetry.losses().is_empty());
+        telemetry.add_lost(LossStage::Unclassified, 34);
+        telemetry.add_lost(LossStage::DataRing, 1);
+        let told = [
+            "1 record was lost: the ring of payloads was full",
+            "34 events were left out: their descriptors closed before they were classified",
+        ];
+        assert_eq!(telemetry.losses(), told);
+    }
+
+    #[test]
+    fn the_level_that_is_said_first_stands_and_none_is_none() {
+        let telemetry = Telemetry::default();
+        assert_eq!(telemetry.level(), None);
+        telemetry.set_level(Level::Kernels);
+        telemetry.set_level(Level::Requests);
+        assert_eq!(telemetry.level(), Some(Level::Kernels));
     }
 }

@@ -19,7 +19,7 @@ use crate::exit::{Code, Failure};
 use crate::export::flags::OutputArgs;
 use crate::export::otlp::spans::Origin;
 use crate::export::{Pressure, Sinks};
-use crate::input::{LossStage, Probe, Role};
+use crate::input::{Probe, Role};
 use crate::recording::Header;
 use crate::recording::recorder::{Recorded, Recorder};
 use crate::run::live::{LAG_NS, Live, StoppedBy, is_bare, targets_of};
@@ -227,8 +227,8 @@ fn introduce(live: &mut Live, plan: Option<&Plan<'_>>, level: Level) {
             continue;
         }
         let version = server.engine_version.as_deref().unwrap_or("of unknown version");
-        let model = if server.model.is_empty() { "a model whose name is not known yet" } else { &server.model };
-        eprintln!("inferspan: process {}: {} {version}, serving {model}", server.pid, server.engine);
+        let model = if server.model.is_empty() { "model not known yet".to_owned() } else { format!("serving {}", server.model) };
+        eprintln!("inferspan: process {}: {} {version}, {model}", server.pid, server.engine);
         for process in &found.processes {
             let how = match process.role {
                 Role::Worker if level >= Level::Steps => "CUDA",
@@ -264,18 +264,15 @@ fn conclude(end: StoppedBy, finished: &Ended, telemetry: &Telemetry) -> Code {
     if end == StoppedBy::Target {
         eprintln!("inferspan: the server has ended");
     }
-    let lost: Vec<String> = LossStage::ALL
-        .iter()
-        .filter(|stage| telemetry.lost(**stage) > 0)
-        .map(|stage| format!("{} at {}", telemetry.lost(*stage), stage.name()))
-        .collect();
-    let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
     if *late > 0 {
         eprintln!("inferspan: {late} events came too late to be put in order");
     }
     if let Some(line) = summary.left_out_line() {
         eprintln!("inferspan: {line}");
     }
+    let losses = telemetry.losses();
+    losses.iter().for_each(|loss| eprintln!("inferspan: {loss}"));
+    let lost = if losses.is_empty() { "none" } else { "see above" };
     let recording_failed = recorded.as_ref().is_some_and(|recorded| !say_recorded(recorded));
     eprintln!(
         "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer, {} process and {} CUDA events, lost: {lost}",
