@@ -44,7 +44,7 @@ fn through_a_file(entries: Vec<Entry>, name: &str) -> Vec<Entry> {
     let mut recording = Recording::open(&file.0).expect("it was just written");
     let read: Vec<Entry> = std::iter::from_fn(|| recording.next_entry().expect("whole")).collect();
     let (end, entries) = read.split_last().expect("an end at least");
-    assert_eq!(*end, Entry::End { late: 0 });
+    assert_eq!(*end, Entry::Complete { late: 0 });
     entries.to_vec()
 }
 

@@ -54,5 +54,6 @@ pub enum Entry {
     /// So many entries are missing here: the disk did not keep up.
     Missing { entries: u64 },
     /// The recording is whole. `late`: inputs that came too late to be put in order.
-    End { late: u64 },
+    #[serde(rename = "End")]
+    Complete { late: u64 },
 }

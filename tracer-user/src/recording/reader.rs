@@ -91,7 +91,7 @@ impl Recording {
             return Ok(None);
         }
         let next = self.read_entry();
-        self.ended = !matches!(next, Ok(Some(_))) || matches!(next, Ok(Some(Entry::End { .. })));
+        self.ended = !matches!(next, Ok(Some(_))) || matches!(next, Ok(Some(Entry::Complete { .. })));
         match next {
             Ok(None) => Err(Damage::NoEnd),
             other => other,
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(recorder.finish(0).missing, missing);
         let mut recording = Recording::open(&path).unwrap();
         let read: Vec<Entry> = std::iter::from_fn(|| recording.next_entry().unwrap()).collect();
-        assert_eq!(read, [entry(1), Entry::Missing { entries: missing }, entry(2), Entry::End { late: 0 }]);
+        assert_eq!(read, [entry(1), Entry::Missing { entries: missing }, entry(2), Entry::Complete { late: 0 }]);
         std::fs::remove_file(&path).unwrap();
     }
 }

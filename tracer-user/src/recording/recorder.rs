@@ -97,7 +97,7 @@ impl Recorder {
     pub fn finish(mut self, late: u64) -> Recorded {
         let untold = std::mem::take(&mut self.untold);
         let missing = (untold > 0).then_some(Entry::Missing { entries: untold });
-        let last = missing.into_iter().chain([Entry::End { late }]).collect();
+        let last = missing.into_iter().chain([Entry::Complete { late }]).collect();
         let _ = self.sender.send((last, 0));
         drop(self.sender);
         let written = self.thread.join().unwrap_or_else(|_| Err(io::Error::other("its thread has panicked")));

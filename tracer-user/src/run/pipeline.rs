@@ -88,7 +88,7 @@ impl Pipeline {
                 self.outputs.push(Output::Lost(Lost { at: 0, count: entries, stage: LossStage::Queue }));
             }
             // Whoever reads the recording tells of it.
-            Entry::End { .. } => {}
+            Entry::Complete { .. } => {}
         }
     }
 

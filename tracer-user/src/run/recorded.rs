@@ -67,7 +67,7 @@ impl Opened {
         let (mut entries, mut missing, mut late, mut damage) = (0, 0, 0, None);
         loop {
             match recording.next_entry() {
-                Ok(Some(Entry::End { late: told })) => late = told,
+                Ok(Some(Entry::Complete { late: told })) => late = told,
                 Ok(Some(entry)) => {
                     entries += 1;
                     if let Entry::Missing { entries } = entry {
