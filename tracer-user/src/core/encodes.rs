@@ -44,7 +44,7 @@ impl Encodes {
         // Before 0.17 the arrival is stamped after tokenising: nothing bounds the call from below.
         let from = generation.arrival.filter(|_| generation.arrival_before_tokenizing);
         let from = from.map_or(0, |at| at.saturating_sub(STAMP_ERROR));
-        let child = generation.ids.sample.is_some_and(|sample| sample > 0);
+        let child = generation.identity.sample.is_some_and(|sample| sample > 0);
         let calls = self.calls.get_mut(&process)?;
         let fits = |call: &Call| call.entered >= from && call.returned <= sent;
         let fresh = if child { None } else { calls.iter_mut().find(|call| !call.used && fits(call)) };

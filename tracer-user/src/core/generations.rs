@@ -73,13 +73,13 @@ impl Generations {
     pub(super) fn insert(&mut self, key: u64, mut generation: Generation, index: &mut Index) {
         self.recent.remove(&generation.id);
         self.by_id.insert(Arc::clone(&generation.id), key);
-        match generation.ids.search.clone() {
+        match generation.identity.search.clone() {
             Some(search) => {
                 // The search tokenises once, before it makes its engine requests and their stamps.
                 generation.arrival_before_tokenizing = false;
                 let lead = *self.searches.entry(search).or_insert(key);
                 if lead == key {
-                    index.add_generation(&generation.ids, key);
+                    index.add_generation(&generation.identity, key);
                 } else {
                     self.lead_of.insert(key, lead);
                     if let Some(lead) = self.open.get_mut(&lead) {
@@ -87,7 +87,7 @@ impl Generations {
                     }
                 }
             }
-            None => index.add_generation(&generation.ids, key),
+            None => index.add_generation(&generation.identity, key),
         }
         self.open.insert(key, generation);
     }
@@ -96,8 +96,8 @@ impl Generations {
         let generation = self.open.remove(&key)?;
         self.unclaimed.remove(&key);
         self.lead_of.remove(&key);
-        index.remove_generation(&generation.ids, key);
-        self.forget_search(&generation.ids, key, index);
+        index.remove_generation(&generation.identity, key);
+        self.forget_search(&generation.identity, key, index);
         // A client that reuses an id may already have the next one under it.
         if self.by_id.get(&generation.id) == Some(&key) {
             self.by_id.remove(&generation.id);

@@ -102,7 +102,7 @@ impl Join<'_> {
         // The same chosen id twice at once: the request that has none yet and came first.
         let found = self
             .index
-            .exchanges_of(&generation.ids)
+            .exchanges_of(&generation.identity)
             .into_iter()
             .filter_map(|key| Some((key, self.exchanges.get(key)?)))
             .filter(|(_, e)| e.ending.is_none() && same(e.process, generation.process))
@@ -127,7 +127,7 @@ impl Join<'_> {
                 && (e.disconnected.is_some()
                     || e.ending.is_some_and(|(_, ending)| ending.is_clients())
                     || (unanswered && e.status.is_none()))
-                && e.kind_fits(&generation.ids.external)
+                && e.kind_fits(&generation.identity.external)
                 && e.complete.is_some_and(|at| at <= arrival)
                 && e.fields.max_tokens.is_none_or(|n| generation.max_tokens.is_none_or(|m| n == m))
         };
@@ -152,7 +152,7 @@ impl Join<'_> {
             // Prompts in order, the samples of each in order; sent order breaks ties.
             let response = exchange.response_id.clone().or_else(|| exchange.chosen_id()).unwrap_or_default();
             exchange.generations.sort_by_key(|&key| {
-                let place = self.generations.get(key).map(|g| (g.ids.prompt_of(&response), g.ids.sample));
+                let place = self.generations.get(key).map(|g| (g.identity.prompt_of(&response), g.identity.sample));
                 (place, key)
             });
         }
@@ -162,13 +162,13 @@ impl Join<'_> {
 
     /// Whether the exchange already has an engine request that is not a sibling (another sample or prompt) of this one.
     fn has_other_request(&self, exchange: &Exchange, generation: &Generation) -> bool {
-        let ids = &generation.ids;
-        self.of(exchange).any(|g| g.ids.external == ids.external && g.ids.sample == ids.sample)
+        let ids = &generation.identity;
+        self.of(exchange).any(|g| g.identity.external == ids.external && g.identity.sample == ids.sample)
     }
 
     /// Another sample or prompt of a request that the exchange already has.
     fn is_sibling(&self, exchange: &Exchange, generation: &Generation) -> bool {
-        self.of(exchange).any(|g| g.ids.client == generation.ids.client)
+        self.of(exchange).any(|g| g.identity.client == generation.identity.client)
     }
 
     fn of(&self, exchange: &Exchange) -> impl Iterator<Item = &Generation> {
@@ -181,7 +181,7 @@ impl Join<'_> {
         self.exchanges.iter().any(|(_, e)| {
             e.response_id.is_none()
                 && same(e.process, generation.process)
-                && e.kind_fits(&generation.ids.external)
+                && e.kind_fits(&generation.identity.external)
                 && e.complete.is_some_and(|at| at <= added)
         })
     }

@@ -87,7 +87,7 @@ fn row<'a>(exchange: Option<&'a Exchange>, generations: &[&'a Generation]) -> Op
         Stage::Waiting
     };
     Open {
-        id: own.or_else(|| first.map(|generation| generation.ids.external.clone())),
+        id: own.or_else(|| first.map(|generation| generation.identity.external.clone())),
         route: exchange.map(|exchange| exchange.operation.route),
         process: exchange.map_or_else(|| first.map_or(0, |generation| generation.process), |exchange| exchange.process),
         since: exchange.map_or_else(|| first.map_or(0, |generation| generation.seen), |exchange| exchange.started),

@@ -60,7 +60,7 @@ pub struct Wait {
 pub struct Generation {
     pub id: Arc<str>,
     /// What its ids say of the response that it belongs to.
-    pub ids: Identity,
+    pub identity: Identity,
     /// The front end's process; 0 when not known.
     pub process: u32,
     pub engine: u32,
@@ -121,10 +121,10 @@ pub struct Took {
 }
 
 impl Generation {
-    pub fn new(id: Arc<str>, ids: Identity, seen: EventNanos) -> Self {
+    pub fn new(id: Arc<str>, identity: Identity, seen: EventNanos) -> Self {
         Self {
             id,
-            ids,
+            identity,
             process: 0,
             engine: 0,
             phase: Phase::Added,
@@ -161,8 +161,8 @@ impl Generation {
     }
 
     /// A generation from its ADD, sent at `at`.
-    pub fn from_add(add: Add, ids: Identity, at: EventNanos, clock: &Clock) -> Self {
-        let mut generation = Self::new(Arc::from(add.id), ids, at);
+    pub fn from_add(add: Add, identity: Identity, at: EventNanos, clock: &Clock) -> Self {
+        let mut generation = Self::new(Arc::from(add.id), identity, at);
         generation.added = Some(at);
         generation.arrival = add.arrival.map(|unix| clock.event_of_unix((unix * 1e9) as u64));
         generation.arrival_before_tokenizing = add.arrival_before_tokenizing;

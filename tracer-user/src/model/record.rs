@@ -128,7 +128,7 @@ impl Finished<'_> {
         let mut sum = None;
         for generation in &self.generations {
             if let Some(n) = count(generation)
-                && seen.insert(generation.ids.external.as_str())
+                && seen.insert(generation.identity.external.as_str())
             {
                 sum = Some(sum.unwrap_or(0) + n);
             }
@@ -302,7 +302,7 @@ impl Finished<'_> {
         let exchange = self.exchange;
         exchange
             .and_then(|e| e.response_id.as_deref())
-            .or_else(|| self.generations.first().map(|g| g.ids.client.as_str()))
+            .or_else(|| self.generations.first().map(|g| g.identity.client.as_str()))
             .or_else(|| exchange.and_then(|e| e.head.request_id.as_deref()))
     }
 
