@@ -8,15 +8,13 @@ use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
+use super::target::{SHORT_ID, engine};
 use crate::discover::privilege::{Privileges, Traceable, traceable};
 use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
 use crate::engine::ENGINES;
 use crate::exit::Code;
 use crate::gpu::{self, Gpu, Gpus};
 use crate::input::Role;
-
-/// Digits of a container id that are shown, as docker does.
-const SHORT_ID: usize = 12;
 
 const HEADER: [&str; 7] = ["PID", "ENGINE", "MODEL", "PROCESSES", "GPUS", "CONTAINER", "TRACEABLE"];
 
@@ -156,7 +154,6 @@ fn table(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privilege
 fn row(found: &ServerProcesses, gpus: Option<&Gpus>, privileges: Privileges) -> [String; 7] {
     let server = &found.server;
     let dash = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
-    let version = server.engine_version.as_deref().unwrap_or("?");
     let container = server.container_id.as_deref().map(|id| id.get(..SHORT_ID).unwrap_or(id));
     let traceable = match traceable(found, privileges) {
         Traceable::Yes => "yes".to_owned(),
@@ -165,7 +162,7 @@ fn row(found: &ServerProcesses, gpus: Option<&Gpus>, privileges: Privileges) -> 
     };
     [
         server.pid.to_string(),
-        format!("{} {version}", server.engine),
+        engine(server),
         dash(Some(&server.model)),
         roles(&found.processes),
         dash(Some(&devices(found, gpus))),

@@ -5,8 +5,8 @@ use crate::discover::{self, ServerProcesses};
 use crate::exit::{Code, Failure};
 use crate::input::Server;
 
-/// Digits of a container id that are enough to name it.
-const SHORT_ID: usize = 12;
+/// Digits of a container id that are shown, as docker does, and enough to name it.
+pub(super) const SHORT_ID: usize = 12;
 
 pub(super) const LIST: &str = "`inferspan ls` lists the inference servers on this host";
 
@@ -58,11 +58,15 @@ pub(super) fn find(args: &TargetArgs) -> Result<Vec<ServerProcesses>, Failure> {
     }
 }
 
+/// The engine and its version, as `inferspan ls` shows them.
+pub(super) fn engine(server: &Server) -> String {
+    format!("{} {}", server.engine, server.engine_version.as_deref().unwrap_or("?"))
+}
+
 /// Whether a server has this name: any that `inferspan ls` shows or its JSON holds. A container's id may be cut, as docker cuts it.
 fn is_called(server: &Server, name: &str) -> bool {
-    let version = server.engine_version.as_deref().unwrap_or_default();
     [&server.engine, &server.service, &server.model, &server.instance()].into_iter().any(|own| own == name)
-        || name.strip_prefix(&server.engine).and_then(|rest| rest.strip_prefix(' ')) == Some(version)
+        || name == engine(server)
         || (name.len() >= SHORT_ID && server.container_id.as_deref().is_some_and(|id| id.starts_with(name)))
 }
 
@@ -84,10 +88,10 @@ mod tests {
         for name in ["vllm", "vllm 0.32.0", "chat", "llama", "chat-0123456789ab", "0123456789ab", "0123456789abcdef"] {
             assert!(is_called(&server, name), "{name}");
         }
-        for name in ["", "vllm 0.31.0", "vllm ", "0123", "lla"] {
+        for name in ["", "vllm 0.31.0", "vllm ", "vllm ?", "0123", "lla"] {
             assert!(!is_called(&server, name), "{name}");
         }
         let alone = Server { container_id: None, engine_version: None, ..server };
-        assert!(is_called(&alone, "chat-42"));
+        assert!(is_called(&alone, "chat-42") && is_called(&alone, "vllm ?"));
     }
 }
