@@ -103,7 +103,7 @@ pub fn run(events: &[Event]) -> Made {
     }
     let closes_visible = events.iter().any(|e| matches!(e.what, What::Closed { .. }));
     let mut pipeline = Pipeline::new(1, 500_000_000, &Config { closes_visible, ..Config::default() });
-    for fact in preroll.facts("vllm").0 {
+    for fact in preroll.facts(None).0 {
         pipeline.push(Some(0), Input::Fact(fact));
     }
     for event in events {
@@ -123,7 +123,7 @@ pub fn record(inputs: &[Input], raw: bool) -> (Made, Vec<Entry>) {
     }
     let mut pipeline = Pipeline::new(1, 500_000_000, &Config::default());
     pipeline.record(raw);
-    for fact in preroll.facts("vllm").0 {
+    for fact in preroll.facts(None).0 {
         pipeline.push(Some(0), Input::Fact(fact));
     }
     for input in inputs {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::engine::ENGINES;
 use crate::exit::{Code, Failure};
 use crate::export::flags::OutputArgs;
 use crate::export::otlp::spans::Origin;
@@ -65,7 +64,7 @@ fn replay_log(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended
     let service = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;
-    let replayed = opened.run(service.as_deref().unwrap_or(ENGINES[0].name()), args.output.max_spans, sinks, telemetry);
+    let replayed = opened.run(service.as_deref(), args.output.max_spans, sinks, telemetry);
     Ok((say(&replayed), replayed.finished))
 }
 

@@ -3,7 +3,7 @@
 //! Pure. Enters: the words of a command line. Leaves: what kind of program it is; what an engine's own command lines say, its folder
 //! knows. Every word that no engine asks for is dropped here, because a command line may hold keys.
 
-use crate::engine::ENGINES;
+use crate::engine::{ENGINES, Engine};
 use crate::engine::process::{Invocation, Launch, Program, basename};
 
 /// What the command line `words` is.
@@ -62,10 +62,10 @@ fn of_code(code: &str) -> Program {
     }
 }
 
-/// The options of a server that is no program of an engine's but takes options of the same names, as its own wrappers do.
-pub(super) fn options(words: &[String]) -> Launch {
+/// The options of a server that is no program of the engine's but takes options of the same names, as its own wrappers do.
+pub(super) fn options(engine: &dyn Engine, words: &[String]) -> Launch {
     let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-    ENGINES[0].options(&words)
+    engine.options(&words)
 }
 
 #[cfg(test)]
@@ -143,10 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_ones_own_are_read_by_vllms_option_names() {
+    fn servers_of_ones_own_are_read_by_their_engines_option_names() {
         let words = ["my-server", "--served-model-name", "demo", "--port=0"].map(str::to_owned);
-        assert_eq!(options(&words).served_model(), Some("demo"));
-        assert_eq!(options(&[]), Launch { engine: "vllm", ..Launch::default() });
+        for engine in ENGINES {
+            assert_eq!(options(engine, &words).served_model(), Some("demo"));
+            assert_eq!(options(engine, &[]), Launch { engine: engine.name(), ..Launch::default() });
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::package;
 use super::tree::{self, Forest, Look, Member, Part, Seen};
 use super::{Host, MappedFile, ServerProcess, ServerProcesses, TcpSocket, UnixSocket, container};
 use crate::engine::process::Program;
-use crate::engine::{self, ENGINES};
+use crate::engine::{self, ENGINES, Engine};
 use crate::exit::Failure;
 use crate::input::Server;
 use crate::proc::root::Root;
@@ -363,10 +363,24 @@ impl<'a> Survey<'a> {
         files
     }
 
+    /// Whose program it is where no command line tells: the engine that gave a process its title, or whose library one maps.
+    fn engine_of(&self, held: &[(&Seen, Rc<Holdings>)]) -> &'static dyn Engine {
+        let gave = |engine: &dyn Engine, seen: &Seen| {
+            let words = self.host.proc.arguments(seen.stat.pid);
+            engine.title(words.first().map(String::as_str).unwrap_or_default(), &seen.stat.comm).is_some()
+        };
+        let is_its = |engine: &&dyn Engine| {
+            held.iter().any(|(seen, holdings)| {
+                gave(*engine, seen) || holdings.mapped.iter().any(|mapping| engine.is_library(&mapping.path))
+            })
+        };
+        ENGINES.into_iter().find(is_its).unwrap_or_else(|| engine::by_name(""))
+    }
+
     fn identity(&self, root: u32, held: &[(&Seen, Rc<Holdings>)]) -> Server {
         let launch = match held.first().map(|(seen, _)| &seen.program) {
             Some(Program::Launcher(launch)) => launch.clone(),
-            _ => argv::options(&self.host.proc.arguments(root)),
+            _ => argv::options(self.engine_of(held), &self.host.proc.arguments(root)),
         };
         let engine = engine::by_name(launch.engine);
         let version = engine.package().and_then(|package| {

@@ -28,6 +28,12 @@ pub fn title(first_argument: &str, comm: &str) -> Option<Title> {
     ENGINES.into_iter().find_map(|engine| engine.title(first_argument, comm))
 }
 
+/// Whose message it is, and what it says: the first engine's that makes sense of it.
+pub fn decode(message: &Message) -> Option<(&'static dyn Engine, EngineMessage)> {
+    let said = ENGINES.into_iter().map(|engine| (engine, engine.decode(message)));
+    said.into_iter().find(|(_, message)| !matches!(message, EngineMessage::Other | EngineMessage::Unreadable))
+}
+
 /// Knows one engine.
 pub trait Engine: std::fmt::Debug + Send + Sync {
     /// `gen_ai.provider.name`, and the service's name where it has none of its own.

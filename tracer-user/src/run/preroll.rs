@@ -1,5 +1,5 @@
-//! A look ahead at the start of a syscall log, for what the log itself does not say: the offset between the engine's clock and
-//! the log's, and the model's name.
+//! A look ahead at the start of a syscall log, for what the log itself does not say: which engine it is of, the offset
+//! between the engine's clock and the log's, and the model's name.
 //!
 //! Enters: the first events. Leaves: facts. The method is [`crate::clock::OffsetBounds`].
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::clock::OffsetBounds;
 use crate::decode::http::{Conversation, HttpEvent, Piece, What as Http, may_start_request, starts_request};
 use crate::decode::zmtp;
-use crate::engine::{ENGINES, EngineMessage, LifeEventKind};
+use crate::engine::{self, EngineMessage, LifeEventKind};
 use crate::input::{Direction, End, Event, EventNanos, Fact, Server, What};
 
 /// Events that are looked at ahead; at 15,000 syscalls a second of a busy server, the first seconds.
@@ -25,6 +25,8 @@ pub struct Preroll {
     added: HashMap<String, EventNanos>,
     bounds: OffsetBounds,
     model: Option<String>,
+    /// The engine whose messages were seen.
+    engine: Option<&'static str>,
     /// The response being read is an error's.
     failed: bool,
 }
@@ -55,7 +57,9 @@ impl Preroll {
         let mut messages = Vec::new();
         self.streams.entry((*end, *direction)).or_default().push(*len, bytes, *starts, &mut |m| messages.push(m));
         for message in messages {
-            match ENGINES[0].decode(&message) {
+            let Some((engine, message)) = engine::decode(&message) else { continue };
+            self.engine.get_or_insert(engine.name());
+            match message {
                 EngineMessage::Add(add) => {
                     // The later sighting (the engine's) is the tighter bound.
                     self.added.insert(add.id, event.at);
@@ -76,12 +80,13 @@ impl Preroll {
         }
     }
 
-    /// The facts, and how far off the clock offset may be, ns.
-    pub fn facts(self, service: &str) -> (Vec<Fact>, Option<u64>) {
+    /// The facts, and how far off the clock offset may be, ns. `service`: its name, else the engine's.
+    pub fn facts(self, service: Option<&str>) -> (Vec<Fact>, Option<u64>) {
+        let engine = engine::by_name(self.engine.unwrap_or_default()).name();
         let server = Server {
-            service: service.to_owned(),
+            service: service.unwrap_or(engine).to_owned(),
             model: self.model.unwrap_or_default(),
-            engine: ENGINES[0].name().to_owned(),
+            engine: engine.to_owned(),
             ..Server::default()
         };
         let mut facts = vec![Fact::Server(Arc::new(server))];

@@ -91,8 +91,8 @@ impl Opened {
         }
     }
 
-    /// Runs it through the pipeline. `service`: its name. The metrics endpoint stays.
-    pub fn run(self, service: &str, max_spans: usize, sinks: Sinks, telemetry: Arc<Telemetry>) -> Replayed {
+    /// Runs it through the pipeline. `service`: its name, else the engine's. The metrics endpoint stays.
+    pub fn run(self, service: Option<&str>, max_spans: usize, sinks: Sinks, telemetry: Arc<Telemetry>) -> Replayed {
         let Self { mut log, head, preroll, closes_visible, mut broken } = self;
         // A log has the calls on sockets and nothing else.
         telemetry.set_level(Level::Requests);
