@@ -34,6 +34,10 @@ const DETACH_LIMIT: Duration = Duration::from_secs(30);
 /// Added to the traffic's own length: vLLM compiles for twenty seconds when it first samples.
 const TRAFFIC_GRACE: Duration = Duration::from_mins(2);
 
+/// What `attach` writes, in the demo's folder.
+const ACCESS_LOG: &str = "access.jsonl";
+const TRACES_OUT: &str = "traces.jsonl";
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Trace the real vLLM on CPU (installs it if need be: 6 GB) instead of the demo's own small server
@@ -66,14 +70,13 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
 
     // vLLM on CPU calls no CUDA.
     let mut fake = if arguments.vllm { None } else { cuda::Fake::ready(&folder)? };
-    let mut server = shell::step(if arguments.vllm { "starting vLLM" } else { "starting the demo server" }, || {
-        if arguments.vllm {
-            server::start_vllm(&folder, &interrupt, &[])
-        } else {
-            let cuda = fake.as_ref().map(cuda::Fake::engine_arguments);
-            server::start_demo(&engine, cuda.iter().flatten(), &folder, &interrupt)
-        }
-    })?;
+    let mut server = if arguments.vllm {
+        shell::step("starting vLLM", || server::start_vllm(&folder, &interrupt, &[]))?
+    } else {
+        let cuda = fake.as_ref().map(cuda::Fake::engine_arguments);
+        let start = || server::start_demo(&engine, cuda.iter().flatten(), &folder, &interrupt);
+        shell::step("starting the demo server", start)?
+    };
     // The server has a past when a user attaches; vLLM also compiles now what would else be in the first traces.
     let warm = || send(&traffic, &server, 2, "traffic before the attach", &folder, &interrupt);
     shell::step("sending traffic before the attach", warm)?;
@@ -88,14 +91,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         (Some(jaeger), Some(prometheus))
     };
 
-    let access_log = folder.join("access.jsonl");
-    let traces_out = folder.join("traces.jsonl");
-    let mut command = Command::new(&inferspan);
-    command.args(["attach", "-p", &server.pid.to_string(), "--metrics", &metrics]);
-    if let Some(jaeger) = &jaeger {
-        command.args(["--otlp", &jaeger.server.otlp_grpc]);
-    }
-    command.arg("--access-log").arg(&access_log).arg("--traces-out").arg(&traces_out);
+    let mut command = attach_command(&inferspan, server.pid, &metrics, jaeger.as_ref(), &folder);
     if let Some(fake) = &mut fake {
         fake.attached()?;
         command.args(cuda::Fake::attach_arguments(&folder));
@@ -111,7 +107,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     if !arguments.keep {
         shell::step("detaching", || detach(&mut attach))?;
     }
-    let found = found(jaeger.as_ref(), &attach, &access_log, &traces_out, &interrupt)?;
+    let found = found(jaeger.as_ref(), &attach, &folder, &interrupt)?;
     let step = fake.as_ref().map(|fake| fake.show(&folder, !arguments.keep)).transpose()?;
     show(&server, &found, &excerpt, step.as_deref());
     place(jaeger.as_ref(), prometheus.as_ref(), &folder, arguments.keep);
@@ -126,6 +122,17 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     }
     eprintln!("xtask: the demo took {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// `inferspan attach` as a user would write it.
+fn attach_command(inferspan: &Path, pid: u32, metrics: &str, jaeger: Option<&Jaeger>, folder: &Path) -> Command {
+    let mut command = Command::new(inferspan);
+    command.args(["attach", "-p", &pid.to_string(), "--metrics", metrics]);
+    if let Some(jaeger) = jaeger {
+        command.args(["--otlp", &jaeger.server.otlp_grpc]);
+    }
+    command.arg("--access-log").arg(folder.join(ACCESS_LOG)).arg("--traces-out").arg(folder.join(TRACES_OUT));
+    command
 }
 
 /// Runs `attach` until it is attached and serves its metrics.
@@ -236,12 +243,11 @@ struct Found {
 fn found(
     jaeger: Option<&Jaeger>,
     attach: &Process,
-    access_log: &Path,
-    traces_out: &Path,
+    folder: &Path,
     interrupt: &Interrupt,
 ) -> Result<Found> {
-    let (trace_ids, requests) = report::access_log(access_log)?;
-    let exports = report::lines(traces_out, "the trace file")?;
+    let (trace_ids, requests) = report::access_log(&folder.join(ACCESS_LOG))?;
+    let exports = report::lines(&folder.join(TRACES_OUT), "the trace file")?;
     let traces = match jaeger {
         None => "  (not sent anywhere)\n".to_owned(),
         Some(jaeger) => {
@@ -281,8 +287,8 @@ fn show(server: &Server, found: &Found, excerpt: &str, step: Option<&str>) {
 }
 
 fn place(jaeger: Option<&Jaeger>, prometheus: Option<&Prometheus>, folder: &Path, running: bool) {
-    println!("  access log:  {}", folder.join("access.jsonl").display());
-    println!("  trace file:  {} (OTLP/JSON; Jaeger's UI can load it)", folder.join("traces.jsonl").display());
+    println!("  access log:  {}", folder.join(ACCESS_LOG).display());
+    println!("  trace file:  {} (OTLP/JSON; Jaeger's UI can load it)", folder.join(TRACES_OUT).display());
     println!("  logs:        {}/*.err", folder.display());
     let state = if running { "" } else { " (stopped now; --keep leaves it running)" };
     if let Some(jaeger) = jaeger {

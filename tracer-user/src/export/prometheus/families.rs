@@ -107,6 +107,18 @@ impl Families {
             Metric::UsageDiffers { labels } => {
                 self.series(labels).usage_differs.inc();
             }
+            Metric::CudaCalls { .. }
+            | Metric::CudaLaunches { .. }
+            | Metric::CudaGap { .. }
+            | Metric::CudaMemory { .. }
+            | Metric::Collective { .. } => self.cuda(metric),
+            Metric::ModelKnown { server, model } => self.rename(server, model),
+        }
+    }
+
+    /// What was done with CUDA.
+    fn cuda(&mut self, metric: &Metric) {
+        match metric {
             Metric::CudaCalls { labels, of } => {
                 let series = self.series(labels);
                 series.cuda_graph_launches.inc_by(of.graph_launches);
@@ -134,7 +146,7 @@ impl Families {
                 series.nccl_collectives[*kind as usize].inc();
                 series.nccl_bytes[*kind as usize].inc_by(*bytes);
             }
-            Metric::ModelKnown { server, model } => self.rename(server, model),
+            _ => {}
         }
     }
 
