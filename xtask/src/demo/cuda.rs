@@ -64,7 +64,7 @@ impl Fake {
     pub(super) fn show(&self, folder: &Path, is_over: bool) -> Result<String> {
         let mut account = json_lines(&self.account)?;
         let did: Vec<Did> = account.drain(self.before..).map(|line| Did::read(&line)).collect();
-        let steps = steps(&folder.join("traces.jsonl"))?;
+        let steps = steps(&folder.join(super::TRACES_OUT))?;
         let mut matched = 0;
         for step in &steps {
             // The engine writes its account just before it says the step's end.
