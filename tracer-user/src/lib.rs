@@ -6,6 +6,7 @@ pub mod clock;
 pub mod core;
 pub mod decode;
 pub mod discover;
+pub mod doctor;
 pub mod elf;
 pub mod engine;
 pub mod exit;

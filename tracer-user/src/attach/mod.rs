@@ -9,6 +9,7 @@ pub mod code;
 pub mod counters;
 mod error;
 pub mod exports;
+mod failure;
 pub mod family;
 pub mod files;
 pub mod handles;

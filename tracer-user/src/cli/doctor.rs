@@ -1,20 +1,13 @@
-//! `inferspan doctor`: what tracing needs, on this host and in one server.
-//!
-//! Every check says OK, WARN or FAIL, what it saw, and the fix. The order is fixed. Exit code 1 when anything fails.
-//! `host`, `gpu`, `target` and `cuda` look; what they conclude from what they saw is in pure functions of their own.
-
-mod cuda;
-mod gpu;
-mod host;
-mod target;
+//! `inferspan doctor`: what tracing needs, on this host and in one server, as [`crate::doctor`] finds it. Exit code 1 when anything fails.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use serde_json::{Value, json};
 
-use super::ls::print;
+use super::print;
 use crate::discover::failure::parse_pid;
+use crate::doctor::{self, Check, Status};
 use crate::exit::Code;
 
 #[derive(Debug, clap::Args)]
@@ -27,62 +20,8 @@ pub struct Args {
     pub json: bool,
 }
 
-/// One thing that was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    pub name: &'static str,
-    pub status: Status,
-    pub detail: String,
-    /// What to do; only where something is to be done.
-    pub fix: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    Ok,
-    Warn,
-    Fail,
-}
-
-impl Status {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Warn => "WARN",
-            Self::Fail => "FAIL",
-        }
-    }
-
-    /// SGR colour: green, yellow, red.
-    fn colour(self) -> &'static str {
-        match self {
-            Self::Ok => "32",
-            Self::Warn => "33",
-            Self::Fail => "31",
-        }
-    }
-}
-
-impl Check {
-    pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, status: Status::Ok, detail: detail.into(), fix: None }
-    }
-
-    pub fn warn(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, status: Status::Warn, detail: detail.into(), fix: Some(fix.into()) }
-    }
-
-    pub fn fail(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, status: Status::Fail, detail: detail.into(), fix: Some(fix.into()) }
-    }
-}
-
 pub fn run(args: &Args) -> anyhow::Result<Code> {
-    let mut checks = host::checks();
-    checks.push(gpu::check());
-    if let Some(pid) = args.pid {
-        checks.extend(target::checks(pid));
-    }
+    let checks = doctor::checks(args.pid);
     if args.json {
         print(&format!("{:#}\n", document(&checks)))?;
     } else {
@@ -108,7 +47,7 @@ fn text(checks: &[Check], colour: bool) -> String {
     let mut text = String::new();
     for Check { name, status, detail, fix } in checks {
         let word = format!("{:4}", status.name());
-        let word = if colour { format!("\x1b[{}m{word}\x1b[0m", status.colour()) } else { word };
+        let word = if colour { format!("\x1b[{}m{word}\x1b[0m", colour_of(*status)) } else { word };
         // A verifier's log follows the first line; `--json` has it whole.
         let _ = writeln!(text, "{word}  {name:width$}  {}", detail.lines().next().unwrap_or_default());
         if let Some(fix) = fix {
@@ -116,6 +55,15 @@ fn text(checks: &[Check], colour: bool) -> String {
         }
     }
     text
+}
+
+/// SGR colour: green, yellow, red.
+fn colour_of(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "32",
+        Status::Warn => "33",
+        Status::Fail => "31",
+    }
 }
 
 fn summary(checks: &[Check]) -> String {

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
-use super::target::{SHORT_ID, engine};
+use super::print;
 use crate::discover::privilege::{Privileges, Traceable, traceable};
+use crate::discover::named::{SHORT_ID, engine_shown};
 use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
 use crate::engine::ENGINES;
 use crate::exit::Code;
@@ -46,14 +46,6 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         );
     }
     Ok(Code::Ok)
-}
-
-/// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
-pub(super) fn print(text: &str) -> io::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
 }
 
 fn document(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privileges) -> Value {
@@ -162,7 +154,7 @@ fn row(found: &ServerProcesses, gpus: Option<&Gpus>, privileges: Privileges) -> 
     };
     [
         server.pid.to_string(),
-        engine(server),
+        engine_shown(server),
         dash(Some(&server.model)),
         roles(&found.processes),
         dash(Some(&devices(found, gpus))),

@@ -1,5 +1,6 @@
 //! The command line, one file a verb. Data goes to stdout, chatter to stderr.
 
+use std::io::{self, Write as _};
 use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +48,14 @@ pub enum Verb {
     Probes(probes::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
+}
+
+/// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// Runs the verb; the exit code is the caller's to use.

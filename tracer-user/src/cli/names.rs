@@ -6,27 +6,15 @@
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::attach::{files, plan};
 use crate::discover::failure::parse_pid;
 use crate::discover::{Host, printable_path};
 use crate::elf::ElfError;
 use crate::exit::{Code, Failure};
-use crate::kernel::demangle::DEMANGLED_MAX;
-use crate::kernel::name::Kernel;
 use crate::kernel::{ScanError, Table};
 use crate::names::cache::Cache;
-use crate::names::{self, Library};
+use crate::names::{self, Library, rows};
 use crate::proc::Proc;
-use crate::sanitise::sanitise;
-
-const SCHEMA: &str = "inferspan.names/1";
-/// Characters of a short name; longer ones push the rest of their line.
-const SHORT_WIDTH: usize = 44;
-/// Hexadecimal digits of most addresses, and characters of the longest class.
-const ADDRESS_WIDTH: usize = 10;
-const CLASS_WIDTH: usize = 13;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -75,9 +63,9 @@ fn of_file(path: &Path, json: bool, out: &mut impl Write) -> Outcome {
     }
     tell_unread(&shown, &table);
     if json {
-        write_json(path, &table, out)?;
+        rows::json(path, &table, out)?;
     } else {
-        write_table(&table, out)?;
+        rows::text(&table, terminal_width(), out)?;
     }
     Ok(Ok(Code::Ok))
 }
@@ -106,11 +94,11 @@ fn of_process(pid: u32, json: bool, out: &mut impl Write) -> Outcome {
             continue;
         }
         if json {
-            write_json(&library.path, &table, out)?;
+            rows::json(&library.path, &table, out)?;
         } else {
             let gap = if found > 0 { "\n" } else { "" };
             writeln!(out, "{gap}{shown}")?;
-            write_table(&table, out)?;
+            rows::text(&table, terminal_width(), out)?;
         }
         found += 1;
     }
@@ -158,46 +146,6 @@ fn not_read(shown: &str, error: &ScanError) -> Failure {
     Failure::new(code, format!("{shown} holds no names that can be read: {error}"), fix)
 }
 
-#[derive(Serialize)]
-struct Row<'k> {
-    address: u64,
-    name: &'k str,
-    demangled: &'k str,
-    short: &'k str,
-    class: &'static str,
-}
-
-fn write_json(path: &Path, table: &Table, out: &mut impl Write) -> io::Result<()> {
-    write!(out, "{{\"schema\":\"{SCHEMA}\",\"library\":")?;
-    serde_json::to_writer(&mut *out, &path.to_string_lossy())?;
-    out.write_all(b",\"kernels\":[")?;
-    for (number, (address, name)) in table.kernels().enumerate() {
-        if number > 0 {
-            out.write_all(b",")?;
-        }
-        let Kernel { name, demangled, short, class } = &Kernel::named(name);
-        serde_json::to_writer(&mut *out, &Row { address, name, demangled, short, class: class.name() })?;
-    }
-    out.write_all(b"]}\n")
-}
-
-fn write_table(table: &Table, out: &mut impl Write) -> io::Result<()> {
-    if table.is_empty() {
-        return Ok(());
-    }
-    let width = terminal_width();
-    let mut line = |address: &str, class: &str, short: &str, demangled: &str| {
-        let row = format!("{address:ADDRESS_WIDTH$}  {class:CLASS_WIDTH$}  {short:SHORT_WIDTH$}  {demangled}");
-        writeln!(out, "{}", sanitise(&row, width.unwrap_or(2 * DEMANGLED_MAX)))
-    };
-    line("ADDRESS", "CLASS", "SHORT", "DEMANGLED")?;
-    for (address, name) in table.kernels() {
-        let kernel = Kernel::named(name);
-        line(&format!("{address:#x}"), kernel.class.name(), &kernel.short, &kernel.demangled)?;
-    }
-    Ok(())
-}
-
 /// Columns of the terminal that stdout is; nothing where it is none.
 fn terminal_width() -> Option<usize> {
     let stdout = io::stdout();
@@ -208,38 +156,6 @@ fn terminal_width() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn json(path: &str, table: &Table) -> String {
-        let mut out = Vec::new();
-        write_json(Path::new(path), table, &mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn the_json_is_the_promised_one() {
-        assert_eq!(
-            json("/a \"b\".so", &Table::default()),
-            "{\"schema\":\"inferspan.names/1\",\"library\":\"/a \\\"b\\\".so\",\"kernels\":[]}\n"
-        );
-        let table = Table::of_kernels([(16, "_Z10add_kernelPfPKfi"), (8, "_fwd_kernel")]);
-        assert_eq!(
-            json("/a", &table),
-            concat!(
-                "{\"schema\":\"inferspan.names/1\",\"library\":\"/a\",\"kernels\":[",
-                "{\"address\":8,\"name\":\"_fwd_kernel\",\"demangled\":\"_fwd_kernel\",\"short\":\"_fwd_kernel\",\"class\":\"attention\"},",
-                "{\"address\":16,\"name\":\"_Z10add_kernelPfPKfi\",\"demangled\":\"add_kernel(float*, float const*, int)\",",
-                "\"short\":\"add_kernel\",\"class\":\"other\"}]}\n"
-            )
-        );
-    }
-
-    #[test]
-    fn a_name_that_moves_the_cursor_does_not_reach_the_terminal() {
-        let mut out = Vec::new();
-        write_table(&Table::of_kernels([(1, "a\u{1b}[2J\u{202e}b")]), &mut out).unwrap();
-        let text = String::from_utf8(out).unwrap();
-        assert!(!text.contains(['\u{1b}', '\u{202e}']) && text.contains("a\u{fffd}[2J\u{fffd}b"), "{text:?}");
-    }
 
     #[test]
     fn errors_have_the_codes_that_scripts_rely_on() {

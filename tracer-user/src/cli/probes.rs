@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::ls::print;
+use super::print;
 use crate::attach::family::{Point, Scope};
 use crate::attach::handles::NamesAt;
 use crate::attach::survey::{self, Judged, Surveyed};

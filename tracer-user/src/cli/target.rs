@@ -1,14 +1,8 @@
-//! Which servers a verb traces: the flags that name them, and what to find by them.
+//! Which servers a verb traces: the flags that name them.
 
 use crate::discover::failure::parse_pid;
-use crate::discover::{self, ServerProcesses};
-use crate::exit::{Code, Failure};
-use crate::input::Server;
-
-/// Digits of a container id that are shown, as docker does, and enough to name it.
-pub(super) const SHORT_ID: usize = 12;
-
-pub(super) const LIST: &str = "`inferspan ls` lists the inference servers on this host";
+use crate::discover::{self, ServerProcesses, named};
+use crate::exit::Failure;
 
 /// One server, or all.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,71 +21,9 @@ pub struct TargetArgs {
 
 /// The servers that the arguments name; at least one.
 pub(super) fn find(args: &TargetArgs) -> Result<Vec<ServerProcesses>, Failure> {
-    if let Some(pid) = args.pid {
-        return Ok(vec![discover::server(pid)?]);
-    }
-    let all = discover::servers();
-    if all.is_empty() {
-        return Err(Failure::new(
-            Code::NoTarget,
-            "no inference server was found on this host",
-            "start one, or run inferspan as root and in the host's pid namespace to see those of others",
-        ));
-    }
-    let Some(name) = &args.name else { return Ok(all) };
-    let mut matching: Vec<ServerProcesses> = all.into_iter().filter(|found| is_called(&found.server, name)).collect();
-    match matching.len() {
-        0 => Err(Failure::new(
-            Code::NoTarget,
-            format!("no server has the engine, model, container, service or server name {name:?}"),
-            LIST,
-        )),
-        1 => Ok(vec![matching.remove(0)]),
-        count => {
-            let pids: Vec<String> = matching.iter().map(|found| found.server.pid.to_string()).collect();
-            Err(Failure::new(
-                Code::Usage,
-                format!("{count} servers are called {name:?}: PIDs {}", pids.join(", ")),
-                "name one with -p PID, or trace all with --all",
-            ))
-        }
-    }
-}
-
-/// The engine and its version, as `inferspan ls` shows them.
-pub(super) fn engine(server: &Server) -> String {
-    format!("{} {}", server.engine, server.engine_version.as_deref().unwrap_or("?"))
-}
-
-/// Whether a server has this name: any that `inferspan ls` shows or its JSON holds. A container's id may be cut, as docker cuts it.
-fn is_called(server: &Server, name: &str) -> bool {
-    [&server.engine, &server.service, &server.model, &server.instance()].into_iter().any(|own| own == name)
-        || name == engine(server)
-        || (name.len() >= SHORT_ID && server.container_id.as_deref().is_some_and(|id| id.starts_with(name)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_is_found_by_every_name_that_ls_shows() {
-        let server = Server {
-            service: "chat".into(),
-            model: "llama".into(),
-            engine: "vllm".into(),
-            engine_version: Some("0.32.0".into()),
-            container_id: Some("0123456789abcdef0123456789abcdef".into()),
-            pid: 42,
-            ..Server::default()
-        };
-        for name in ["vllm", "vllm 0.32.0", "chat", "llama", "chat-0123456789ab", "0123456789ab", "0123456789abcdef"] {
-            assert!(is_called(&server, name), "{name}");
-        }
-        for name in ["", "vllm 0.31.0", "vllm ", "vllm ?", "0123", "lla"] {
-            assert!(!is_called(&server, name), "{name}");
-        }
-        let alone = Server { container_id: None, engine_version: None, ..server };
-        assert!(is_called(&alone, "chat-42") && is_called(&alone, "vllm ?"));
+    match (args.pid, &args.name) {
+        (Some(pid), _) => Ok(vec![discover::server(pid)?]),
+        (None, Some(name)) => Ok(vec![named::one(name)?]),
+        (None, None) => named::all(),
     }
 }

@@ -7,7 +7,8 @@ use crate::exit::{Code, Failure};
 /// Largest PID that Linux gives (`PID_MAX_LIMIT` on 64-bit machines).
 pub const PID_MAX: u32 = 4_194_304;
 
-const LIST: &str = "`inferspan ls` lists the inference servers on this host";
+/// What to do about a server that is not there.
+pub const LIST: &str = "`inferspan ls` lists the inference servers on this host";
 
 /// Reads a PID as a user types it.
 pub fn parse_pid(text: &str) -> Result<u32, String> {

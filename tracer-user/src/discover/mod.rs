@@ -14,6 +14,7 @@ mod container;
 pub mod failure;
 mod host;
 pub mod kind;
+pub mod named;
 mod package;
 pub mod privilege;
 mod tree;

@@ -1,7 +1,8 @@
 //! The flags that say where outputs go; the verbs that have outputs share them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::exit::{Code, Failure};
 use crate::sample::policy::{EngineSteps, Policy};
 
 /// Most spans of a trace, unless told otherwise.
@@ -72,6 +73,20 @@ impl Default for OutputArgs {
     }
 }
 
+/// What a run on a server is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For `inferspan replay`
+    #[default]
+    Recording,
+    /// A timeline for <https://ui.perfetto.dev>, as with --perfetto
+    Perfetto,
+    /// A timeline as Chrome trace JSON, as with --chrome
+    Chrome,
+    /// Traces as OTLP/JSON lines, as with --traces-out
+    OtlpJson,
+}
+
 /// What `--sample` may say.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sample {
@@ -94,6 +109,22 @@ impl OutputArgs {
             Sample::Requests(policy) => Some(*policy),
             Sample::Launches(_) => None,
         })
+    }
+
+    /// Asks for the output that writes `format`.
+    pub fn write_as(&mut self, format: Format, file: &Path) -> Result<(), Failure> {
+        let (place, flag) = match format {
+            Format::Recording => return Ok(()),
+            Format::Perfetto => (&mut self.perfetto, "--perfetto"),
+            Format::Chrome => (&mut self.chrome, "--chrome"),
+            Format::OtlpJson => (&mut self.traces_out, "--traces-out"),
+        };
+        if place.is_some() {
+            let what = format!("{flag} and --format ask for the same output, in two files");
+            return Err(Failure::new(Code::Usage, what, format!("leave out {flag}")));
+        }
+        *place = Some(file.to_owned());
+        Ok(())
     }
 
     /// One launch of so many is told by itself.
@@ -130,5 +161,18 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("`most` is neither all, none nor a share"), "{error}");
         assert!(parse(&["--engine-steps", "some"]).is_err());
+    }
+
+    #[test]
+    fn a_format_is_the_output_of_that_name_and_asked_for_once() {
+        let file = PathBuf::from("x");
+        let mut output = OutputArgs::default();
+        output.write_as(Format::Perfetto, &file).unwrap();
+        output.write_as(Format::OtlpJson, &file).unwrap();
+        assert_eq!(
+            (&output.perfetto, &output.chrome, &output.traces_out),
+            (&Some(file.clone()), &None, &Some(file.clone()))
+        );
+        assert!(output.write_as(Format::Perfetto, &file).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! opens files. Refused: what is no regular file.
 
 pub mod cache;
+pub mod rows;
 
 use std::fs::File;
 use std::io;

@@ -5,15 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
 use super::naming::Naming;
+use super::stop::Stop;
 use super::{Ended, Run};
 use crate::attach::libraries::Probed;
 use crate::attach::{Level, Target};
+use crate::core::view::View;
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
@@ -111,6 +112,11 @@ impl Live {
         &self.session
     }
 
+    /// As [`Run::views`].
+    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.run.views()
+    }
+
     /// Probes the libraries of the servers' processes; gives what a user should know.
     pub fn probe_libraries(&mut self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -157,7 +163,7 @@ impl Live {
     /// should know.
     pub fn turn(
         &mut self,
-        stop: &AtomicBool,
+        stop: &Stop,
         deadline: Option<Instant>,
         warn: &mut impl FnMut(&str),
     ) -> Option<StoppedBy> {
@@ -180,7 +186,7 @@ impl Live {
         }
         self.run.export();
         let now = Instant::now();
-        if stop.load(Relaxed) {
+        if stop.is_asked_for() {
             return Some(StoppedBy::User);
         }
         if deadline.is_some_and(|deadline| now >= deadline) {

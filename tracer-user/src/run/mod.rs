@@ -1,19 +1,23 @@
 //! A run: what `attach` and `replay` (and tests) share between a source and the exporters.
 //!
-//! [`pipeline`] is the only entrance and is pure; [`live`] feeds it from a server, [`replay`] from a syscall log, [`recorded`] from a
-//! recording. Nothing here parses a command line or prints: what a user should know is returned.
+//! [`pipeline`] is the only entrance and is pure; [`begun`] and [`live`] feed it from running servers, [`replay`] from a syscall log,
+//! [`recorded`] from a recording. Nothing here parses a command line or prints: what a user should know is returned.
 
+pub mod begun;
 pub mod live;
 mod naming;
 pub mod pipeline;
 pub mod preroll;
 pub mod recorded;
 pub mod replay;
+pub mod stop;
+pub mod telling;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::core::Config;
+use crate::core::view::View;
 use crate::export::prometheus::server::MetricsServer;
 use crate::export::{Sinks, Summary};
 use crate::input::{EventNanos, Input};
@@ -78,6 +82,11 @@ impl Run {
     /// What connections turned out to speak, for the source.
     pub fn verdicts(&mut self) -> Vec<(Verdict, EventNanos)> {
         self.pipeline.verdicts()
+    }
+
+    /// As [`Pipeline::views`].
+    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.pipeline.views()
     }
 
     /// Hands on what was said since the last call.
