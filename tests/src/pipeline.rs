@@ -55,7 +55,7 @@ pub struct Made {
 }
 
 impl Made {
-    /// Sorts what a core said.
+    /// Sorts what a pipeline said.
     pub fn of(out: Vec<Output>, spans_dropped: u64) -> Self {
         let mut made = Self { spans_dropped, ..Self::default() };
         for output in out {

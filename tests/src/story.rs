@@ -1,12 +1,12 @@
-//! A made-up timeline of one API process and its engine, told call by call, and what the core makes of it.
+//! A made-up timeline of one API process and its engine, told call by call, and what the pipeline makes of it.
 //!
-//! Enters: what happens, in order; every call takes 1 ms. Leaves: what the core said. HTTP bytes are written as a server and its
+//! Enters: what happens, in order; every call takes 1 ms. Leaves: what the pipeline said. HTTP bytes are written as a server and its
 //! clients write them, engine messages are vLLM 0.32's own layout.
 
 use inferspan::core::view::View;
-use inferspan::core::{Config, Core};
+use inferspan::core::Config;
 use inferspan::input::{Direction, End, Event, Fact, Function, Input, Role, Server, What};
-use inferspan::output::Output;
+use inferspan::run::pipeline::Pipeline;
 
 use crate::pipeline::Made;
 use inferspan_demo_engine::wire::{
@@ -32,10 +32,9 @@ pub fn connection(n: u64) -> End {
 /// The timeline so far.
 #[derive(Debug)]
 pub struct Story {
-    core: Core,
-    out: Vec<Output>,
+    pipeline: Pipeline,
     now: u64,
-    /// All that the core was told.
+    /// All that it was told.
     told: Vec<Input>,
     moved: std::collections::BTreeMap<(End, Direction), u64>,
 }
@@ -43,8 +42,8 @@ pub struct Story {
 impl Default for Story {
     fn default() -> Self {
         let mut story = Self {
-            core: Core::new(Config::default()),
-            out: Vec::new(),
+            // Told in order, so nothing is held back.
+            pipeline: Pipeline::new(1, 0, &Config::default()),
             now: START,
             told: Vec::new(),
             moved: std::collections::BTreeMap::new(),
@@ -67,10 +66,10 @@ impl Default for Story {
 impl Story {
     pub fn input(&mut self, input: Input) {
         self.told.push(input.clone());
-        self.core.push(input, &mut self.out);
+        self.pipeline.push(Some(0), input);
     }
 
-    /// All that the core was told, as another server of the host would have caused it: with `shift` added to its process ids.
+    /// All that was told, as another server of the host would have caused it: with `shift` added to its process ids.
     pub fn told_elsewhere(&self, shift: u32) -> Vec<Input> {
         self.told.iter().map(|input| shifted(input, shift)).collect()
     }
@@ -204,14 +203,17 @@ impl Story {
     }
 
     /// What is open now.
+    ///
+    /// # Panics
+    /// Never: it has a server.
     pub fn view(&self) -> View<'_> {
-        self.core.view()
+        self.pipeline.views().next().expect("its one server")
     }
 
-    /// What the core made of it, 8 s later.
+    /// What was made of it, 8 s later.
     pub fn made(&mut self) -> Made {
         self.quiet(8_000);
-        Made::of(std::mem::take(&mut self.out), self.core.spans_dropped())
+        Made::of(std::mem::take(self.pipeline.outputs()), self.pipeline.spans_dropped())
     }
 }
 

@@ -1,7 +1,9 @@
 //! The one thread's state: a core a server, each behind its own sorter.
 //!
-//! Enters: everything that a run is told, through [`Pipeline::push`] and nothing else, so that these inputs are the whole
-//! nondeterminism of a run, of several servers too. Leaves: outputs, and verdicts on connections for the source. An input goes to
+//! Enters: everything that a source says, through [`Pipeline::push`] and nothing else, so that these inputs are the whole
+//! nondeterminism of a run, of several servers too; or everything that a recording kept of such a run, through [`Pipeline::replay`]: the
+//! same inputs as the cores took them then, behind the sorters, with what the decoders made of their bytes. A run has one or the other.
+//! Leaves: outputs, and verdicts on connections for the source. An input goes to
 //! the server that is named, else to the one whose process caused it; what concerns no process goes to all. Refused: an event of a
 //! process that belongs to no server; it is counted. Pure: no clock, no I/O.
 
