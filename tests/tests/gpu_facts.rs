@@ -81,12 +81,18 @@ struct Traced {
 }
 
 impl Traced {
-    fn start(mut command: Command) -> Self {
+    fn start(command: Command) -> Self {
+        Self::start_as(command, &["attach"])
+    }
+
+    /// By a verb and flags of its own.
+    fn start_as(mut command: Command, verb: &[&str]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let target = Command::new("sleep").arg("600").spawn().expect("sleep");
         let (pid, address) = (target.id().to_string(), format!("127.0.0.1:{port}"));
         let mut tracer = command
-            .args(["attach", "--cuda-only", "-p", &pid, "--metrics", &address])
+            .args(verb)
+            .args(["--cuda-only", "-p", &pid, "--metrics", &address])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -171,6 +177,29 @@ fn every_metric_of_the_table_is_served_with_the_drivers_values() {
 
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn a_replay_says_of_the_gpus_what_the_live_run_said() {
+    let test = "a_replay_says_of_the_gpus_what_the_live_run_said";
+    let Some(library) = nvml(test).filter(|_| may_trace(test)) else { return };
+    let folder = folder("replay");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = |name: &str| folder.join(name).to_str().expect("UTF-8").to_owned();
+    let (recording, live, again) = (path("run.isrec"), path("live"), path("again"));
+    let verb = ["record", "-o", &recording, "--metrics-out", &live];
+    let traced = Traced::start_as(inferspan(Some(library), &[]), &verb);
+    traced.page(|page| page.contains("inferspan_gpu_throttled"));
+    traced.end();
+    let replay = inferspan(None, &[]).args(["replay", &recording, "--metrics-out", &again]).output().expect("it runs");
+    assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+    let of_gpus = |path: &str| -> Vec<String> {
+        let page = std::fs::read_to_string(path).expect("a page");
+        page.lines().filter(|line| line.contains("inferspan_gpu_")).map(str::to_owned).collect()
+    };
+    assert!(of_gpus(&live).len() > 20, "{:?}", of_gpus(&live));
+    assert_eq!(of_gpus(&live), of_gpus(&again));
+    let _ = std::fs::remove_dir_all(folder);
 }
 
 #[test]

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use inferspan::attach::Level;
+use inferspan::core::Config;
 use inferspan::export::flags::OutputArgs;
 use inferspan::export::otlp::spans::Origin;
 use inferspan::export::{Pressure, Sinks};
+use inferspan::input::gpu::{Gpu, Gpus, Throttle};
 use inferspan::input::{Input, LossStage, Lost};
 use inferspan::recording::Entry;
 use inferspan::recording::reader::Recording;
 use inferspan::recording::recorder::Recorder;
 use inferspan::recording::{Header, blocks};
+use inferspan::run::pipeline::Pipeline;
 use inferspan::run::recorded::Opened;
 use inferspan::telemetry::Telemetry;
 use inferspan_tests::judge::Page;
@@ -67,6 +70,23 @@ fn every_capture_gives_the_same_from_its_recording() {
         }
     }
     assert!(seen > 50, "{seen} requests");
+}
+
+#[test]
+fn what_the_driver_of_the_gpus_says_is_replayed() {
+    // 87 % busy ─ it does not answer any more
+    let gpu = Gpu { busy_percent: Some(87), throttled: Some(vec![Throttle::PowerCap]), ..Gpu::default() };
+    let gpus = Arc::new(Gpus { driver: Some("570.1".into()), all: vec![gpu] });
+    let mut pipeline = Pipeline::new(1, 0, &Config::default());
+    pipeline.record(false);
+    for said in [Some(gpus), None] {
+        pipeline.push(None, Input::Gpus(said));
+    }
+    let entries = through_a_file(pipeline.take_entries(), "gpus");
+    let mut again = Pipeline::new(1, 0, &Config::default());
+    entries.into_iter().for_each(|entry| again.replay(entry, false));
+    assert_eq!(again.outputs().len(), 2);
+    assert_eq!(pipeline.outputs(), again.outputs());
 }
 
 #[test]

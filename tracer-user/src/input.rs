@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub mod cuda;
+pub mod gpu;
 
 /// A point on the event clock, ns. Live: `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`). Syscall log: the log's wall clock, unix ns.
 pub type EventNanos = u64;
@@ -25,6 +26,8 @@ pub enum Input {
     Lost(Lost),
     /// So many events came from the probes since this was last said: the tracer's own account.
     Delivered(Delivered),
+    /// What the driver of the machine's GPUs says now; nothing when it does not answer any more.
+    Gpus(Option<Arc<gpu::Gpus>>),
 }
 
 /// What a probe saw.

@@ -95,7 +95,8 @@ fn plan(args: &TraceArgs, recording: Option<ToRecord>) -> Plan {
         launch_sample: args.output.launch_sample(),
         ..Options::default()
     };
-    Plan { options, max_spans: args.output.max_spans, recording, duration: args.duration }
+    let gpus = recording.is_some() || args.output.has_metrics();
+    Plan { options, max_spans: args.output.max_spans, recording, gpus, duration: args.duration }
 }
 
 /// Probes the libraries, and says who is traced, and how.

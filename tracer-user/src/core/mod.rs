@@ -185,8 +185,8 @@ impl Core {
             }
             Input::Tick(at) => self.now = self.now.max(at),
             Input::Lost(lost) => self.lost(lost, out),
-            // Counted at the entrance.
-            Input::Delivered(_) => {}
+            // Counted, or told, at the entrance.
+            Input::Delivered(_) | Input::Gpus(_) => {}
         }
         out.extend(self.about.news().map(Output::Metric));
         out.extend(self.about.take_met().map(|process| Output::Process(Box::new(process))));

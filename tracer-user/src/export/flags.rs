@@ -111,6 +111,11 @@ impl OutputArgs {
         })
     }
 
+    /// Somebody will read metrics.
+    pub fn has_metrics(&self) -> bool {
+        self.metrics.is_some() || self.metrics_out.is_some()
+    }
+
     /// Asks for the output that writes `format`.
     pub fn write_as(&mut self, format: Format, file: &Path) -> Result<(), Failure> {
         let (place, flag) = match format {

@@ -130,6 +130,7 @@ impl Sinks {
                 Output::Process(process) => self.list.iter_mut().for_each(|sink| sink.process(&process)),
                 Output::Lost(lost) => self.telemetry.add_lost(lost.stage, lost.count),
                 Output::Delivered(delivered) => self.telemetry.add_delivered(delivered),
+                Output::Gpus(gpus) => self.list.iter_mut().for_each(|sink| sink.gpus(gpus.as_ref())),
                 Output::Verdict(_) => {}
             }
         }

@@ -13,6 +13,7 @@ use super::flags::OutputArgs;
 use super::otlp::spans::Origin;
 use super::prometheus::server::MetricsServer;
 use crate::exit::{Code, Failure};
+use crate::input::gpu::Gpus;
 use crate::output::cuda::{CudaCall, KernelRow};
 use crate::output::{AccessRecord, EngineStep, Metric, ServerProcess, Trace};
 use crate::telemetry::Telemetry;
@@ -37,6 +38,8 @@ pub trait Sink: Debug {
     fn metric(&mut self, _metric: &Metric) {}
 
     fn kernel(&mut self, _row: &KernelRow) {}
+
+    fn gpus(&mut self, _now: Option<&Arc<Gpus>>) {}
 
     /// Traces end here, so there is something to sample.
     fn takes_traces(&self) -> bool {

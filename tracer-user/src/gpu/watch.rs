@@ -1,10 +1,9 @@
-//! A thread that asks the driver every [`PERIOD`], and the newest answer.
+//! A thread that asks the driver every [`PERIOD`].
 //!
-//! Invariants: whoever reads waits for nobody; an answer older than [`STALE`] (the driver hangs; the watch has ended) is none. Dropping the
-//! watch ends the thread, and waits for it no longer than [`FAREWELL`].
+//! Leaves: what it says, and that it says nothing any more. Invariants: whoever reads waits for nobody; an answer older than [`STALE`] (the
+//! driver hangs; the watch has ended) is none. Dropping the watch ends the thread, and waits for it no longer than [`FAREWELL`].
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,30 +15,12 @@ const STALE: Duration = Duration::from_secs(15);
 /// So that NVML is let go in order where it answers.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// When it was read, and what.
-type Reading = (Instant, Arc<Gpus>);
-
-/// The newest answer; clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Readings(Arc<Mutex<Option<Reading>>>);
-
-impl Readings {
-    /// Nothing without NVML, before the first answer, and when the newest is stale.
-    pub fn newest(&self) -> Option<Arc<Gpus>> {
-        let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, gpus) = newest.as_ref()?;
-        (at.elapsed() < STALE).then(|| Arc::clone(gpus))
-    }
-
-    /// What was read just now.
-    pub fn set(&self, gpus: Gpus) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), Arc::new(gpus)));
-    }
-}
-
 /// The running thread.
 #[derive(Debug)]
 pub struct Watch {
+    answers: Receiver<Gpus>,
+    /// When the newest answer came that is not stale.
+    newest: Option<Instant>,
     /// The thread ends when this is gone.
     stop: Option<Sender<()>>,
     /// Closes when it has ended.
@@ -47,8 +28,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts it. Without NVML it ends at once, and `readings` stay empty.
-    pub fn start(readings: Readings) -> Self {
+    /// Starts it. Without NVML it ends at once, and there is never any news.
+    pub fn start() -> Self {
+        let (say, answers) = mpsc::channel();
         let (stop, stopped) = mpsc::channel::<()>();
         let (end, ended) = mpsc::channel::<()>();
         // Without a thread there are no readings, as without NVML.
@@ -57,13 +39,25 @@ impl Watch {
             let _end = end;
             let Ok(open) = nvml::open() else { return };
             loop {
-                readings.set(open.read());
-                if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+                let is_heard = say.send(open.read()).is_ok();
+                if !is_heard || stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
             }
         });
-        Self { stop: Some(stop), ended }
+        Self { answers, newest: None, stop: Some(stop), ended }
+    }
+
+    /// What is new since this was last asked: an answer, or that the last one is stale.
+    pub fn news(&mut self) -> Option<Option<Gpus>> {
+        if let Some(gpus) = self.answers.try_iter().last() {
+            self.newest = Some(Instant::now());
+            return Some(Some(gpus));
+        }
+        self.newest.is_some_and(|at| at.elapsed() >= STALE).then(|| {
+            self.newest = None;
+            None
+        })
     }
 }
 
@@ -79,13 +73,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_answer_is_none() {
-        let readings = Readings::default();
-        assert_eq!(readings.newest(), None);
-        readings.set(Gpus::default());
-        assert!(readings.newest().is_some());
-        let old = Instant::now().checked_sub(STALE + Duration::from_secs(1)).expect("the machine runs since");
-        *readings.0.lock().expect("a lock") = Some((old, Arc::default()));
-        assert_eq!(readings.newest(), None);
+    fn an_answer_is_news_once_and_again_when_it_is_stale() {
+        // answer ─ 16 s of silence
+        let (say, answers) = mpsc::channel();
+        let (_end, ended) = mpsc::channel();
+        let mut watch = Watch { answers, newest: None, stop: None, ended };
+        assert_eq!(watch.news(), None);
+        say.send(Gpus::default()).unwrap();
+        assert_eq!(watch.news(), Some(Some(Gpus::default())));
+        assert_eq!(watch.news(), None);
+        watch.newest = Instant::now().checked_sub(STALE + Duration::from_secs(1));
+        assert_eq!(watch.news(), Some(None));
+        assert_eq!(watch.news(), None);
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use crate::engine::FinishReason;
 use crate::engine::SchedulerStats;
+use crate::input::gpu::Gpus;
 use crate::input::{Delivered, End, Lost, Role, Server};
 pub use access::{AccessRecord, GenerationRecord, GenerationSeconds, Incomplete, Missing, RequestSeconds};
 pub use cuda::{CollectiveKind, CopyKind, CudaCall, CudaWhat, KernelName, WaitOf};
@@ -45,6 +46,8 @@ pub enum Output {
     Lost(Lost),
     /// Events came from the probes; counted.
     Delivered(Delivered),
+    /// What the driver of the machine's GPUs says now; nothing when it does not answer any more.
+    Gpus(Option<Arc<Gpus>>),
     /// What a connection turned out to be, for the source.
     Verdict(Verdict),
 }

@@ -9,10 +9,13 @@ pub mod blocks;
 pub mod reader;
 pub mod recorder;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::attach::Level;
 use crate::core::Answer;
+use crate::input::gpu::Gpus;
 use crate::input::{Delivered, Input, Lost};
 
 /// What a recording says of itself, before its entries.
@@ -47,6 +50,8 @@ pub enum Entry {
     },
     /// The tracer's own account.
     Delivered(Delivered),
+    /// What the driver of the machine's GPUs said.
+    Gpus(Option<Arc<Gpus>>),
     /// A loss that was counted at the entrance.
     Lost(Lost),
     /// A server's core gave a part of what was open at the end.

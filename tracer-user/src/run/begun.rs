@@ -31,6 +31,8 @@ pub struct Plan {
     /// Most spans of a trace.
     pub max_spans: usize,
     pub recording: Option<ToRecord>,
+    /// What the driver of the machine's GPUs says is wanted.
+    pub gpus: bool,
     /// How long; nothing is until something else ends it.
     pub duration: Option<Duration>,
 }
@@ -82,7 +84,10 @@ impl Begun {
         if stop.is_asked_for() {
             return Ok(None);
         }
-        let live = Live::new(servers, session, run);
+        let mut live = Live::new(servers, session, run);
+        if plan.gpus {
+            live.watch_gpus();
+        }
         Ok(Some(Self { live, stop, duration: plan.duration, deadline: None }))
     }
 

@@ -17,6 +17,7 @@ use crate::attach::{Level, Target};
 use crate::core::view::View;
 use crate::discover::{self, ServerProcesses};
 use crate::engine;
+use crate::gpu::Watch;
 use crate::input::{Event, EventNanos, Fact, Input, Role, What};
 use crate::proc::Proc;
 use crate::source::ring;
@@ -60,6 +61,7 @@ pub struct Live {
     /// Processes that have mapped a library since theirs were looked at.
     mapped: BTreeSet<u32>,
     naming: Naming,
+    gpus: Option<Watch>,
 }
 
 /// Workers carry no request, and their threads wake every 10 ms: only their life, and what they map, is followed.
@@ -101,7 +103,12 @@ impl Live {
         let now = Instant::now();
         let next_check = now + CHECK_ALIVE_EVERY;
         let (mapped, naming) = (BTreeSet::new(), Naming::default());
-        Self { servers, session, run, alive, forked, next_look: now, next_check, mapped, naming }
+        Self { servers, session, run, alive, forked, next_look: now, next_check, mapped, naming, gpus: None }
+    }
+
+    /// From here on the run is told what the GPUs' driver says.
+    pub fn watch_gpus(&mut self) {
+        self.gpus = Some(Watch::start());
     }
 
     pub fn servers(&self) -> &[ServerProcesses] {
@@ -180,6 +187,9 @@ impl Live {
         self.probe_mapped().iter().for_each(|what| warn(what));
         for (function, name) in self.naming.found() {
             self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
+        }
+        if let Some(gpus) = self.gpus.as_mut().and_then(Watch::news) {
+            self.run.push(None, Input::Gpus(gpus.map(Arc::new)));
         }
         for (verdict, from) in self.run.verdicts() {
             self.session.tell(verdict, from);

@@ -79,6 +79,7 @@ impl Pipeline {
                 }
             }
             Entry::Delivered(delivered) => self.outputs.push(Output::Delivered(delivered)),
+            Entry::Gpus(gpus) => self.outputs.push(Output::Gpus(gpus)),
             Entry::Lost(lost) => self.outputs.push(Output::Lost(lost)),
             Entry::Finish { server } => {
                 if let Some((_, core)) = self.servers.get_mut(server as usize) {
@@ -112,6 +113,10 @@ impl Pipeline {
             (Input::Delivered(delivered), _) => {
                 self.keep(|| Entry::Delivered(delivered));
                 self.outputs.push(Output::Delivered(delivered));
+            }
+            (Input::Gpus(gpus), _) => {
+                self.keep(|| Entry::Gpus(gpus.clone()));
+                self.outputs.push(Output::Gpus(gpus));
             }
             (Input::Fact(fact), Some(server)) => self.tell(server, fact),
             (input, Some(server)) => self.push_to(server, input),

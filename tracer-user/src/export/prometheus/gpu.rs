@@ -1,6 +1,8 @@
-//! What the driver says about the machine's GPUs, read at a scrape from the newest answer. Without NVML, none of it is there.
+//! What the driver says about the machine's GPUs, read at a scrape from the newest answer. Without NVML, none of it is there; a
+//! replay has what its recording kept.
 
 use std::fmt::Error;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -9,11 +11,25 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
 
 use super::table::{Kind, Row};
-use crate::gpu::{Gpu, Readings, Throttle};
+use crate::input::gpu::{Gpu, Gpus, Throttle};
 
 const LABELS: [&str; 3] = ["gpu", "uuid", "name"];
 
-/// Reads the answer of a [`crate::gpu::Watch`].
+/// The newest answer of the driver; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Readings(Arc<Mutex<Option<Arc<Gpus>>>>);
+
+impl Readings {
+    pub fn set(&self, now: Option<Arc<Gpus>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    fn newest(&self) -> Option<Arc<Gpus>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Reads the newest answer.
 #[derive(Debug)]
 pub struct GpuMetrics(pub Readings);
 

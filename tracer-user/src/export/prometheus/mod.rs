@@ -9,13 +9,12 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 use self::families::Families;
-use self::gpu::GpuMetrics;
+use self::gpu::{GpuMetrics, Readings};
 use self::own::Own;
 use self::server::MetricsServer;
-use super::Pressure;
 use super::sink::{Context, Sink};
 use crate::exit::{Code, Failure};
-use crate::gpu::{Readings, Watch};
+use crate::input::gpu::Gpus;
 use crate::output::Metric;
 use crate::telemetry::Telemetry;
 
@@ -50,13 +49,16 @@ struct Metrics {
     exposition: Exposition,
     server: Option<MetricsServer>,
     file: Option<PathBuf>,
-    /// Of the machine that is traced; a replay has none.
-    _gpus: Option<Watch>,
+    gpus: Readings,
 }
 
 impl Sink for Metrics {
     fn metric(&mut self, metric: &Metric) {
         self.families.apply(metric);
+    }
+
+    fn gpus(&mut self, now: Option<&Arc<Gpus>>) {
+        self.gpus.set(now.cloned());
     }
 
     fn keep_serving(&mut self) -> Option<MetricsServer> {
@@ -76,12 +78,11 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     if address.is_none() && file.is_none() {
         return Ok(None);
     }
-    let readings = Readings::default();
-    let (families, exposition) = with_gpus(Arc::clone(context.telemetry), readings.clone());
+    let gpus = Readings::default();
+    let (families, exposition) = with_gpus(Arc::clone(context.telemetry), gpus.clone());
     file.map(check_writable).transpose()?;
     let server = address.map(|address| MetricsServer::start(address, exposition.clone())).transpose()?;
-    let gpus = (context.pressure == Pressure::Drop).then(|| Watch::start(readings));
-    Ok(Some(Box::new(Metrics { families, exposition, server, file: file.map(Path::to_owned), _gpus: gpus })))
+    Ok(Some(Box::new(Metrics { families, exposition, server, file: file.map(Path::to_owned), gpus })))
 }
 
 /// Every metric that there is, in the order in which they are shown.
