@@ -3,8 +3,8 @@
 //! Enters: what happens, in order; every call takes 1 ms. Leaves: what the pipeline said. HTTP bytes are written as a server and its
 //! clients write them, engine messages are vLLM 0.32's own layout.
 
-use inferspan::core::view::View;
 use inferspan::core::Config;
+use inferspan::core::view::View;
 use inferspan::input::{Direction, End, Event, Fact, Function, Input, Role, Server, What};
 use inferspan::run::pipeline::Pipeline;
 

@@ -9,10 +9,8 @@ use inferspan::engine::ENGINES;
 use inferspan_tests::signals::repository;
 
 /// Where help and messages may name an engine: to say what is not timed, or as whose numbers ours are meant.
-const MESSAGES: [(&str, &str); 2] = [
-    ("export/prometheus/table.rs", "as vLLM counts it"),
-    ("doctor/target.rs", "vLLM's Rust front end are not timed"),
-];
+const MESSAGES: [(&str, &str); 2] =
+    [("export/prometheus/table.rs", "as vLLM counts it"), ("doctor/target.rs", "vLLM's Rust front end are not timed")];
 
 /// Every file below a folder whose name ends so.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
@@ -174,7 +172,9 @@ fn a_verb_parses_and_prints_in_under_200_lines() {
     assert!(verbs < 200 && shares.len() > 6, "{shares:?}");
     for (verb, (own, _)) in &shares {
         let mut parts = BTreeSet::from([verb.as_str()]);
-        while let Some(more) = parts.iter().flat_map(|part| &shares[*part].1).find(|part| !parts.contains(part.as_str())) {
+        while let Some(more) =
+            parts.iter().flat_map(|part| &shares[*part].1).find(|part| !parts.contains(part.as_str()))
+        {
             parts.insert(more);
         }
         let lines: usize = parts.iter().map(|part| shares[*part].0).sum();

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::print;
-use crate::discover::privilege::{Privileges, Traceable, traceable};
 use crate::discover::named::{SHORT_ID, engine_shown};
+use crate::discover::privilege::{Privileges, Traceable, traceable};
 use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
 use crate::engine::ENGINES;
 use crate::exit::Code;

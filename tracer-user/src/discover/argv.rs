@@ -3,8 +3,8 @@
 //! Pure. Enters: the words of a command line. Leaves: what kind of program it is; what an engine's own command lines say, its folder
 //! knows. Every word that no engine asks for is dropped here, because a command line may hold keys.
 
-use crate::engine::{ENGINES, Engine};
 use crate::engine::process::{Invocation, Launch, Program, basename};
+use crate::engine::{ENGINES, Engine};
 
 /// What the command line `words` is.
 pub(super) fn program(words: &[String]) -> Program {

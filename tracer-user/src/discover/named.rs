@@ -25,7 +25,8 @@ pub fn all() -> Result<Vec<ServerProcesses>, Failure> {
 
 /// The one server of this name.
 pub fn one(name: &str) -> Result<ServerProcesses, Failure> {
-    let mut matching: Vec<ServerProcesses> = all()?.into_iter().filter(|found| is_called(&found.server, name)).collect();
+    let mut matching: Vec<ServerProcesses> =
+        all()?.into_iter().filter(|found| is_called(&found.server, name)).collect();
     match matching.len() {
         0 => Err(Failure::new(
             Code::NoTarget,

@@ -60,7 +60,11 @@ fn target(found: &ServerProcesses) -> Check {
             format!("{}{index}{rank} = {}", role_name(process.role), process.pid)
         })
         .collect();
-    let model = if found.server.model.is_empty() { "model not known yet".to_owned() } else { format!("serving {}", found.server.model) };
+    let model = if found.server.model.is_empty() {
+        "model not known yet".to_owned()
+    } else {
+        format!("serving {}", found.server.model)
+    };
     let detail = format!("{}, {model}: {}", found.server.engine, processes.join(", "));
     let has_messages = engine::by_name(&found.server.engine).has_messages();
     if of(found, Role::Engine).next().is_some() || !has_messages {

@@ -168,12 +168,7 @@ impl Live {
 
     /// Feeds the run with what came next, and waits for it for a moment; why the trace is over, once it is. `warn`: hears what a user
     /// should know.
-    pub fn turn(
-        &mut self,
-        stop: &Stop,
-        deadline: Option<Instant>,
-        warn: &mut impl FnMut(&str),
-    ) -> Option<StoppedBy> {
+    pub fn turn(&mut self, stop: &Stop, deadline: Option<Instant>, warn: &mut impl FnMut(&str)) -> Option<StoppedBy> {
         match self.session.inputs().recv_timeout(PATIENCE) {
             Ok(batch) => {
                 for input in batch {

@@ -2,9 +2,9 @@
 //!
 //! Enters: a run that has begun, or is over. Leaves: sentences; a verb prints them.
 
+use super::Ended;
 use super::begun::Begun;
 use super::live::{StoppedBy, is_bare};
-use super::Ended;
 use crate::attach::Level;
 use crate::discover::{ServerProcesses, role_name};
 use crate::input::{Probe, Role};
@@ -83,9 +83,8 @@ fn of_recording(recorded: &Recorded) -> Vec<String> {
     let path = path.display();
     let mut lines = vec![format!("recorded {entries} entries in {bytes} bytes: `inferspan replay {path}`")];
     if *missing > 0 {
-        lines.push(format!(
-            "{missing} entries are missing in it: the disk did not keep up, and its replay will differ"
-        ));
+        lines
+            .push(format!("{missing} entries are missing in it: the disk did not keep up, and its replay will differ"));
     }
     lines.extend(failure.iter().map(|failure| format!("{failure}; what was written before can be replayed")));
     lines

@@ -240,12 +240,7 @@ struct Found {
 }
 
 /// Reads everything back; fails when something is missing.
-fn found(
-    jaeger: Option<&Jaeger>,
-    attach: &Process,
-    folder: &Path,
-    interrupt: &Interrupt,
-) -> Result<Found> {
+fn found(jaeger: Option<&Jaeger>, attach: &Process, folder: &Path, interrupt: &Interrupt) -> Result<Found> {
     let (trace_ids, requests) = report::access_log(&folder.join(ACCESS_LOG))?;
     let exports = report::lines(&folder.join(TRACES_OUT), "the trace file")?;
     let traces = match jaeger {
