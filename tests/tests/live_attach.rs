@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use inferspan_harness::process::Signal;
@@ -66,6 +66,62 @@ fn both_signals_end_a_trace_that_is_flushed_with_success() {
         assert!((4..=5).contains(&logged), "{logged} logged");
         assert!(said.contains(&format!("detached: {logged} requests")), "{said}");
     }
+}
+
+#[test]
+fn a_hangup_opens_the_log_anew_where_there_is_one_and_ends_the_trace_elsewhere() {
+    // 4 requests ─ rename ─ HUP ─ 4 requests ─ INT
+    let test = "a_hangup_opens_the_log_anew_where_there_is_one_and_ends_the_trace_elsewhere";
+    if !may_trace(test) {
+        return;
+    }
+    let engine = engine("hangup");
+    let log = folder("hangup").join("access.jsonl");
+    let attached = attached_to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
+    requests(&engine, 4);
+    let lines = |path: &PathBuf| fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    // Nothing is on its way when the name changes.
+    let start = Instant::now();
+    while lines(&log) < 4 && start.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let renamed = log.with_extension("1");
+    fs::rename(&log, &renamed).expect("a rename");
+    attached.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(500));
+    let before = lines(&renamed);
+    requests(&engine, 4);
+    attached.signal(Signal::INT);
+    let (code, said) = attached.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(lines(&renamed) == before && lines(&log) >= 4, "{before}, {} and {}", lines(&renamed), lines(&log));
+    assert!(said.contains(&format!("detached: {} requests", before + lines(&log))), "{said}");
+
+    let attached = attached_to(engine.target.pid, &[]);
+    requests(&engine, 4);
+    attached.signal(Signal::HUP);
+    let (code, said) = attached.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("detached: ") && !said.contains("detached: 0 requests"), "{said}");
+}
+
+#[test]
+fn a_trace_that_nobody_reads_any_more_ends() {
+    if !may_trace("a_trace_that_nobody_reads_any_more_ends") {
+        return;
+    }
+    let engine = engine("unread");
+    let mut command = Command::new(binary());
+    command.args(["attach", "-p", &engine.target.pid.to_string()]);
+    let mut attach = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("inferspan runs");
+    // As `head -1` does, sooner or later.
+    drop(attach.stdout.take());
+    let start = Instant::now();
+    let output = attach.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("detached: ") && start.elapsed() < Duration::from_secs(20), "{said}");
 }
 
 #[test]

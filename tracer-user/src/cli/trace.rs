@@ -1,5 +1,6 @@
 //! What `attach` and `record` share: the flags, and what is said of a trace.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +63,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Traces until something ends it.
 pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Result<Code> {
-    let stop = Stop::on_signals()?;
+    let stop = Stop::on_signals(args.output.has_log())?;
     let servers = match args.target.pid {
         Some(pid) if args.cuda_only => vec![discover::process_tree(pid)?],
         _ => find(&args.target)?,
@@ -81,7 +82,7 @@ pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Re
     };
     let (ended, attachment) = begun.finish();
     let (lines, is_whole) = telling::conclusion(end, &ended, &telemetry);
-    lines.iter().for_each(|line| eprintln!("inferspan: {line}"));
+    lines.iter().for_each(|line| say(line));
     attachment.leave();
     Ok(if is_whole { Code::Ok } else { Code::Finding })
 }
@@ -101,7 +102,7 @@ fn plan(args: &TraceArgs, recording: Option<ToRecord>) -> Plan {
 
 /// Probes the libraries, and says who is traced, and how.
 fn introduce(begun: &mut Begun, plan: &Plan) {
-    telling::introduction(begun).iter().for_each(|line| eprintln!("inferspan: {line}"));
+    telling::introduction(begun).iter().for_each(|line| say(line));
     if let Some(why) = begun.session().not_following() {
         warn(&format!("processes that the server starts from now on are not traced: {why}"));
     }
@@ -109,13 +110,18 @@ fn introduce(begun: &mut Begun, plan: &Plan) {
     if plan.recording.as_ref().is_some_and(|recording| recording.raw) {
         warn("the recording keeps what goes over the server's sockets: prompts, outputs and headers, keys among them");
     } else {
-        eprintln!("inferspan: prompts and outputs are neither kept nor exported; nothing is written to the server");
+        say("prompts and outputs are neither kept nor exported; nothing is written to the server");
     }
-    eprintln!("inferspan: {}", telling::attached(begun));
+    say(&telling::attached(begun));
+}
+
+/// To whoever watches; a terminal that is gone is nobody's concern.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "inferspan: {line}");
 }
 
 fn warn(what: &str) {
-    eprintln!("inferspan: warning: {what}");
+    say(&format!("warning: {what}"));
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Pressure;
 use super::lines::{Fate, Lines};
-use super::sink::{Context, Sink, open_file};
+use super::log_file::LogFile;
+use super::sink::{Context, Sink};
+use super::stdout::{self, Stdout};
 use serde::Serialize;
 
 use crate::output::AccessRecord;
@@ -20,15 +22,22 @@ use crate::sanitise::is_unsafe;
 const QUEUE_RECORDS: u64 = 8192;
 
 #[derive(Debug)]
-struct AccessLog(Lines<AccessRecord>);
+struct AccessLog {
+    lines: Lines<AccessRecord>,
+    is_stdout: bool,
+}
 
 impl Sink for AccessLog {
     fn access(&mut self, record: &Arc<AccessRecord>) {
-        self.0.push(record, 1);
+        self.lines.push(record, 1);
+    }
+
+    fn is_unread(&self) -> bool {
+        self.is_stdout && stdout::is_closed()
     }
 
     fn finish(self: Box<Self>) -> Option<String> {
-        self.0.finish()
+        self.lines.finish()
     }
 }
 
@@ -39,11 +48,12 @@ pub fn takes_stdout(path: Option<&Path>) -> bool {
 
 pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let Some(path) = context.flags.access_log.as_deref() else { return Ok(None) };
-    let out: Box<dyn io::Write + Send> = if takes_stdout(Some(path)) {
-        Box::new(io::stdout())
+    let is_stdout = takes_stdout(Some(path));
+    let out: Box<dyn io::Write + Send> = if is_stdout {
+        Box::new(Stdout::default())
     } else {
         // A live log goes on where the run before ended; a replay's is that replay's.
-        Box::new(open_file(path, "the access log", context.pressure == Pressure::Drop)?)
+        Box::new(LogFile::open(path, "the access log", context.pressure == Pressure::Drop, context.reopen)?)
     };
     let telemetry = Arc::clone(context.telemetry);
     let count = move |fate, records| {
@@ -55,7 +65,8 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
         counter.fetch_add(records, Relaxed);
     };
     let about = format!("access log {}", path.display());
-    Ok(Some(Box::new(AccessLog(Lines::start(about, out, QUEUE_RECORDS, context.pressure, count, write)?))))
+    let lines = Lines::start(about, out, QUEUE_RECORDS, context.pressure, count, write)?;
+    Ok(Some(Box::new(AccessLog { lines, is_stdout })))
 }
 
 /// Appends `record` to `line` as JSON.

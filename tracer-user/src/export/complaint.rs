@@ -1,5 +1,6 @@
 //! What goes wrong while exporting, said on stderr without flooding it, and kept for the closing summary.
 
+use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,8 @@ impl Complaint {
         state.unit = unit;
         if state.said.is_none_or(|at| at.elapsed() >= REPEAT) {
             state.said = Some(Instant::now());
-            eprintln!("inferspan: {}", self.text(&state));
+            // A terminal that is gone hears nothing.
+            let _ = writeln!(std::io::stderr(), "inferspan: {}", self.text(&state));
         }
     }
 

@@ -111,6 +111,14 @@ impl OutputArgs {
         })
     }
 
+    /// Lines go to files, which may be renamed.
+    pub fn has_log(&self) -> bool {
+        let is_file = |path: &PathBuf| path.as_os_str() != "-";
+        self.traces_out.is_some()
+            || self.access_log.as_ref().is_some_and(is_file)
+            || self.kernels_out.as_ref().is_some_and(is_file)
+    }
+
     /// Somebody will read metrics.
     pub fn has_metrics(&self) -> bool {
         self.metrics.is_some() || self.metrics_out.is_some()

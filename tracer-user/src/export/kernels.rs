@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::lines::Lines;
-use super::sink::{Context, Sink, open_file};
+use super::log_file::LogFile;
+use super::sink::{Context, Sink};
 use super::{Pressure, access_log};
 use crate::output::cuda::KernelRow;
 
@@ -47,8 +48,10 @@ struct Line<'a> {
 
 pub(super) fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let Some(path) = context.flags.kernels_out.as_deref() else { return Ok(None) };
-    let out: Box<dyn io::Write + Send> =
-        if path == Path::new("-") { Box::new(io::stdout()) } else { Box::new(open_file(path, "the kernels", false)?) };
+    let out: Box<dyn io::Write + Send> = match path == Path::new("-") {
+        true => Box::new(io::stdout()),
+        false => Box::new(LogFile::open(path, "the kernels", false, context.reopen)?),
+    };
     let about = format!("kernels {}", path.display());
     // At the end there is time: nothing is dropped.
     let lines = Lines::start(

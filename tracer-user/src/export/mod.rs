@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use self::flags::OutputArgs;
+use self::log_file::Reopen;
 use self::otlp::spans::Origin;
 use self::prometheus::server::MetricsServer;
 use self::sink::{Context, Open, Sink};
@@ -20,11 +21,13 @@ pub mod complaint;
 pub mod flags;
 pub mod kernels;
 pub mod lines;
+pub mod log_file;
 pub mod otlp;
 pub mod otlp_file;
 pub mod prometheus;
 pub mod queue;
 pub mod sink;
+pub mod stdout;
 pub mod terminal;
 pub mod timeline;
 
@@ -78,6 +81,7 @@ pub struct Sinks {
     digest: Digest,
     /// Most spans of a step's trace.
     max_spans: usize,
+    reopen: Reopen,
 }
 
 impl Sinks {
@@ -93,7 +97,8 @@ impl Sinks {
         pressure: Pressure,
         origin: Origin,
     ) -> anyhow::Result<Self> {
-        let context = Context { flags, telemetry: &telemetry, pressure, origin };
+        let reopen = Reopen::default();
+        let context = Context { flags, telemetry: &telemetry, pressure, origin, reopen: &reopen };
         let mut list = Vec::new();
         for open in SINKS {
             list.extend(open(&context)?);
@@ -104,12 +109,22 @@ impl Sinks {
             .any(|sink| sink.takes_traces())
             .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
-        Ok(Self { telemetry, list, sampling, digest: Digest::default(), max_spans: flags.max_spans })
+        Ok(Self { telemetry, list, sampling, digest: Digest::default(), max_spans: flags.max_spans, reopen })
     }
 
     /// The metrics endpoint, to outlive the run: it serves the values as they are at the end.
     pub fn keep_metrics_server(&mut self) -> Option<MetricsServer> {
         self.list.iter_mut().find_map(|sink| sink.keep_serving())
+    }
+
+    /// Opens the files of lines anew: the next line of each goes to the file that then has its name.
+    pub fn reopen(&self) {
+        self.reopen.ask();
+    }
+
+    /// All that is exported went to a reader who is gone (`| head`).
+    pub fn is_unread(&self) -> bool {
+        !self.list.is_empty() && self.list.iter().all(|sink| sink.is_unread())
     }
 
     /// Hands outputs over, in order; drains `outputs`.

@@ -13,8 +13,9 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 use opentelemetry_proto::transform::common::tonic::Attributes;
 
 use super::lines::{Fate, Lines};
+use super::log_file::LogFile;
 use super::otlp::spans::{self, Origin};
-use super::sink::{Context, Sink, open_file};
+use super::sink::{Context, Sink};
 use crate::output::Trace;
 
 /// Spans that wait for the file at most; about 12 MB of traces as they come, shared with the OTLP queue.
@@ -39,7 +40,7 @@ impl Sink for TraceFile {
 
 pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let Some(path) = context.flags.traces_out.as_deref() else { return Ok(None) };
-    let file = open_file(path, "traces", false)?;
+    let file = LogFile::open(path, "traces", false, context.reopen)?;
     let (scope, origin, telemetry) = (spans::scope(), context.origin.clone(), Arc::clone(context.telemetry));
     let count = move |fate, spans| {
         let counter = match fate {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Pressure;
 use super::flags::OutputArgs;
+use super::log_file::Reopen;
 use super::otlp::spans::Origin;
 use super::prometheus::server::MetricsServer;
 use crate::exit::{Code, Failure};
@@ -51,6 +52,11 @@ pub trait Sink: Debug {
         false
     }
 
+    /// Whoever read it is gone (`| head`).
+    fn is_unread(&self) -> bool {
+        false
+    }
+
     /// The endpoint, to outlive the run.
     fn keep_serving(&mut self) -> Option<MetricsServer> {
         None
@@ -67,6 +73,7 @@ pub struct Context<'a> {
     pub telemetry: &'a Arc<Telemetry>,
     pub pressure: Pressure,
     pub origin: Origin,
+    pub reopen: &'a Reopen,
 }
 
 /// Opens a sink, if the flags (or the environment) ask for it.

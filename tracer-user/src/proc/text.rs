@@ -74,6 +74,14 @@ pub struct Status {
     pub euid: Option<u32>,
     /// Effective capabilities, a bit each.
     pub effective: u64,
+    /// Signals that it ignores, a bit each; the lowest is signal 1.
+    pub ignored: u64,
+}
+
+impl Status {
+    pub fn ignores(&self, signal: i32) -> bool {
+        u32::try_from(signal - 1).is_ok_and(|bit| self.ignored.checked_shr(bit).is_some_and(|bits| bits & 1 == 1))
+    }
 }
 
 pub fn status(text: &[u8]) -> Option<Status> {
@@ -88,14 +96,17 @@ pub fn status(text: &[u8]) -> Option<Status> {
             b"Tgid" => tgid = words.next().and_then(|word| word.parse().ok()),
             b"NSpid" => status.namespace_pids = words.filter_map(|word| word.parse().ok()).collect(),
             b"Uid" => status.euid = words.nth(1).and_then(|word| word.parse().ok()),
-            b"CapEff" => {
-                status.effective = words.next().and_then(|word| u64::from_str_radix(word, 16).ok()).unwrap_or_default();
-            }
+            b"CapEff" => status.effective = hexadecimal(words.next()),
+            b"SigIgn" => status.ignored = hexadecimal(words.next()),
             _ => {}
         }
     }
     status.tgid = tgid?;
     Some(status)
+}
+
+fn hexadecimal(word: Option<&str>) -> u64 {
+    word.and_then(|word| u64::from_str_radix(word, 16).ok()).unwrap_or_default()
 }
 
 /// One line of `/proc/PID/maps` that maps a file.

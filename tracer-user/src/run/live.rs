@@ -44,6 +44,8 @@ pub enum StoppedBy {
     Target,
     /// The recording that was asked for cannot go on.
     Recording,
+    /// Whoever read the lines is gone.
+    Reader,
 }
 
 /// A run on running servers.
@@ -197,8 +199,14 @@ impl Live {
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Some(StoppedBy::Time);
         }
+        if stop.takes_reopen() {
+            self.run.reopen();
+        }
         if now >= self.next_check {
             self.next_check = now + CHECK_ALIVE_EVERY;
+            if self.run.is_unread() {
+                return Some(StoppedBy::Reader);
+            }
             self.alive.retain(|pid| Proc::this().exists(pid));
         }
         if self.alive.is_empty() {

@@ -102,6 +102,16 @@ impl Run {
         self.sinks.push(self.pipeline.outputs());
     }
 
+    /// As [`Sinks::reopen`].
+    pub fn reopen(&self) {
+        self.sinks.reopen();
+    }
+
+    /// As [`Sinks::is_unread`]; a recording is one that will read.
+    pub fn is_unread(&self) -> bool {
+        self.recorder.is_none() && self.sinks.is_unread()
+    }
+
     /// The stream is over: everything held and everything open goes out.
     pub fn close(&mut self) {
         while self.pipeline.finish_part() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::lines::Lines;
 use super::sink::{Context, Sink};
+use super::stdout::{self, Stdout};
 use super::{access_log, otlp};
 use crate::output::{AccessRecord, Outcome};
 use crate::sanitise::sanitise;
@@ -29,6 +30,10 @@ impl Sink for Terminal {
 
     fn is_terminal(&self) -> bool {
         true
+    }
+
+    fn is_unread(&self) -> bool {
+        stdout::is_closed()
     }
 
     fn finish(self: Box<Self>) -> Option<String> {
@@ -107,37 +112,6 @@ fn window_width(stream: &impl std::os::fd::AsFd) -> Option<usize> {
     // SAFETY: the descriptor is borrowed and so open, and TIOCGWINSZ writes one `winsize`, which `size` is.
     let result = unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     (result == 0 && size.ws_col > 0).then_some(size.ws_col.into())
-}
-
-/// Stdout until its reader goes away (`| head`), then nowhere: that is how a person stops reading, and no failure.
-#[derive(Debug, Default)]
-pub struct Stdout {
-    is_closed: bool,
-}
-
-impl io::Write for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.is_closed {
-            return Ok(bytes.len());
-        }
-        match io::stdout().write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.is_closed = true;
-                Ok(bytes.len())
-            }
-            result => result,
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match io::stdout().flush() {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.is_closed = true;
-                Ok(())
-            }
-            result => result,
-        }
-    }
 }
 
 /// Whether requests of more than one server were seen: with one, its name on every line says nothing.

@@ -226,12 +226,13 @@ fn tracks_are_bounded_and_what_finds_none_is_counted() {
 #[test]
 fn a_full_disk_is_told_of_at_the_end() {
     let args = super::super::flags::OutputArgs::default();
-    let telemetry = Arc::default();
+    let (telemetry, reopen) = (Arc::default(), super::super::log_file::Reopen::default());
     let context = Context {
         flags: &args,
         telemetry: &telemetry,
         pressure: super::super::Pressure::Drop,
         origin: super::super::otlp::spans::Origin::of_this_process(false),
+        reopen: &reopen,
     };
     let mut sink = open(&context, Path::new("/dev/full"), Box::<chrome::Chrome>::default()).unwrap();
     sink.step(&match step(1, (5, 20)) {
