@@ -6,7 +6,8 @@ use crate::exit::Code;
 /// Trace a running server until Ctrl-C.
 ///
 /// Ctrl-C and SIGTERM detach, flush what was seen and exit 0 (130 when attaching was not finished yet); a second Ctrl-C exits
-/// at once. Exits 3 when the server is not found or is gone before it is traced; a server that ends later ends the trace.
+/// at once. SIGHUP opens the files of the access log, traces and kernels anew, so that they can be rotated; without any it ends the run.
+/// Exits 3 when the server is not found or is gone before it is traced; a server that ends later ends the trace.
 /// Prompts and outputs are neither kept nor exported.
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -11,6 +11,7 @@ use crate::discover::failure::parse_pid;
 use crate::discover::{Host, printable_path};
 use crate::elf::ElfError;
 use crate::exit::{Code, Failure};
+use crate::kernel::table::FoundBy;
 use crate::kernel::{ScanError, Table};
 use crate::names::cache::Cache;
 use crate::names::{self, Library, rows};
@@ -61,7 +62,7 @@ fn of_file(path: &Path, json: bool, out: &mut impl Write) -> Outcome {
     if table.is_empty() {
         eprintln!("inferspan: {shown} registers no CUDA kernels");
     }
-    tell_unread(&shown, &table);
+    tell_doubts(&shown, &table);
     if json {
         rows::json(path, &table, out)?;
     } else {
@@ -89,7 +90,7 @@ fn of_process(pid: u32, json: bool, out: &mut impl Write) -> Outcome {
                 continue;
             }
         };
-        tell_unread(&shown, &table);
+        tell_doubts(&shown, &table);
         if table.is_empty() {
             continue;
         }
@@ -115,7 +116,11 @@ fn maps(pid: u32) -> Result<Vec<crate::proc::text::Mapping>, Failure> {
     })
 }
 
-fn tell_unread(shown: &str, table: &Table) {
+/// What of a table is missing, or less sure than the rest.
+fn tell_doubts(shown: &str, table: &Table) {
+    if table.found_by == FoundBy::Shape {
+        eprintln!("inferspan: {shown} is stripped: its kernels are found by how they are registered");
+    }
     if table.unread > 0 {
         eprintln!("inferspan: {shown}: {} registrations could not be read; their kernels are missing", table.unread);
     }
