@@ -30,8 +30,8 @@ pub fn title(first_argument: &str, comm: &str) -> Option<Title> {
 
 /// Whose message it is, and what it says: the first engine's that makes sense of it.
 pub fn decode(message: &Message) -> Option<(&'static dyn Engine, EngineMessage)> {
-    let said = ENGINES.into_iter().map(|engine| (engine, engine.decode(message)));
-    said.into_iter().find(|(_, message)| !matches!(message, EngineMessage::Other | EngineMessage::Unreadable))
+    let mut said = ENGINES.into_iter().map(|engine| (engine, engine.decode(message)));
+    said.find(|(_, said)| !matches!(said, EngineMessage::Other | EngineMessage::Unreadable))
 }
 
 /// Knows one engine.
