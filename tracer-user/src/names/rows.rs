@@ -67,7 +67,7 @@ mod tests {
 
     fn document(path: &str, table: &Table) -> String {
         let mut out = Vec::new();
-        super::json(Path::new(path), table, &mut out).unwrap();
+        json(Path::new(path), table, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_name_that_moves_the_cursor_does_not_reach_the_terminal() {
         let mut out = Vec::new();
-        super::text(&Table::of_kernels([(1, "a\u{1b}[2J\u{202e}b")]), None, &mut out).unwrap();
+        text(&Table::of_kernels([(1, "a\u{1b}[2J\u{202e}b")]), None, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains(['\u{1b}', '\u{202e}']) && text.contains("a\u{fffd}[2J\u{fffd}b"), "{text:?}");
     }
