@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use inferspan::source::ring::{monotonic_ns, unix_ns};
+use inferspan::source::ring::monotonic_ns;
 use serde_json::Value;
 
 use super::vllm::{Account, WorkerStep};
@@ -180,7 +181,8 @@ impl Run {
             ranks.sort_by_key(|step| step.rank);
             Truth { ranks }
         });
-        Self { spans, seen, truth: truth.collect(), said, offset: unix_ns() - monotonic_ns() }
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64;
+        Self { spans, seen, truth: truth.collect(), said, offset: unix - monotonic_ns() }
     }
 
     /// Each step with its span.
