@@ -29,7 +29,11 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 
 /// What of a file is built into the binary: all before the tests that stand at its end. Tests in a file of their own are declared anywhere.
 fn without_tests(text: &str) -> &str {
-    text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+    const MARK: &str = "\n#[cfg(test)]\n";
+    let stands_here =
+        |at: &usize| text[at + MARK.len()..].lines().next().is_some_and(|line| line.ends_with("mod tests {"));
+    let end = text.match_indices(MARK).map(|(at, _)| at).find(stands_here);
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// The repository itself: a path through `tests` would make all of it tests.
