@@ -167,10 +167,10 @@ fn a_verb_parses_and_prints_in_under_200_lines() {
         let name = below.components().next().expect("a name").as_os_str().to_str().expect("UTF-8");
         let text = fs::read_to_string(&path).expect("a source file");
         let code = without_tests(&text);
-        let (lines, uses) = shares.entry(name.trim_end_matches(".rs").to_owned()).or_default();
+        let (lines, parts) = shares.entry(name.trim_end_matches(".rs").to_owned()).or_default();
         *lines += code.lines().count();
         let used = code.lines().filter_map(|line| line.strip_prefix("use super::")?.split_once("::"));
-        uses.extend(used.map(|(name, _)| name.to_owned()));
+        parts.extend(used.map(|(name, _)| name.to_owned()));
     }
     let (verbs, _) = shares.remove("mod").expect("the list of verbs");
     assert!(verbs < 200 && shares.len() > 6, "{shares:?}");

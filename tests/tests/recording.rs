@@ -84,7 +84,9 @@ fn what_the_driver_of_the_gpus_says_is_replayed() {
     }
     let entries = through_a_file(pipeline.take_entries(), "gpus");
     let mut again = Pipeline::new(1, 0, &Config::default());
-    entries.into_iter().for_each(|entry| again.replay(entry, false));
+    for entry in entries {
+        again.replay(entry, false);
+    }
     assert_eq!(again.outputs().len(), 2);
     assert_eq!(pipeline.outputs(), again.outputs());
 }

@@ -82,7 +82,9 @@ pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Re
     };
     let (ended, attachment) = begun.finish();
     let (lines, is_whole) = telling::conclusion(end, &ended, &telemetry);
-    lines.iter().for_each(|line| say(line));
+    for line in lines {
+        say(&line);
+    }
     attachment.leave();
     Ok(if is_whole { Code::Ok } else { Code::Finding })
 }
@@ -102,7 +104,9 @@ fn plan(args: &TraceArgs, recording: Option<ToRecord>) -> Plan {
 
 /// Probes the libraries, and says who is traced, and how.
 fn introduce(begun: &mut Begun, plan: &Plan) {
-    telling::introduction(begun).iter().for_each(|line| say(line));
+    for line in telling::introduction(begun) {
+        say(&line);
+    }
     if let Some(why) = begun.session().not_following() {
         warn(&format!("processes that the server starts from now on are not traced: {why}"));
     }

@@ -48,9 +48,10 @@ struct Line<'a> {
 
 pub(super) fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let Some(path) = context.flags.kernels_out.as_deref() else { return Ok(None) };
-    let out: Box<dyn io::Write + Send> = match path == Path::new("-") {
-        true => Box::new(io::stdout()),
-        false => Box::new(LogFile::open(path, "the kernels", false, context.reopen)?),
+    let out: Box<dyn io::Write + Send> = if path == Path::new("-") {
+        Box::new(io::stdout())
+    } else {
+        Box::new(LogFile::open(path, "the kernels", false, context.reopen)?)
     };
     let about = format!("kernels {}", path.display());
     // At the end there is time: nothing is dropped.

@@ -131,10 +131,8 @@ impl Families {
             Metric::CudaLaunches { labels, class, count } => {
                 self.series(labels).cuda_launches[*class as usize].inc_by(*count);
             }
-            Metric::CudaGap { labels, seconds } => {
-                if is_observable(*seconds) {
-                    self.series(labels).cuda_launch_gap.inc_by(*seconds);
-                }
+            Metric::CudaGap { labels, seconds } if is_observable(*seconds) => {
+                self.series(labels).cuda_launch_gap.inc_by(*seconds);
             }
             Metric::CudaMemory { labels, live, peak } => {
                 let series = self.series(labels);
