@@ -3,6 +3,7 @@
 //! Every `python3` that is installed is tried, by the name that it has; msgspec is taken from the environment of the real vLLM.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use inferspan::attach::Target;
 use inferspan::attach::family::clock::CLOCK;
@@ -101,6 +102,28 @@ fn every_reading_of_the_clock_is_seen_and_no_other_process_s() {
     }
 }
 
+/// Links that this process holds.
+fn links() -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("descriptors").map_while(Result::ok);
+    let links = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+    links.filter(|link| link.as_os_str() == "anon_inode:bpf_link").count()
+}
+
+/// Waits until links are as many again and no thread takes one back: this process did not really end, so its old probes would see its
+/// calls too.
+fn taken_back(before: usize) {
+    let is_at_it = || {
+        let threads = std::fs::read_dir("/proc/self/task").expect("threads").map_while(Result::ok);
+        let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+        names.any(|name| name.starts_with("inferspan-detac"))
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    while links() > before || is_at_it() {
+        assert!(Instant::now() < until, "probes of an ended process are taken back");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_number_that_is_free_again_is_probed_again() {
     if !may_trace("a_number_that_is_free_again_is_probed_again") {
@@ -109,11 +132,12 @@ fn a_number_that_is_free_again_is_probed_again() {
     let fixture = Fixture::start("python3", &["-c", CLOCKS]);
     let target = Target { tgid: fixture.tgid, capture: false, libraries: false };
     let mut session = Session::start(&Options::default(), &[target]).expect("attach");
-    let before = session.attached();
+    let (before, links_before) = (session.attached(), links());
     assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)], true)), [CLOCK.what]);
     assert_eq!(session.attached(), before + 1);
     session.ended(target.tgid);
     assert_eq!(session.attached(), before, "nothing is left of it");
+    taken_back(links_before);
     assert_eq!(probed(&session.attach_libraries(&[(target.tgid, Role::Api)], true)), [CLOCK.what]);
     let clocks = of(&live::calls(session, &mut [fixture]), Function::Clock).len();
     assert_eq!(clocks, 25, "each reading once");
