@@ -17,8 +17,8 @@ use crate::model::record::last_sign;
 const SECOND: EventNanos = 1_000_000_000;
 /// How often open requests are looked over, ns of event time.
 const SWEEP_EVERY: EventNanos = 50_000_000;
-/// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; vLLM looks for
-/// disconnects between tokens).
+/// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; front ends
+/// look for disconnects between tokens).
 const SETTLE: EventNanos = 5 * SECOND;
 /// How long an exchange without engine requests may wait for one to show.
 const CLAIM: EventNanos = SECOND / 2;

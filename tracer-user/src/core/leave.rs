@@ -93,8 +93,8 @@ fn by_http_alone(finished: &Finished<'_>, place: Place, scene: &mut Scene<'_>) {
     }
 }
 
-/// vLLM's histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first token it
-/// takes when that comes, whatever happens then.
+/// The engine's own histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first
+/// token they take when that comes, whatever happens then.
 fn tallied(tally: Tally, by_engine: bool, place: Place, scene: &mut Scene<'_>) {
     let labels = scene.about.labels(tally.engine);
     if let Some(ttft_engine) = tally.ttft {

@@ -57,8 +57,11 @@ enum Show {
 #[derive(Debug, Clone, Default)]
 pub struct Folder {
     pieces: Vec<(Piece, Show)>,
-    /// Medians of the blocks of steps seen so far, and their counts.
+    /// Medians of blocks of steps, and the counts of these; of a long generation, of every so many blocks one.
     medians: Vec<(u64, u64)>,
+    /// Blocks that each of them stands for, but 1; and how many were passed over since the last one.
+    passed_each: u64,
+    passed: u64,
 }
 
 impl Folder {
@@ -68,13 +71,20 @@ impl Folder {
         if block.is_empty() {
             return;
         }
+        if self.passed < self.passed_each {
+            self.passed += 1;
+            return;
+        }
+        self.passed = 0;
+        // Beyond so many blocks every second one is forgotten, and from then on every second one passed over: those that are kept stand
+        // for all of the generation alike.
+        if self.medians.len() == MAX_MEDIANS {
+            self.medians = self.medians.iter().copied().step_by(2).collect();
+            self.passed_each = self.passed_each.saturating_mul(2).saturating_add(1);
+        }
         let count = block.len() as u64;
         let middle = block.len() / 2;
         let median = *block.select_nth_unstable(middle).1;
-        // Beyond so many blocks they are thinned: two become one.
-        if self.medians.len() == MAX_MEDIANS {
-            self.medians = self.medians.chunks(2).map(|pair| (pair[0].0, pair.iter().map(|m| m.1).sum())).collect();
-        }
         self.medians.push((median, count));
     }
 
@@ -280,11 +290,19 @@ mod tests {
         folder.learn_median([100].into_iter());
         folder.learn_median([10, 10, 10].into_iter());
         assert_eq!(folder.median(), 10);
-        for _ in 0..1_000 {
-            folder.learn_median([10, 10].into_iter());
-        }
-        assert!(folder.medians.len() <= MAX_MEDIANS);
-        assert_eq!(folder.medians.iter().map(|(_, count)| count).sum::<u64>(), 4 + 2_000, "none is forgotten");
+    }
+
+    #[test]
+    fn the_median_of_a_long_generation_is_of_all_of_it_and_what_is_kept_is_bounded() {
+        // 300 blocks of 10, 2,000 of 30, then as many of 70 again
+        let mut folder = Folder::default();
+        let mut learn = |blocks, took| {
+            (0..blocks).for_each(|_| folder.learn_median([took; 3].into_iter()));
+            (folder.median(), folder.medians.len() <= MAX_MEDIANS)
+        };
+        assert_eq!(learn(300, 10), (10, true));
+        assert_eq!(learn(2_000, 30), (30, true));
+        assert_eq!(learn(4_000, 70), (70, true));
     }
 
     #[test]

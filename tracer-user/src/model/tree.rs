@@ -167,7 +167,12 @@ impl Tree<'_> {
     }
 
     fn root(&mut self, finished: &Finished<'_>, server: &Server) {
-        let first_sign = finished.generations.iter().map(|g| g.arrival.unwrap_or(g.seen).min(g.seen)).min();
+        // Where the HTTP side was not seen, a probe may have seen the tokenizer before anything else.
+        let first_sign = |g: &&Generation| {
+            let heard = g.arrival.unwrap_or(g.seen).min(g.seen);
+            g.encode.map_or(heard, |(from, _)| from.min(heard))
+        };
+        let first_sign = finished.generations.iter().map(first_sign).min();
         let last_signs = finished.generations.iter().map(|g| last_sign(g)).max();
         let start = finished.exchange.map(|e| e.started).or(first_sign).unwrap_or(0);
         let end = match finished.exchange {
