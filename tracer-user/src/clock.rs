@@ -61,7 +61,7 @@ impl Clock {
 
     /// Event time of an engine stamp (`time.monotonic()`, seconds).
     pub fn event_of_engine(&self, seconds: f64) -> EventNanos {
-        clamp((seconds * 1e9).round() as i128 + i128::from(self.engine_offset))
+        clamp(((seconds * 1e9).round() as i128).saturating_add(i128::from(self.engine_offset)))
     }
 }
 
@@ -82,20 +82,20 @@ pub struct OffsetBounds {
 impl OffsetBounds {
     /// An engine stamp (ns) was made before the event time `at`.
     pub fn stamped_before(&mut self, stamp_ns: i64, at: EventNanos) {
-        let bound = at as i64 - stamp_ns;
+        let bound = bound(stamp_ns, at);
         self.most = Some(self.most.map_or(bound, |most| most.min(bound)));
     }
 
     /// An engine stamp (ns) was made after the event time `at`.
     pub fn stamped_after(&mut self, stamp_ns: i64, at: EventNanos) {
-        let bound = at as i64 - stamp_ns;
+        let bound = bound(stamp_ns, at);
         self.least = Some(self.least.map_or(bound, |least| least.max(bound)));
     }
 
     /// The estimate, ns; `None` before the first output.
     pub fn estimate(&self) -> Option<i64> {
         match (self.least, self.most) {
-            (Some(least), Some(most)) if least <= most => Some(least + (most - least) / 2),
+            (Some(least), Some(most)) if least <= most => Some(least.saturating_add_unsigned(most.abs_diff(least) / 2)),
             (_, Some(most)) => Some(most),
             (least, None) => least,
         }
@@ -104,10 +104,15 @@ impl OffsetBounds {
     /// Half the distance of the bounds, ns: how wrong the estimate may be.
     pub fn uncertainty(&self) -> Option<u64> {
         match (self.least, self.most) {
-            (Some(least), Some(most)) if least <= most => Some((most - least) as u64 / 2),
+            (Some(least), Some(most)) if least <= most => Some(most.abs_diff(least) / 2),
             _ => None,
         }
     }
+}
+
+/// `at − stamp_ns`, as far as it can be said.
+fn bound(stamp_ns: i64, at: EventNanos) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX).saturating_sub(stamp_ns)
 }
 
 #[cfg(test)]
@@ -134,5 +139,29 @@ mod tests {
         bounds.stamped_before(50, 160);
         assert_eq!(bounds.estimate(), Some(100));
         assert_eq!(bounds.uncertainty(), Some(10));
+    }
+
+    #[test]
+    fn stamps_and_times_of_any_size_give_a_time_and_an_offset() {
+        let mut clock = Clock::default();
+        clock.anchor(u64::MAX, 0);
+        for offset in [i64::MIN, 0, i64::MAX] {
+            clock.set_engine_offset(offset);
+            for stamp in [0.0, -1e300, 1e300, f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+                clock.unix(clock.event_of_engine(stamp));
+            }
+        }
+        assert_eq!(clock.event_of_engine(f64::INFINITY), u64::MAX);
+        assert_eq!((clock.event_of_unix(0), clock.event_of_unix(u64::MAX)), (u64::MAX, u64::MAX));
+        let mut bounds = OffsetBounds::default();
+        for stamp in [i64::MIN, 0, i64::MAX] {
+            for at in [0, u64::MAX] {
+                bounds.stamped_after(stamp, at);
+                bounds.stamped_before(stamp, at);
+            }
+        }
+        assert_eq!((bounds.estimate(), bounds.uncertainty()), (Some(i64::MIN + 1), None));
+        let wide = OffsetBounds { least: Some(i64::MIN), most: Some(i64::MAX) };
+        assert_eq!((wide.estimate(), wide.uncertainty()), (Some(-1), Some(u64::MAX / 2)));
     }
 }

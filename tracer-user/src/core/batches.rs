@@ -24,6 +24,8 @@ pub(super) struct Batch {
     pub prefill_tokens: u64,
     /// Tokens of requests that had given some before.
     pub decode_tokens: u64,
+    /// All tokens that it gave.
+    pub tokens: u64,
 }
 
 #[derive(Debug, Default)]
@@ -40,8 +42,9 @@ impl Batches {
             return;
         }
         let batch = self.of_step.entry(step).or_default();
-        batch.prefill_tokens += more.prefill_tokens;
-        batch.decode_tokens += more.decode_tokens;
+        batch.prefill_tokens = batch.prefill_tokens.saturating_add(more.prefill_tokens);
+        batch.decode_tokens = batch.decode_tokens.saturating_add(more.decode_tokens);
+        batch.tokens = batch.tokens.saturating_add(more.tokens);
         if batch.keys.is_empty() {
             batch.keys = more.keys;
         } else {
@@ -50,6 +53,11 @@ impl Batches {
         if self.of_step.len() > MAX_STEPS {
             self.of_step.pop_first();
         }
+    }
+
+    /// Who is in a step, in the order of their outputs.
+    pub(super) fn keys_of(&self, step: StepRef) -> &[u64] {
+        self.of_step.get(&step).map_or(&[], |batch| &batch.keys)
     }
 
     pub(super) fn take(&mut self, step: StepRef) -> Batch {
@@ -83,7 +91,7 @@ mod tests {
     }
 
     fn batch(keys: &[u64]) -> Batch {
-        Batch { keys: keys.to_vec(), prefill_tokens: 7, decode_tokens: 1 }
+        Batch { keys: keys.to_vec(), prefill_tokens: 7, decode_tokens: 1, tokens: 2 }
     }
 
     #[test]

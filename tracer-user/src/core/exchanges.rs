@@ -1,6 +1,6 @@
 //! The HTTP requests that are open, and which of them something happened to.
 //!
-//! Enters: exchanges, and word of their ends. Leaves: keys of those to look at. Invariant: what is in `ended` or `left` is open.
+//! Enters: exchanges, and word of their ends. Leaves: keys of those to look at. Invariant: what is in `ended`, `left` or `unnamed` is open.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +20,24 @@ pub(super) struct Exchanges {
     ended: BTreeSet<u64>,
     /// Those whose client left before their response showed an id.
     left: BTreeSet<u64>,
+    /// Those that are whole and whose response showed no id: by process and kind, in the order in which they were whole.
+    unnamed: BTreeMap<Kind, BTreeSet<(EventNanos, u64)>>,
     /// Those that something happened to since they were last looked at.
     touched: Vec<u64>,
 }
 
+/// The process of a request, and what its response ids start with.
+type Kind = (u32, Option<&'static str>);
+
+/// Where a request is found while nothing but its kind and its time tells whose it is: when it was whole.
+fn unnamed(exchange: &Exchange) -> Option<(Kind, EventNanos)> {
+    let complete = exchange.complete.filter(|_| exchange.response_id.is_none())?;
+    Some(((exchange.process, exchange.operation.id_prefix), complete))
+}
+
 impl Exchanges {
     pub(super) fn insert(&mut self, key: u64, exchange: Exchange) {
+        self.moved(key, None, unnamed(&exchange));
         self.open.insert(key, exchange);
     }
 
@@ -33,14 +45,60 @@ impl Exchanges {
         self.open.get(&key)
     }
 
+    /// To change anything but when it was whole and its response's id.
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Exchange> {
         self.open.get_mut(&key)
+    }
+
+    /// Changes anything.
+    pub(super) fn change<R>(&mut self, key: u64, change: impl FnOnce(&mut Exchange) -> R) -> Option<R> {
+        let exchange = self.open.get_mut(&key)?;
+        let before = unnamed(exchange);
+        let changed = change(exchange);
+        let after = unnamed(exchange);
+        self.moved(key, before, after);
+        Some(changed)
+    }
+
+    /// It is found elsewhere among the unnamed, or no longer.
+    fn moved(&mut self, key: u64, before: Option<(Kind, EventNanos)>, after: Option<(Kind, EventNanos)>) {
+        if before == after {
+            return;
+        }
+        if let Some((kind, complete)) = before
+            && let Some(keys) = self.unnamed.get_mut(&kind)
+        {
+            keys.remove(&(complete, key));
+            if keys.is_empty() {
+                self.unnamed.remove(&kind);
+            }
+        }
+        if let Some((kind, complete)) = after {
+            self.unnamed.entry(kind).or_default().insert((complete, key));
+        }
+    }
+
+    /// Those of a process (0: any) that were whole by `until`, whose response showed no id, and that may have asked for the engine request
+    /// `external` by its kind. What is looked through are the kinds, which are few.
+    pub(super) fn unnamed_of(
+        &self,
+        process: u32,
+        external: &str,
+        until: EventNanos,
+    ) -> impl Iterator<Item = (u64, &Exchange)> {
+        let fits = move |&((of, prefix), _): &(&Kind, _)| {
+            same(*of, process) && prefix.is_none_or(|prefix| external.starts_with(prefix))
+        };
+        let keys = self.unnamed.iter().filter(fits).flat_map(move |(_, keys)| keys.range(..=(until, u64::MAX)));
+        keys.filter_map(|&(_, key)| Some((key, self.open.get(&key)?)))
     }
 
     pub(super) fn remove(&mut self, key: u64) -> Option<Exchange> {
         self.ended.remove(&key);
         self.left.remove(&key);
-        self.open.remove(&key)
+        let exchange = self.open.remove(&key)?;
+        self.moved(key, unnamed(&exchange), None);
+        Some(exchange)
     }
 
     /// In the order in which they came.
@@ -125,7 +183,9 @@ impl Exchanges {
             if now.saturating_sub(written) < OVERDUE || exchange.generations.is_empty() {
                 continue;
             }
-            let over = |&g: &u64| generations.get(g).is_none_or(|g| g.settled() && last_sign(g) + OVERDUE <= now);
+            let over = |&g: &u64| {
+                generations.get(g).is_none_or(|g| g.settled() && last_sign(g).saturating_add(OVERDUE) <= now)
+            };
             if exchange.generations.iter().all(over) {
                 exchange.ending = Some((written, Ending::Unseen));
                 exchange.noticed = now;
@@ -135,6 +195,11 @@ impl Exchanges {
         }
         overdue
     }
+}
+
+/// The same process, as far as it is known.
+pub(super) fn same(a: u32, b: u32) -> bool {
+    a == b || a == 0 || b == 0
 }
 
 #[cfg(test)]

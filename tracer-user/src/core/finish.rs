@@ -1,25 +1,24 @@
-//! When a request is over, and what leaves then.
+//! When a request is over.
 //!
 //! An exchange is over when its response is (or its connection is) and its engine requests are settled; what does not settle in
-//! time is let go, marked. A generation that no exchange claims is let go on its own.
+//! time is let go, marked. A generation that no exchange claims is let go on its own. What leaves then, [`leave`] says.
+//!
+//! Enters: exchanges that something happened to, and time. Leaves: requests that are over. Invariant: every request leaves once.
 
-use std::sync::Arc;
-
-use super::{Core, MAX_OPEN};
+use super::Config;
+use super::leave::{self, leave};
+use super::scene::Scene;
+use super::steps::Work;
 use crate::input::{EventNanos, LossStage};
-use crate::model::beams::Tally;
-use crate::model::exchange::{Ending, Exchange};
+use crate::model::exchange::Ending;
 use crate::model::generation::Generation;
-use crate::model::record::{Finished, last_sign, resolve};
-use crate::model::tree::{self, Place};
-use crate::output::{FinishReason, Metric, Outcome, Output};
+use crate::model::record::last_sign;
 
-/// What an engine's threads called last in a step is told when they have stood still, 45 ms later, or call again; and the tracer may be
-/// held up.
-const CUDA_SETTLED: EventNanos = 300_000_000;
 const SECOND: EventNanos = 1_000_000_000;
-/// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; vLLM looks for
-/// disconnects between tokens).
+/// How often open requests are looked over, ns of event time.
+const SWEEP_EVERY: EventNanos = 50_000_000;
+/// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; front ends
+/// look for disconnects between tokens).
 const SETTLE: EventNanos = 5 * SECOND;
 /// How long an exchange without engine requests may wait for one to show.
 const CLAIM: EventNanos = SECOND / 2;
@@ -29,76 +28,86 @@ const ORPHAN: EventNanos = 2 * SECOND;
 const LATE_CLAIM: EventNanos = 60 * SECOND;
 /// How long an exchange may be quiet after all its engine requests were cancelled, where closes are not seen.
 const QUIET: EventNanos = 5 * SECOND;
+/// Open exchanges, and open generations; over that the oldest are finished early.
+const MAX_OPEN: usize = 65_536;
 /// Requests that are finished at once when the stream is over.
 const PART: usize = 256;
 
-impl Core {
+/// The timers, and the cap on what leaves.
+#[derive(Debug)]
+pub(super) struct Finish {
+    config: Config,
+    next_sweep: EventNanos,
+    next_slow_sweep: EventNanos,
+    spans_dropped: u64,
+}
+
+impl Finish {
+    pub(super) fn new(config: Config) -> Self {
+        Self { config, next_sweep: 0, next_slow_sweep: 0, spans_dropped: 0 }
+    }
+
+    /// Spans over the hard cap of their trace, so far.
+    pub(super) fn spans_dropped(&self) -> u64 {
+        self.spans_dropped
+    }
+
+    /// Whether it is time to look over what is open, once each time.
+    pub(super) fn is_due(&mut self, now: EventNanos) -> bool {
+        is_due(&mut self.next_sweep, now, SWEEP_EVERY)
+    }
+
+    /// The same for what need not be looked at more often than once a second.
+    pub(super) fn is_slow_due(&mut self, now: EventNanos) -> bool {
+        is_due(&mut self.next_slow_sweep, now, SECOND)
+    }
+
     /// Looks at the exchanges that something happened to.
-    pub(super) fn settle_touched(&mut self, out: &mut Vec<Output>) {
-        while let Some(key) = self.exchanges.next_touched() {
-            self.settle(key, out);
+    pub(super) fn settle_touched(&mut self, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        while let Some(key) = scene.requests.exchanges.next_touched() {
+            self.settle(key, work, scene);
         }
     }
 
-    fn settle(&mut self, key: u64, out: &mut Vec<Output>) {
-        let Some(exchange) = self.exchanges.get(key) else { return };
+    fn settle(&mut self, key: u64, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        let requests = &*scene.requests;
+        let Some(exchange) = requests.exchanges.get(key) else { return };
         let Some((ended, ending)) = exchange.ending else { return };
         // From when it was known to be over: an end that was not seen is dated back.
-        let waited =
-            self.now.saturating_sub(if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended });
-        let settled = exchange.generations.iter().all(|&g| self.generations.is_settled(g));
+        let known = if ending == Ending::Unseen { ended.max(exchange.noticed) } else { ended };
+        let waited = scene.now.saturating_sub(known);
+        let settled = exchange.generations.iter().all(|&g| requests.generations.is_settled(g));
         // Its share of the steps that it was in is known once they have left.
-        let steps_left =
-            exchange.generations.iter().all(|&g| self.generations.get(g).is_none_or(|g| self.has_its_steps(g)));
+        let has_left = |g: &Generation| work.has_left(g, scene.now);
+        let steps_left = exchange.generations.iter().all(|&g| requests.generations.get(g).is_none_or(has_left));
         let claimed = !exchange.generations.is_empty()
-            || !self.engine.has_messages()
+            || !scene.engine.has_messages()
             || exchange.status.is_some_and(|s| s >= 400)
             || (ending.is_clients() && exchange.complete.is_none());
         if (settled && steps_left && (claimed || waited > CLAIM)) || waited > SETTLE {
-            self.finish_exchange(key, false, out);
+            self.exchange(key, false, work, scene);
         }
-    }
-
-    /// Whether the last step that it was in has left.
-    fn has_its_steps(&self, generation: &Generation) -> bool {
-        generation.last.is_none_or(|last| {
-            !self.cuda.is_seen_at(last.step.engine) || last.at.saturating_add(CUDA_SETTLED) < self.now
-        })
     }
 
     /// Fires the timers: everything that waited long enough.
-    pub(super) fn sweep(&mut self, out: &mut Vec<Output>) {
-        let now = self.now;
-        self.release_in_flight(now, out);
-        let engines: Vec<u32> = self.steps.keys().copied().collect();
-        for engine in engines {
-            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(now)) {
-                self.step_is_over(step, out);
-            }
+    pub(super) fn sweep(&mut self, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        leave::tallies(scene);
+        for key in scene.requests.exchanges.ended() {
+            self.settle(key, work, scene);
         }
-        while let Some(step) = self.ended_steps.pop_front_if(|step| step.end.saturating_add(CUDA_SETTLED) < now) {
-            self.emit_step(&step, out);
-        }
-        if now >= self.next_slow_sweep {
-            self.next_slow_sweep = now + SECOND;
-            self.slow_sweep(out);
-        }
-        self.emit_tallies(out);
-        for key in self.exchanges.ended() {
-            self.settle(key, out);
-        }
-        self.evict(out);
+        self.evict(work, scene);
     }
 
     /// What need not be looked at more often than once a second.
-    fn slow_sweep(&mut self, out: &mut Vec<Output>) {
-        let now = self.now;
-        self.join_left_over(QUIET);
-        self.mark_cancelled(QUIET);
-        let overdue = self.exchanges.mark_overdue(&self.generations, now);
-        self.count_loss(LossStage::HttpEnd, overdue, out);
+    pub(super) fn slow_sweep(&mut self, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        let now = scene.now;
+        self.join_left_over(QUIET, scene);
+        self.mark_cancelled(QUIET, scene);
+        let requests = &mut *scene.requests;
+        let overdue = requests.exchanges.mark_overdue(&requests.generations, now);
+        scene.count_loss(LossStage::HttpEnd, overdue);
         let orphans: Vec<u64> = {
-            let join = self.join();
+            let join = scene.requests.join();
             let is_orphan = |key: u64, g: &Generation| {
                 let waited = now.saturating_sub(last_sign(g));
                 join.generations.is_settled(key)
@@ -107,100 +116,69 @@ impl Core {
             join.generations.unclaimed().filter(|&(key, g)| is_orphan(key, g)).map(|(key, _)| key).collect()
         };
         for key in orphans {
-            self.finish_orphan(key, false, out);
+            self.orphan(key, false, work, scene);
         }
-        self.encodes.expire(now);
     }
 
-    fn mark_cancelled(&mut self, quiet: EventNanos) {
+    fn mark_cancelled(&self, quiet: EventNanos, scene: &mut Scene<'_>) {
         if !self.config.closes_visible {
-            self.exchanges.mark_cancelled(&self.generations, self.now, quiet);
+            let requests = &mut *scene.requests;
+            requests.exchanges.mark_cancelled(&requests.generations, scene.now, quiet);
         }
     }
 
     /// Cancelled engine requests that no exchange claimed yet are tried again: their client may have been seen leaving since, or
     /// (where closes are not seen) their answer has not come for so long that there is none.
-    fn join_left_over(&mut self, quiet: EventNanos) {
-        let now = self.now;
-        let left: Vec<(u64, bool)> = self
-            .generations
-            .unclaimed()
-            .filter_map(|(key, generation)| Some((key, now.saturating_sub(generation.aborted()?) >= quiet)))
-            .collect();
+    fn join_left_over(&self, quiet: EventNanos, scene: &mut Scene<'_>) {
+        let now = scene.now;
+        let cancelled = |(key, g): (u64, &Generation)| Some((key, now.saturating_sub(g.aborted()?) >= quiet));
+        let left: Vec<(u64, bool)> = scene.requests.generations.unclaimed().filter_map(cancelled).collect();
         for (key, unanswered) in left {
-            let unanswered = unanswered && !self.config.closes_visible;
-            self.join().cancelled(key, unanswered);
+            scene.requests.join().cancelled(key, unanswered && !self.config.closes_visible);
         }
     }
 
-    fn evict(&mut self, out: &mut Vec<Output>) {
-        while self.exchanges.len() > MAX_OPEN {
-            let Some((key, _)) = self.exchanges.iter().next() else { return };
-            self.count_loss(LossStage::Evicted, 1, out);
-            self.finish_exchange(key, true, out);
+    fn evict(&mut self, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        while scene.requests.exchanges.len() > MAX_OPEN {
+            let Some((key, _)) = scene.requests.exchanges.iter().next() else { return };
+            scene.count_loss(LossStage::Evicted, 1);
+            self.exchange(key, true, work, scene);
         }
-        while self.generations.len() > MAX_OPEN {
-            let Some((key, exchange)) = self.generations.iter().next().map(|(key, g)| (key, g.exchange)) else {
-                return;
-            };
-            self.count_loss(LossStage::Evicted, 1, out);
+        while scene.requests.generations.len() > MAX_OPEN {
+            let oldest = scene.requests.generations.iter().next();
+            let Some((key, exchange)) = oldest.map(|(key, generation)| (key, generation.exchange)) else { return };
+            scene.count_loss(LossStage::Evicted, 1);
             match exchange {
-                Some(exchange) if self.exchanges.get(exchange).is_some() => self.finish_exchange(exchange, true, out),
-                _ => self.finish_orphan(key, true, out),
+                Some(exchange) if scene.requests.exchanges.get(exchange).is_some() => {
+                    self.exchange(exchange, true, work, scene);
+                }
+                _ => self.orphan(key, true, work, scene),
             }
         }
     }
 
-    /// The stream is over: what is open is emitted, marked incomplete.
-    pub fn finish(&mut self, out: &mut Vec<Output>) {
-        while self.finish_part(out) {}
-    }
-
-    /// As [`Self::finish`], a part of it; true while there is more. Thousands may be open, and their trees take their room.
-    pub fn finish_part(&mut self, out: &mut Vec<Output>) -> bool {
-        self.release_in_flight(EventNanos::MAX, out);
-        let engines: Vec<u32> = self.steps.keys().copied().collect();
-        for engine in engines {
-            if let Some(step) = self.steps.get_mut(&engine).and_then(|s| s.take_settled(EventNanos::MAX)) {
-                self.step_is_over(step, out);
-            }
-        }
-        while let Some(step) = self.ended_steps.pop_front() {
-            self.emit_step(&step, out);
-        }
-        self.join_left_over(0);
-        self.mark_cancelled(0);
-        let exchanges: Vec<u64> = self.exchanges.iter().map(|(key, _)| key).take(PART).collect();
+    /// The stream is over: what is open leaves, marked incomplete, part by part; true while there is more.
+    pub(super) fn part(&mut self, work: &mut Work<'_>, scene: &mut Scene<'_>) -> bool {
+        self.join_left_over(0, scene);
+        self.mark_cancelled(0, scene);
+        let exchanges: Vec<u64> = scene.requests.exchanges.iter().map(|(key, _)| key).take(PART).collect();
         for key in exchanges {
-            let unfinished = self.exchanges.get(key).is_some_and(|e| e.ending.is_none());
-            self.finish_exchange(key, unfinished, out);
+            let unfinished = scene.requests.exchanges.get(key).is_some_and(|e| e.ending.is_none());
+            self.exchange(key, unfinished, work, scene);
         }
-        if self.exchanges.len() > 0 {
+        if scene.requests.exchanges.len() > 0 {
             return true;
         }
-        let orphans: Vec<u64> = self.generations.iter().map(|(key, _)| key).take(PART).collect();
+        let orphans: Vec<u64> = scene.requests.generations.iter().map(|(key, _)| key).take(PART).collect();
         for key in orphans {
-            let unfinished = self.generations.get(key).is_some_and(|g| !g.settled());
-            self.finish_orphan(key, unfinished, out);
+            let unfinished = scene.requests.generations.get(key).is_some_and(|g| !g.settled());
+            self.orphan(key, unfinished, work, scene);
         }
-        if self.generations.len() > 0 {
-            return true;
-        }
-        self.cuda_finish(out);
-        false
+        scene.requests.generations.len() > 0
     }
 
-    fn finish_exchange(&mut self, key: u64, cut_off: bool, out: &mut Vec<Output>) {
-        let Some(exchange) = self.exchanges.remove(key) else { return };
-        for id in exchange.response_id.iter().cloned().chain(exchange.chosen_id()) {
-            self.index.remove_exchange(&id, key);
-        }
-        let mut generations = Vec::with_capacity(exchange.generations.len());
-        for generation in &exchange.generations {
-            if let Some(generation) = self.generations.remove(*generation, &mut self.index) {
-                generations.push(generation);
-            }
-        }
+    fn exchange(&mut self, key: u64, cut_off: bool, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        let Some((exchange, mut generations)) = scene.requests.take(key) else { return };
         if cut_off && generations.is_empty() && exchange.complete.is_none() {
             return; // a request that was still coming in when the stream ended: nothing is known of it
         }
@@ -215,121 +193,25 @@ impl Core {
                 generation.lost = true;
             }
         }
-        self.emit(Some(&exchange), &generations, cut_off, out);
+        let dropped = leave(Some(&exchange), &generations, cut_off, self.config.max_spans, work.steps, scene);
+        self.spans_dropped = self.spans_dropped.saturating_add(dropped);
     }
 
-    fn finish_orphan(&mut self, key: u64, cut_off: bool, out: &mut Vec<Output>) {
-        let Some(generation) = self.generations.remove(key, &mut self.index) else { return };
-        self.emit(None, &[generation], cut_off, out);
-    }
-
-    fn emit(&mut self, exchange: Option<&Exchange>, generations: &[Generation], cut_off: bool, out: &mut Vec<Output>) {
-        let process = exchange.map_or_else(|| generations.first().map_or(0, |g| g.process), |e| e.process);
-        let finished = Finished {
-            exchange,
-            generations: generations.iter().collect(),
-            tokenizer_probed: self.about.is_tokenizer_probed(process),
-            cut_off,
-            http_only: !self.engine.has_messages(),
-        };
-        let place = tree::place(&finished, self.about.run);
-        for key in exchange.iter().flat_map(|exchange| &exchange.generations) {
-            self.batches.left(*key, (place.trace_id, place.root_id), self.now);
-        }
-        for generation in generations {
-            let own = Tally::of(generation, resolve(generation, exchange));
-            let beams = generation.beams.iter().flat_map(|beams| beams.tallies.iter().copied());
-            for tally in std::iter::once(own).chain(beams) {
-                self.generation_metrics(tally, generation.finish().is_some(), place, out);
-            }
-        }
-        if finished.http_only {
-            self.http_metrics(&finished, place, out);
-        }
-        if let Some(record) = finished.access(place.trace_id, place.root_id, &self.about.clock, &self.about.server) {
-            if let Some(exchange) = exchange {
-                out.push(Output::Metric(self.request_metric(&finished, exchange, record.outcome, place)));
-                if finished.usage_differs() {
-                    let engine = generations.first().map_or(0, |g| g.engine);
-                    out.push(Output::Metric(Metric::UsageDiffers { labels: self.about.labels(engine) }));
-                }
-            }
-            out.push(Output::Access(Box::new(record)));
-        }
-        let (trace, dropped) =
-            tree::build(&finished, place, self.about.run, &self.about.clock, &self.about.server, self.config.max_spans);
-        self.spans_dropped += dropped;
-        out.push(Output::Trace(trace));
-    }
-
-    /// What the response says stands for an engine's own counts.
-    fn http_metrics(&self, finished: &Finished<'_>, place: Place, out: &mut Vec<Output>) {
-        let labels = self.about.labels(0);
-        if let Some(tokens) = finished.prompt_tokens() {
-            let cached = finished.cached_tokens().unwrap_or(0);
-            out.push(Output::Metric(Metric::Prompt { labels: labels.clone(), tokens, cached }));
-        }
-        if let Some(tokens) = finished.output_tokens() {
-            out.push(Output::Metric(Metric::Tokens { labels, tokens, inter_token: None }));
-        }
-        for reason in finished.finish_reasons() {
-            self.generation_metrics(Tally { reason: Some(reason), ..Tally::default() }, true, place, out);
-        }
-    }
-
-    /// A long beam search's metrics leave before it is over, so that what is held stays small.
-    fn emit_tallies(&mut self, out: &mut Vec<Output>) {
-        for (lead, tallies) in self.generations.take_tallies() {
-            let Some(generation) = self.generations.get(lead) else { continue };
-            let by_engine = generation.finish().is_some();
-            let exchange = generation.exchange.and_then(|key| self.exchanges.get(key));
-            let generations = vec![generation];
-            let place = tree::place(
-                &Finished { exchange, generations, tokenizer_probed: false, cut_off: false, http_only: false },
-                self.about.run,
-            );
-            for tally in tallies {
-                self.generation_metrics(tally, by_engine, place, out);
-            }
-        }
-    }
-
-    /// vLLM's histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first token it
-    /// takes when that comes, whatever happens then.
-    fn generation_metrics(&self, tally: Tally, by_engine: bool, place: Place, out: &mut Vec<Output>) {
-        let labels = self.about.labels(tally.engine);
-        if let Some(ttft_engine) = tally.ttft {
-            let (trace_id, span_id) = (place.trace_id, place.root_id);
-            out.push(Output::Metric(Metric::FirstToken { labels: labels.clone(), ttft_engine, trace_id, span_id }));
-        }
-        let Some(finish_reason) = tally.reason else { return };
-        let counted = finish_reason != FinishReason::Abort || by_engine;
-        let only = |seconds: Option<f64>| seconds.filter(|_| counted);
-        out.push(Output::Metric(Metric::Generation {
-            labels,
-            finish_reason,
-            trace_id: place.trace_id,
-            span_id: place.root_id,
-            queue: only(tally.queue),
-            prefill: only(tally.prefill),
-            decode: only(tally.decode),
-            inference: only(tally.inference),
-        }));
-    }
-
-    fn request_metric(&self, finished: &Finished<'_>, exchange: &Exchange, outcome: Outcome, place: Place) -> Metric {
-        let failed = !matches!(outcome, Outcome::Stop | Outcome::Length);
-        let error_type = failed.then(|| finished.error_type());
-        Metric::Request {
-            labels: self.about.labels(finished.generations.first().map_or(0, |g| g.engine)),
-            outcome,
-            operation: exchange.operation.name,
-            provider: Arc::from(self.about.server.engine.as_str()),
-            error_type,
-            trace_id: place.trace_id,
-            span_id: place.root_id,
-            seconds: finished.seconds(),
-            time_per_output_token: finished.time_per_output_token(),
-        }
+    fn orphan(&mut self, key: u64, cut_off: bool, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        let Some(generation) = scene.requests.take_alone(key) else { return };
+        let dropped = leave(None, &[generation], cut_off, self.config.max_spans, work.steps, scene);
+        self.spans_dropped = self.spans_dropped.saturating_add(dropped);
     }
 }
+
+fn is_due(next: &mut EventNanos, now: EventNanos, every: EventNanos) -> bool {
+    let is_due = now >= *next;
+    if is_due {
+        *next = now.saturating_add(every);
+    }
+    is_due
+}
+
+#[cfg(test)]
+#[path = "finish_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! Which engine requests belong to which exchange: by look-up of their ids, never by search.
+//! Which engine requests belong to which exchange: by look-up of their ids, or of their kind and time, never by search.
 //!
 //! Enters: ids as they become known. Leaves: joined pairs. The response shows an id that the engine requests' ids are made of; that join
 //! is exact. Before that, an id that the client chose (`X-Request-Id`) joins as exactly. A request that was cancelled before its
@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::exchanges::Exchanges;
+use super::exchanges::{Exchanges, same};
 use super::generations::Generations;
 use crate::engine::Identity;
 use crate::model::exchange::Exchange;
@@ -131,8 +131,11 @@ impl Join<'_> {
                 && e.complete.is_some_and(|at| at <= arrival)
                 && e.fields.max_tokens.is_none_or(|n| generation.max_tokens.is_none_or(|m| n == m))
         };
-        let candidates: Box<dyn Iterator<Item = (u64, &Exchange)>> =
-            if unanswered { Box::new(self.exchanges.iter()) } else { Box::new(self.exchanges.left()) };
+        let candidates: Box<dyn Iterator<Item = (u64, &Exchange)>> = if unanswered {
+            Box::new(self.exchanges.unnamed_of(generation.process, &generation.ids.external, arrival))
+        } else {
+            Box::new(self.exchanges.left())
+        };
         let found = candidates.filter(|(_, e)| fits(e)).min_by_key(|&(key, e)| (!self.is_sibling(e, generation), key));
         if let Some((exchange, _)) = found {
             self.join(exchange, key);
@@ -178,18 +181,8 @@ impl Join<'_> {
     /// Whether an exchange is open that may turn out to be this engine request's.
     pub(super) fn may_still_come(&self, generation: &Generation) -> bool {
         let added = generation.added.unwrap_or(generation.seen);
-        self.exchanges.iter().any(|(_, e)| {
-            e.response_id.is_none()
-                && same(e.process, generation.process)
-                && e.kind_fits(&generation.identity.external)
-                && e.complete.is_some_and(|at| at <= added)
-        })
+        self.exchanges.unnamed_of(generation.process, &generation.identity.external, added).next().is_some()
     }
-}
-
-/// The same process, as far as it is known.
-fn same(a: u32, b: u32) -> bool {
-    a == b || a == 0 || b == 0
 }
 
 #[cfg(test)]
@@ -264,9 +257,7 @@ mod tests {
             sides.join().by_id(key);
         }
         assert_eq!(sides.of(1), [] as [u64; 0], "nothing names them yet");
-        if let Some(exchange) = sides.exchanges.get_mut(1) {
-            exchange.response_id = Some("cmpl-a".into());
-        }
+        sides.exchanges.change(1, |exchange| exchange.response_id = Some("cmpl-a".into()));
         sides.join().by_response(1);
         assert_eq!(sides.of(1), [3, 2]);
         assert_eq!(sides.exchanges.next_touched(), Some(1));

@@ -16,38 +16,36 @@ mod generations;
 mod http_side;
 mod in_flight;
 mod join;
+mod leave;
 mod loss;
+mod outputs;
 mod place;
+mod requests;
+mod scene;
+mod steps;
 mod uptake;
 pub mod view;
 
-use std::collections::{BTreeMap, VecDeque};
-
 use self::about::About;
-use self::batches::Batches;
 pub use self::connections::Answer;
 use self::connections::Connections;
 use self::cuda::Cuda;
 pub use self::decoder::Parsed;
-use self::encodes::Encodes;
-use self::engine_side::Sighting;
-use self::exchanges::Exchanges;
-use self::generations::Generations;
-use self::http_side::Place;
-use self::in_flight::InFlight;
-use self::join::{Index, Join};
-use self::uptake::{TakenUp, Uptake};
+use self::engine_side::{EngineSide, Sighting};
+use self::finish::Finish;
+use self::http_side::{HttpSide, Place};
+use self::requests::Requests;
+use self::scene::Scene;
+use self::steps::{Steps, Work};
 use crate::decode::{
     self,
     http::{Piece, RequestHead},
 };
-use crate::engine::{self, ENGINES, Engine, Outputs};
-use crate::input::{End, Event, EventNanos, Fact, Function, Input, LossStage, What};
+use crate::engine::{self, ENGINES, Engine};
+use crate::input::{Event, EventNanos, Fact, Function, Input, LossStage, What};
 use crate::model::exchange::Ending;
-use crate::model::generation::Generation;
-use crate::model::step::{Step, Steps};
-use crate::model::tree;
-use crate::output::{EngineStep, Metric, Output, SpanId, TraceId, Verdict};
+use crate::model::step::Step;
+use crate::output::{Metric, Output, Verdict};
 
 /// Limits that a user may set, and what the source can see.
 #[derive(Debug, Clone)]
@@ -65,68 +63,62 @@ impl Default for Config {
     }
 }
 
-/// Open exchanges, and open generations; over that the oldest are finished early.
-const MAX_OPEN: usize = 65_536;
-/// How often open requests are looked over, ns of event time.
-const SWEEP_EVERY: EventNanos = 50_000_000;
-
-/// Turns ordered inputs into outputs.
+/// Turns ordered inputs into outputs: tells each to the rooms that it concerns, in one order.
 #[derive(Debug)]
 pub struct Core {
-    config: Config,
     /// Whose messages and ids these are.
     engine: &'static dyn Engine,
     about: About,
     connections: Connections,
-    exchanges: Exchanges,
-    generations: Generations,
-    index: Index,
-    encodes: Encodes,
-    steps: BTreeMap<u32, Steps>,
-    in_flight: InFlight,
-    uptake: Uptake,
+    requests: Requests,
+    http: HttpSide,
+    messages: EngineSide,
+    steps: Steps,
     cuda: Cuda,
-    batches: Batches,
-    /// Steps that are over, in the order of their ends, of engines that use CUDA: what their threads called last is not told yet.
-    ended_steps: VecDeque<Step>,
-    /// Scratch of messages that count now.
-    due: Vec<(EventNanos, Outputs)>,
-    /// A response that turned out to answer another request of its connection: the rest of its events is that one's.
-    rebound: Option<(End, u64, u64)>,
-    /// When records of opened and closed connections were last lost.
-    edges_lost_at: Option<EventNanos>,
-    next_key: u64,
+    finish: Finish,
+    /// The newest event's time.
     now: EventNanos,
-    next_sweep: EventNanos,
-    next_slow_sweep: EventNanos,
-    spans_dropped: u64,
+}
+
+/// The rooms of a core, each by itself, for one input.
+struct Rooms<'a> {
+    http: &'a mut HttpSide,
+    messages: &'a mut EngineSide,
+    finish: &'a mut Finish,
+    work: Work<'a>,
+    scene: Scene<'a>,
 }
 
 impl Core {
     pub fn new(config: Config) -> Self {
         Self {
-            config,
             engine: ENGINES[0],
             about: About::default(),
             connections: Connections::default(),
-            exchanges: Exchanges::default(),
-            generations: Generations::default(),
-            index: Index::default(),
-            encodes: Encodes::default(),
-            steps: BTreeMap::new(),
-            in_flight: InFlight::default(),
-            uptake: Uptake::default(),
+            requests: Requests::default(),
+            http: HttpSide::default(),
+            messages: EngineSide::default(),
+            steps: Steps::default(),
             cuda: Cuda::default(),
-            batches: Batches::default(),
-            ended_steps: VecDeque::new(),
-            due: Vec::new(),
-            rebound: None,
-            edges_lost_at: None,
-            next_key: 0,
+            finish: Finish::new(config),
             now: 0,
-            next_sweep: 0,
-            next_slow_sweep: 0,
-            spans_dropped: 0,
+        }
+    }
+
+    fn rooms<'a>(&'a mut self, out: &'a mut Vec<Output>) -> Rooms<'a> {
+        Rooms {
+            http: &mut self.http,
+            messages: &mut self.messages,
+            finish: &mut self.finish,
+            work: Work { steps: &mut self.steps, cuda: &mut self.cuda },
+            scene: Scene {
+                now: self.now,
+                engine: self.engine,
+                about: &mut self.about,
+                connections: &mut self.connections,
+                requests: &mut self.requests,
+                out,
+            },
         }
     }
 
@@ -164,7 +156,7 @@ impl Core {
 
     /// Spans over the hard cap of their trace, so far.
     pub fn spans_dropped(&self) -> u64 {
-        self.spans_dropped
+        self.finish.spans_dropped()
     }
 
     /// Takes one input; what it completes is appended to `out`. Inputs must be in time order (see [`crate::order`]).
@@ -184,45 +176,41 @@ impl Core {
                 self.about.fact(fact);
             }
             Input::Tick(at) => self.now = self.now.max(at),
-            Input::Lost(lost) => self.lost(lost, out),
+            Input::Lost(lost) => {
+                self.now = self.now.max(lost.at);
+                let Rooms { http, messages, mut scene, .. } = self.rooms(out);
+                loss::told(lost, http, messages, &mut scene);
+            }
             // Counted, or told, at the entrance.
             Input::Delivered(_) | Input::Gpus(_) => {}
         }
         out.extend(self.about.news().map(Output::Metric));
         out.extend(self.about.take_met().map(|process| Output::Process(Box::new(process))));
-        self.settle_touched(out);
-        if self.now >= self.next_sweep {
-            let given_up = self.uptake.take_given_up();
-            self.count_loss(LossStage::Evicted, given_up, out);
+        let Rooms { finish, mut work, mut scene, .. } = self.rooms(out);
+        finish.settle_touched(&mut work, &mut scene);
+        if finish.is_due(scene.now) {
             self.sweep(out);
-            self.cuda_sweep(out);
-            self.next_sweep = self.now.saturating_add(SWEEP_EVERY);
         }
     }
 
     fn event(&mut self, event: Event, out: &mut Vec<Output>) {
         let Event { at, process, what, thread } = event;
+        let Rooms { http, messages, mut scene, .. } = self.rooms(out);
         match what {
             What::Data { end, direction, len, bytes, starts, offset } => {
                 let piece = Piece { len, bytes: &bytes, starts };
                 self.data(Sighting { at, process, end, direction }, offset, piece, out);
             }
             What::Opened { end } => {
-                self.close(end, at, None, Ending::Unseen, out);
-                self.connect(end, process, true, out);
+                http.close(end, at, None, Ending::Unseen, &mut scene);
+                scene.connect(end, process, true);
             }
-            What::PeerClosed { end } => self.peer_closed(end, at),
-            What::Closed { end, moved } => self.close(end, at, moved, Ending::ServerClosed, out),
-            What::Call { function: Function::Encode, entered, .. } => {
-                self.encodes.returned(process, entered, at);
-            }
-            What::Call { function: Function::Decode, .. } => {
-                let taken_up = self.uptake.decodes(process, thread, at);
-                self.taken_up(&taken_up);
-            }
+            What::PeerClosed { end } => http_side::peer_closed(end, at, &mut scene),
+            What::Closed { end, moved } => http.close(end, at, moved, Ending::ServerClosed, &mut scene),
+            What::Call { function: Function::Encode, entered, .. } => messages.encoded(process, entered, at),
+            What::Call { function: Function::Decode, .. } => messages.decodes(process, thread, at, &mut scene),
             What::Call { function: Function::Clock, stack, .. } => {
-                let taken_up = self.uptake.reads_clock(process, thread, at, stack);
-                self.taken_up(&taken_up);
+                messages.reads_clock(process, thread, at, stack, &mut scene);
             }
             What::Cuda(seen) => self.cuda(at, process, thread, *seen, out),
             What::Forked { child } => self.cuda.parent(child, process),
@@ -231,110 +219,109 @@ impl Core {
         }
     }
 
-    /// The front end got to the first output of these requests then.
-    fn taken_up(&mut self, taken_up: &TakenUp) {
-        for (firsts, at) in taken_up {
-            for key in firsts {
-                if let Some(generation) = self.generations.get_mut(*key) {
-                    generation.taken_up = Some(*at);
-                }
-            }
+    fn data(&mut self, seen: Sighting, offset: Option<u64>, piece: Piece<'_>, out: &mut Vec<Output>) {
+        let Sighting { at, process, end, direction } = seen;
+        let Rooms { http, messages, mut work, mut scene, .. } = self.rooms(out);
+        if scene.connections.get(end).is_none() {
+            scene.connect(end, process, false);
+        }
+        let Some(mut parsed) = scene.connections.push(end, direction, offset, piece, scene.engine) else { return };
+        if let Some(speaks) = parsed.speaks {
+            scene.out.push(Output::Verdict(Verdict { end, speaks }));
+        }
+        let place = Place { at, process, end };
+        loss::shown(http, place, direction, &mut parsed, &mut scene);
+        for message in parsed.messages.drain(..) {
+            messages.message(seen, message, &mut work, &mut scene);
+        }
+        http.events(place, &mut parsed.http, &mut scene);
+        if scene.connections.relieve() {
+            scene.count_loss(LossStage::Evicted, 1);
         }
     }
 
     fn exited(&mut self, process: u32, at: EventNanos, out: &mut Vec<Output>) {
-        for end in self.connections.of(process) {
-            self.close(end, at, None, Ending::ServerExited, out);
+        let Rooms { http, messages, work, mut scene, .. } = self.rooms(out);
+        for end in scene.connections.of(process) {
+            http.close(end, at, None, Ending::ServerExited, &mut scene);
         }
-        let gone = self.about.exited(process);
-        self.generations_over(at, |g| {
+        let gone = scene.about.exited(process);
+        scene.requests.over(at, |g| {
             let ran_it = g.engine_process == process || (g.first.is_some() && gone.engines.contains(&g.engine));
             (process != 0 && (g.process == process || ran_it)) || gone.was_last_engine
         });
-        self.encodes.ended(process);
-        self.uptake.ended(process);
+        messages.process_ended(process);
+        for engine in gone.engines {
+            work.steps.engine_ended(engine);
+        }
         self.cuda_exited(process, at, out);
     }
 
-    fn key(&mut self) -> u64 {
-        self.next_key += 1;
-        self.next_key
+    /// Fires the timers of every room.
+    fn sweep(&mut self, out: &mut Vec<Output>) {
+        let Rooms { messages, mut work, mut scene, .. } = self.rooms(out);
+        scene.count_loss(LossStage::Evicted, messages.take_given_up());
+        messages.release(scene.now, &mut work, &mut scene);
+        work.settle(scene.now, &mut scene);
+        self.steps_leave(false, out);
+        let Rooms { messages, finish, mut work, mut scene, .. } = self.rooms(out);
+        if finish.is_slow_due(scene.now) {
+            finish.slow_sweep(&mut work, &mut scene);
+            messages.expire(scene.now);
+        }
+        finish.sweep(&mut work, &mut scene);
+        self.cuda_sweep(out);
     }
 
-    fn join(&mut self) -> Join<'_> {
-        Join { exchanges: &mut self.exchanges, generations: &mut self.generations, index: &mut self.index }
+    /// The stream is over: what is open is emitted, marked incomplete.
+    pub fn finish(&mut self, out: &mut Vec<Output>) {
+        while self.finish_part(out) {}
     }
 
-    fn step_is_over(&mut self, step: Step, out: &mut Vec<Output>) {
-        if self.cuda.is_seen_at(step.reference.engine) {
-            self.ended_steps.push_back(step);
-        } else {
-            self.emit_step(&step, out);
+    /// As [`Self::finish`], a part of it; true while there is more. Thousands may be open, and their trees take their room.
+    pub fn finish_part(&mut self, out: &mut Vec<Output>) -> bool {
+        let Rooms { messages, mut work, mut scene, .. } = self.rooms(out);
+        messages.release(EventNanos::MAX, &mut work, &mut scene);
+        work.settle(EventNanos::MAX, &mut scene);
+        self.steps_leave(true, out);
+        let Rooms { finish, mut work, mut scene, .. } = self.rooms(out);
+        if finish.part(&mut work, &mut scene) {
+            return true;
+        }
+        self.cuda_finish(out);
+        false
+    }
+
+    /// Steps that are over leave, once it is known what their threads called, or at the end.
+    fn steps_leave(&mut self, is_end: bool, out: &mut Vec<Output>) {
+        while let Some(step) = self.steps.next_over(self.now, is_end) {
+            self.step_leaves(&step, out);
         }
     }
 
-    fn emit_step(&mut self, step: &Step, out: &mut Vec<Output>) {
+    /// A step leaves, with what its threads called.
+    fn step_leaves(&mut self, step: &Step, out: &mut Vec<Output>) {
         let edges = (step.start.unwrap_or(step.end), step.end);
-        let cuda = self.cuda_step(step, edges);
-        let batch = self.batches.take(step.reference);
-        if let Some(cuda) = &cuda {
-            self.generations.share(&batch.keys, cuda);
-        }
-        if let Some(mut step) = step.leave(&self.about.server, self.about.run, &self.about.clock) {
-            if let Some(mut cuda) = cuda {
-                let labels = self.about.labels(step.engine);
+        let engine = step.reference.engine;
+        let mut cuda = self.cuda_step(step, edges);
+        if let Some(cuda) = &mut cuda {
+            self.requests.generations.share(self.steps.served(step.reference), cuda);
+            // Without its start the step does not leave.
+            if step.start.is_some() {
+                let labels = self.about.labels(engine);
                 out.push(Output::Metric(Metric::CudaGap { labels, seconds: cuda.gap_ns as f64 / 1e9 }));
-                self.calls_of_step(step.engine, edges, (step.trace_id, step.span_id), &mut cuda, out);
-                step.cuda = Some(cuda);
+                self.calls_of_step(engine, edges, step.ids(self.about.run), cuda, out);
             }
-            (step.prefill_tokens, step.decode_tokens) = (batch.prefill_tokens, batch.decode_tokens);
-            let roots = batch.keys.iter().filter_map(|key| self.root_of(*key));
-            step.batch = roots.take(EngineStep::MAX_LINKS).collect();
-            let seconds = (step.end_ns - step.start_ns) as f64 / 1e9;
-            let labels = self.about.labels(step.engine);
-            out.push(Output::Metric(Metric::Step { labels, seconds }));
-            out.push(Output::Step(Box::new(step)));
         }
+        let Rooms { work, mut scene, .. } = self.rooms(out);
+        work.steps.leave(step, cuda, &mut scene);
     }
 
-    /// The root span of an engine request's tree, where it is known already.
-    fn root_of(&self, key: u64) -> Option<(TraceId, SpanId)> {
-        let exchange = |generation: &Generation| self.exchanges.get(generation.exchange?);
-        self.generations.get(key).and_then(exchange).map_or_else(
-            || self.batches.root_of(key),
-            |exchange| {
-                let place = tree::place_of(exchange, self.about.run);
-                Some((place.trace_id, place.root_id))
-            },
-        )
-    }
-
-    fn data(&mut self, seen: Sighting, offset: Option<u64>, piece: Piece<'_>, out: &mut Vec<Output>) {
-        let Sighting { at, process, end, direction } = seen;
-        if self.connections.get(end).is_none() {
-            self.connect(end, process, false, out);
-        }
-        let Some(mut parsed) = self.connections.push(end, direction, offset, piece, self.engine) else { return };
-        if let Some(speaks) = parsed.speaks {
-            out.push(Output::Verdict(Verdict { end, speaks }));
-        }
-        let place = Place { at, process, end };
-        self.losses(place, direction, &mut parsed, out);
-        for message in parsed.messages.drain(..) {
-            self.engine_message(seen, message, out);
-        }
-        for event in parsed.http.drain(..) {
-            self.http_event(place, event, out);
-        }
-        self.rebound = None;
-        if self.connections.relieve() {
-            self.count_loss(LossStage::Evicted, 1, out);
-        }
-    }
-
-    fn connect(&mut self, end: End, process: u32, from_start: bool, out: &mut Vec<Output>) {
-        if !self.connections.open(end, process, from_start) {
-            self.count_loss(LossStage::Connections, 1, out);
-        }
+    fn count_loss(&self, stage: LossStage, count: u64, out: &mut Vec<Output>) {
+        loss::count(self.now, stage, count, out);
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

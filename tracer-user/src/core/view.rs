@@ -1,7 +1,7 @@
 //! What is open now, for displays: read-only, and made when it is asked for.
 //!
-//! Enters: the core. Leaves: a row a request that is open, and a summary an engine. Nothing here changes anything, so looking more or
-//! less often gives the same outputs.
+//! Enters: the core. Leaves: a row a request that is open, and a row an engine that was heard of and whose process is not gone. Nothing here
+//! changes anything, so looking more or less often gives the same outputs.
 
 use super::Core;
 use crate::input::EventNanos;
@@ -40,6 +40,35 @@ pub struct Open<'a> {
     pub lost: bool,
 }
 
+/// An engine, as its newest messages left it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EngineNow {
+    /// Its number (data-parallel rank).
+    pub engine: u32,
+    /// The process that sends its outputs; `None` where that was not seen.
+    pub process: Option<u32>,
+    /// Requests that its scheduler runs, and that wait for it; `None` where it keeps no statistics.
+    pub running: Option<u64>,
+    pub waiting: Option<u64>,
+    /// 0 to 1.
+    pub kv_cache_usage: Option<f64>,
+    /// Tokens that it gave since it was first heard of.
+    pub tokens: u64,
+    /// Its newest step.
+    pub step: Option<StepNow>,
+}
+
+/// An engine's newest step, as far as its messages have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepNow {
+    pub ended: EventNanos,
+    /// Requests that it gave something for.
+    pub batch: u64,
+    /// Tokens of the prompts whose computation ended in it, without cached ones; and tokens of requests that had given some before.
+    pub prefill_tokens: u64,
+    pub decode_tokens: u64,
+}
+
 /// The state of a core at a moment.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
@@ -60,8 +89,8 @@ impl<'a> View<'a> {
 
     /// What is open: HTTP requests in the order in which they came, then engine requests that belong to none.
     pub fn open(&self) -> impl Iterator<Item = Open<'a>> {
-        let generations = &self.core.generations;
-        let exchanges = self.core.exchanges.iter().map(|(_, exchange)| {
+        let generations = &self.core.requests.generations;
+        let exchanges = self.core.requests.exchanges.iter().map(|(_, exchange)| {
             let of: Vec<&Generation> = exchange.generations.iter().filter_map(|&key| generations.get(key)).collect();
             row(Some(exchange), &of)
         });
@@ -70,6 +99,25 @@ impl<'a> View<'a> {
             .filter(|(key, generation)| generation.exchange.is_none() && !generations.has_lead(*key))
             .map(|(_, generation)| row(None, &[generation]));
         exchanges.chain(alone)
+    }
+
+    /// The engines that were heard of, by their numbers. None where an engine's messages are not read.
+    pub fn engines(&self) -> impl Iterator<Item = EngineNow> {
+        let processes = self.core.about.engine_processes();
+        self.core.steps.now().map(|(engine, now)| EngineNow {
+            engine,
+            process: processes.get(&engine).copied(),
+            running: now.stats.map(|stats| stats.running),
+            waiting: now.stats.map(|stats| stats.waiting),
+            kv_cache_usage: now.stats.map(|stats| stats.kv_cache_usage),
+            tokens: now.tokens,
+            step: now.step.map(|(_, ended)| StepNow {
+                ended,
+                batch: now.requests,
+                prefill_tokens: now.prefill_tokens,
+                decode_tokens: now.decode_tokens,
+            }),
+        })
     }
 }
 
@@ -96,5 +144,69 @@ fn row<'a>(exchange: Option<&'a Exchange>, generations: &[&'a Generation]) -> Op
         output_tokens: generations.iter().map(|generation| generation.output_tokens).sum(),
         engine,
         lost: exchange.is_some_and(|exchange| exchange.lost) || generations.iter().any(|generation| generation.lost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::batches::Batch;
+    use crate::core::exchanges::tests::completion;
+    use crate::core::{Config, Core};
+    use crate::engine::{ENGINES, SchedulerStats};
+    use crate::model::step::Share;
+
+    /// An engine request without its HTTP side, heard of at `seen`.
+    fn generation(id: &str, seen: EventNanos) -> Generation {
+        Generation::new(id.into(), ENGINES[0].identify(id, None), seen)
+    }
+
+    #[test]
+    fn each_request_is_one_row_however_many_engine_requests_it_has() {
+        // request (chosen id `a`) with samples 0 and 1 · an engine request alone · a beam below another one: no row of its own
+        let mut core = Core::new(Config::default());
+        let key = core.requests.key();
+        let mut exchange = completion(10);
+        exchange.head.request_id = Some("a".into());
+        core.requests.begin(key, exchange);
+        for (id, tokens) in [("0_cmpl-a-0-0123abcd", 3), ("1_cmpl-a-0-0123abcd", 4)] {
+            let mut generation = generation(id, 20);
+            (generation.added, generation.output_tokens, generation.prompt_tokens) = (Some(20), tokens, Some(5));
+            let sent = core.requests.insert(generation);
+            core.requests.join().by_id(sent);
+        }
+        for id in ["cmpl-b-0-0123abcd", "x-0011223344556677-beam-0-0123abcd", "x-8899aabbccddeeff-beam-0-0123abcd"] {
+            core.requests.insert(generation(id, 30));
+        }
+        let rows: Vec<_> = core.view().open().map(|open| (open.id, open.since, open.output_tokens)).collect();
+        let id = |id: &str| Some(id.to_owned());
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[..2], [(id("cmpl-a"), 10, 7), (id("cmpl-b-0"), 30, 0)]);
+    }
+
+    #[test]
+    fn an_engine_s_row_is_what_its_newest_messages_said() {
+        // engine 1: a step with statistics: 8 tokens of a prompt, a token of another · engine 3: a step without statistics
+        let mut core = Core::new(Config::default());
+        assert_eq!(core.view().engines().count(), 0);
+        core.about.hears_of(1, Some(20));
+        let stats = SchedulerStats { running: 2, waiting: 1, kv_cache_usage: 0.5, ..SchedulerStats::default() };
+        let share = Share { requests: 2, tokens: 2, stats: Some(stats), ..Share::default() };
+        let (step, _) = core.steps.message(1, 5, 50, share);
+        core.steps.add(step, Batch { keys: vec![1, 2], prefill_tokens: 8, decode_tokens: 1, tokens: 2 });
+        core.steps.message(3, 6, 60, Share::default());
+        let rows: Vec<EngineNow> = core.view().engines().collect();
+        let newest = StepNow { ended: 50, batch: 2, prefill_tokens: 8, decode_tokens: 1 };
+        let first = EngineNow {
+            engine: 1,
+            process: Some(20),
+            running: Some(2),
+            waiting: Some(1),
+            kv_cache_usage: Some(0.5),
+            tokens: 2,
+            step: Some(newest),
+        };
+        assert_eq!(rows[0], first);
+        assert_eq!((rows[1].engine, rows[1].running, rows[1].process, rows[1].tokens), (3, None, None, 0));
     }
 }

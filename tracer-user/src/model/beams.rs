@@ -72,8 +72,8 @@ impl Beams {
         self.max = self.max.max(took);
         self.open = self.open.saturating_sub(1);
         self.count += 1;
-        self.output_tokens += generation.output_tokens;
-        self.preemptions += generation.preemptions;
+        self.output_tokens = self.output_tokens.saturating_add(generation.output_tokens);
+        self.preemptions = self.preemptions.saturating_add(generation.preemptions);
         self.from = Some(self.from.map_or(from, |at| at.min(from)));
         self.to = self.to.max(to);
         if self.durations.len() < MAX_DURATIONS {
@@ -90,5 +90,62 @@ impl Beams {
         let mut durations = self.durations.clone();
         let middle = durations.len() / 2;
         if durations.is_empty() { 0 } else { *durations.select_nth_unstable(middle).1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Identity;
+    use crate::model::generation::{Phase, StepRef, TokensAt};
+    use crate::model::record::generation_record;
+
+    /// A beam, sent at `from`, whose one token was received at `to`.
+    fn beam(from: EventNanos, to: EventNanos) -> Generation {
+        let mut generation = Generation::new("a".into(), Identity::default(), from);
+        generation.added = Some(from);
+        let step = StepRef { engine: 3, stamp: 0 };
+        generation.last = Some(TokensAt { at: to, received: to, tokens: 1, step });
+        generation.phase = Phase::Over { at: to, reason: FinishReason::Length };
+        (generation.output_tokens, generation.preemptions, generation.engine) = (1, 2, 3);
+        generation
+    }
+
+    fn folded(beams: &[(EventNanos, EventNanos)]) -> Beams {
+        let mut folded = Beams { open: beams.len() as u64, ..Beams::default() };
+        for &(from, to) in beams {
+            let generation = beam(from, to);
+            folded.take(&generation, generation.finish(), || generation_record(&generation, None));
+        }
+        folded
+    }
+
+    #[test]
+    fn beams_amount_to_their_counts_and_the_time_that_they_span() {
+        // 20 ──── 50 · 30 ─ 40 · 25 ────── 60
+        let beams = folded(&[(20, 50), (30, 40), (25, 60)]);
+        assert_eq!((beams.open, beams.count, beams.output_tokens, beams.preemptions), (0, 3, 3, 6));
+        assert_eq!((beams.from, beams.to), (Some(20), 60));
+        assert_eq!((beams.min, beams.p50(), beams.max), (10, 30, 35));
+        assert!(beams.tallies.iter().all(|tally| (tally.engine, tally.reason) == (3, Some(FinishReason::Length))));
+    }
+
+    #[test]
+    fn what_is_kept_of_each_is_bounded() {
+        let beams = folded(&vec![(1, 2); MAX_DURATIONS + 5]);
+        assert_eq!((beams.records.len(), beams.durations.len()), (MAX_BEAMS, MAX_DURATIONS));
+        assert_eq!(beams.count, MAX_DURATIONS as u64 + 5);
+        assert_eq!(Beams::default().p50(), 0);
+    }
+
+    #[test]
+    fn times_and_counts_of_any_size_are_taken() {
+        // backwards, and over all of time
+        let mut beams = folded(&[(u64::MAX, 0), (0, u64::MAX)]);
+        assert_eq!((beams.min, beams.max, beams.to), (0, u64::MAX, u64::MAX));
+        let mut generation = beam(0, 0);
+        (generation.output_tokens, generation.preemptions) = (u64::MAX, u64::MAX);
+        beams.take(&generation, None, || generation_record(&generation, None));
+        assert_eq!((beams.open, beams.output_tokens, beams.preemptions), (0, u64::MAX, u64::MAX));
     }
 }

@@ -211,3 +211,79 @@ impl Exchange {
         seconds(self.started, self.ending?.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static CHAT: Operation = Operation { name: "chat", route: "/v1/chat/completions", id_prefix: Some("chatcmpl-") };
+
+    fn exchange(started: EventNanos) -> Exchange {
+        Exchange::new(End(1), 7, started, RequestHead::default(), &CHAT)
+    }
+
+    fn fields(id: Option<&str>) -> ResponseFields {
+        ResponseFields { id: id.map(str::to_owned), ..ResponseFields::default() }
+    }
+
+    #[test]
+    fn the_first_id_that_a_response_shows_is_its_own() {
+        // role (no id) ─ words with an id ─ words with another one ─ an error never names it
+        let mut one = exchange(10);
+        assert!(!one.chunk(20, fields(None)));
+        assert!(one.chunk(21, fields(Some("chatcmpl-a"))));
+        assert!(!one.chunk(22, fields(Some("chatcmpl-b"))));
+        assert_eq!((one.response_id.as_deref(), one.last_write), (Some("chatcmpl-a"), Some(22)));
+        let mut failed = exchange(10);
+        assert!(!failed.chunk(20, ResponseFields { error: true, ..fields(Some("chatcmpl-a")) }));
+        assert_eq!((failed.response_id, failed.error), (None, true));
+    }
+
+    #[test]
+    fn content_and_words_are_told_apart() {
+        // role 20 (content, no words) ─ words 30, 40 ─ usage 50 (neither)
+        let mut one = exchange(10);
+        let content = |texts| ResponseFields { content: true, texts, ..fields(None) };
+        one.chunk(20, content(0));
+        one.chunk(30, content(1));
+        one.chunk(40, content(2));
+        one.chunk(50, ResponseFields { completion_tokens: Some(2), ..fields(None) });
+        assert_eq!((one.first_content, one.last_content, one.content_writes), (Some(20), Some(40), 3));
+        assert_eq!((one.first_text, one.last_text, one.last_write), (Some(30), Some(40), Some(50)));
+        assert_eq!(one.usage.completion_tokens, Some(2));
+    }
+
+    #[test]
+    fn a_close_ends_it_once_and_by_the_client_where_that_was_seen_leaving() {
+        let close = |disconnected: Option<u64>, before: Option<(u64, Ending)>| {
+            let mut one = exchange(10);
+            (one.disconnected, one.ending) = (disconnected, before);
+            one.close(90, Ending::ServerExited);
+            one.ending
+        };
+        assert_eq!(close(None, None), Some((90, Ending::ServerExited)));
+        assert_eq!(close(Some(50), None), Some((90, Ending::Disconnected)));
+        assert_eq!(close(Some(50), Some((40, Ending::Complete))), Some((40, Ending::Complete)));
+    }
+
+    #[test]
+    fn an_id_that_the_client_chose_counts_from_the_head_or_the_body() {
+        let mut one = exchange(10);
+        assert_eq!(one.chosen_id(), None);
+        one.request_complete(20, RequestFields { request_id: Some("body".into()), ..RequestFields::default() });
+        assert_eq!(one.chosen_id().as_deref(), Some("chatcmpl-body"));
+        one.head.request_id = Some("head".into());
+        assert_eq!(one.chosen_id().as_deref(), Some("chatcmpl-head"));
+        assert!(one.kind_fits("chatcmpl-x") && !one.kind_fits("cmpl-x"));
+    }
+
+    #[test]
+    fn times_at_both_ends_of_the_clock_give_a_time_or_none() {
+        for (started, ended, seconds) in [(u64::MAX, 0, None), (0, u64::MAX, Some(u64::MAX as f64 / 1e9))] {
+            let mut one = exchange(started);
+            (one.complete, one.waited_until) = (Some(started), Some(ended));
+            one.close(ended, Ending::ServerClosed);
+            assert_eq!((one.e2e_seconds(), one.ready()), (seconds, Some(u64::MAX)));
+        }
+    }
+}

@@ -40,7 +40,7 @@ pub struct Folded {
 
 impl Folded {
     fn count(&self) -> u64 {
-        self.last - self.first + 1
+        self.last.saturating_sub(self.first).saturating_add(1)
     }
 }
 
@@ -57,8 +57,11 @@ enum Show {
 #[derive(Debug, Clone, Default)]
 pub struct Folder {
     pieces: Vec<(Piece, Show)>,
-    /// Medians of the blocks of steps seen so far, and their counts.
+    /// Medians of blocks of steps, and the counts of these; of a long generation, of every so many blocks one.
     medians: Vec<(u64, u64)>,
+    /// Blocks that each of them stands for, but 1; and how many were passed over since the last one.
+    passed_each: u64,
+    passed: u64,
 }
 
 impl Folder {
@@ -68,13 +71,20 @@ impl Folder {
         if block.is_empty() {
             return;
         }
+        if self.passed < self.passed_each {
+            self.passed += 1;
+            return;
+        }
+        self.passed = 0;
+        // Beyond so many blocks every second one is forgotten, and from then on every second one passed over: those that are kept stand
+        // for all of the generation alike.
+        if self.medians.len() == MAX_MEDIANS {
+            self.medians = self.medians.iter().copied().step_by(2).collect();
+            self.passed_each = self.passed_each.saturating_mul(2).saturating_add(1);
+        }
         let count = block.len() as u64;
         let middle = block.len() / 2;
         let median = *block.select_nth_unstable(middle).1;
-        // Beyond so many blocks they are thinned: two become one.
-        if self.medians.len() == MAX_MEDIANS {
-            self.medians = self.medians.chunks(2).map(|pair| (pair[0].0, pair.iter().map(|m| m.1).sum())).collect();
-        }
         self.medians.push((median, count));
     }
 
@@ -165,16 +175,16 @@ fn fold(run: &[Piece]) -> Option<Piece> {
             Piece::Step { from, to, .. } => steps.push(to.saturating_sub(*from)),
             Piece::Folded(part) => {
                 (min, max) = (min.min(part.min), max.max(part.max));
-                weight += part.count();
-                sum += u128::from(part.p50) * u128::from(part.count());
+                weight = weight.saturating_add(part.count());
+                sum = sum.saturating_add(u128::from(part.p50) * u128::from(part.count()));
             }
         }
     }
     if !steps.is_empty() {
         let middle = steps.len() / 2;
         let p50 = *steps.select_nth_unstable(middle).1;
-        weight += steps.len() as u64;
-        sum += u128::from(p50) * steps.len() as u128;
+        weight = weight.saturating_add(steps.len() as u64);
+        sum = sum.saturating_add(u128::from(p50) * steps.len() as u128);
         min = min.min(steps.iter().copied().min().unwrap_or(min));
         max = max.max(steps.iter().copied().max().unwrap_or(max));
     }
@@ -198,7 +208,7 @@ fn fold(run: &[Piece]) -> Option<Piece> {
 
 fn weighted_median(mut values: Vec<(u64, u64)>) -> u64 {
     values.sort_unstable();
-    let half = values.iter().map(|v| v.1).sum::<u64>() / 2;
+    let half = values.iter().fold(0_u64, |sum, v| sum.saturating_add(v.1)) / 2;
     let mut seen = 0;
     values
         .iter()
@@ -207,4 +217,109 @@ fn weighted_median(mut values: Vec<(u64, u64)>) -> u64 {
             seen > half
         })
         .map_or(0, |v| v.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Step k, which took so long.
+    fn step(k: u64, took: u64) -> Piece {
+        Piece::Step { k, from: 1_000 * k, to: 1_000 * k + took, tokens: 1, stamp: k as i64 }
+    }
+
+    /// First and last step of each piece.
+    fn ranges(pieces: &[Piece]) -> Vec<(u64, u64)> {
+        pieces.iter().map(Piece::range).collect()
+    }
+
+    #[test]
+    fn runs_fold_between_what_is_shown_and_a_step_alone_stays_one() {
+        // 1 shown · 2, 3, 4 · 5 slow · 6 · 7 shown
+        let mut folder = Folder::default();
+        folder.show(step(1, 10));
+        for (k, took) in [(2, 10), (3, 30), (4, 20)] {
+            folder.push(step(k, took), false);
+        }
+        folder.push(step(5, 900), true);
+        folder.push(step(6, 10), false);
+        folder.show(step(7, 10));
+        let pieces = folder.pieces();
+        assert_eq!(ranges(&pieces), [(1, 1), (2, 4), (5, 5), (6, 6), (7, 7)]);
+        let expected = Folded { first: 2, last: 4, from: 2_000, to: 4_020, min: 10, p50: 20, max: 30 };
+        assert_eq!(pieces[1], Piece::Folded(expected));
+        assert!(matches!(pieces[3], Piece::Step { .. }));
+    }
+
+    #[test]
+    fn only_the_slowest_are_kept_and_among_equals_the_earlier() {
+        // slow: 1 (50), 2 (70), 3 (50), 4 (60)
+        let mut folder = Folder::default();
+        for (k, took) in [(1, 50), (2, 70), (3, 50), (4, 60)] {
+            folder.push(step(k, took), true);
+        }
+        folder.keep(3);
+        folder.push(step(5, 1), false);
+        let pieces = folder.clone().pieces();
+        assert_eq!(ranges(&pieces), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]);
+        folder.keep(1);
+        assert_eq!(ranges(&folder.pieces()), [(1, 1), (2, 2), (3, 5)]);
+    }
+
+    #[test]
+    fn folding_in_parts_covers_the_same_steps_as_folding_at_once() {
+        // 1–4 folded before, then 5–8
+        let mut older = Folder::default();
+        (1..=4).for_each(|k| older.push(step(k, 10 * k), false));
+        older.compact();
+        assert_eq!(older.len(), 1);
+        let mut folder = Folder::default();
+        folder.append(&older);
+        (5..=8).for_each(|k| folder.push(step(k, 10 * k), false));
+        let pieces = folder.pieces();
+        // Medians 30 (of 10, 20, 30, 40) and 70, of four steps each.
+        let expected = Folded { first: 1, last: 8, from: 1_000, to: 8_080, min: 10, p50: 50, max: 80 };
+        assert_eq!(pieces, [Piece::Folded(expected)]);
+    }
+
+    #[test]
+    fn the_median_of_blocks_weighs_them_by_their_counts_and_stays_bounded() {
+        let mut folder = Folder::default();
+        folder.learn_median(std::iter::empty());
+        assert_eq!(folder.median(), 0);
+        folder.learn_median([100].into_iter());
+        folder.learn_median([10, 10, 10].into_iter());
+        assert_eq!(folder.median(), 10);
+    }
+
+    #[test]
+    fn the_median_of_a_long_generation_is_of_all_of_it_and_what_is_kept_is_bounded() {
+        // 300 blocks of 10, 2,000 of 30, then as many of 70 again
+        let mut folder = Folder::default();
+        let mut learn = |blocks, took| {
+            (0..blocks).for_each(|_| folder.learn_median([took; 3].into_iter()));
+            (folder.median(), folder.medians.len() <= MAX_MEDIANS)
+        };
+        assert_eq!(learn(300, 10), (10, true));
+        assert_eq!(learn(2_000, 30), (30, true));
+        assert_eq!(learn(4_000, 70), (70, true));
+    }
+
+    #[test]
+    fn times_at_both_ends_of_the_clock_are_folded() {
+        // backwards, and over all of time
+        let piece = |k, from, to| Piece::Step { k, from, to, tokens: u32::MAX, stamp: i64::MIN };
+        let mut folder = Folder::default();
+        for (k, from, to) in [(0, u64::MAX, 0), (1, 0, u64::MAX), (2, 0, u64::MAX), (u64::MAX - 1, 0, 0)] {
+            folder.push(piece(k, from, to), k % 2 == 1);
+        }
+        folder.learn_median([u64::MAX, u64::MAX].into_iter());
+        assert_eq!(folder.median(), u64::MAX);
+        folder.keep(0);
+        folder.compact();
+        folder.push(piece(u64::MAX, 0, u64::MAX), false);
+        let pieces = folder.pieces();
+        let [Piece::Folded(all)] = pieces[..] else { panic!("{pieces:?}") };
+        assert_eq!((all.first, all.last, all.min, all.max), (0, u64::MAX, 0, u64::MAX));
+    }
 }

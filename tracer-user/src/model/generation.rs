@@ -231,7 +231,7 @@ impl Generation {
             Some(last) => took.inter_token = Some(at.saturating_sub(last.at) as f64 / 1e9),
         }
         self.last = Some(now);
-        self.output_tokens += output.tokens;
+        self.output_tokens = self.output_tokens.saturating_add(output.tokens);
         let lag = u32::try_from(received.saturating_sub(at)).unwrap_or(u32::MAX);
         self.timeline.push(Tick { at, stamp: step.stamp, tokens: now.tokens, lag });
         self.phase = match output.finish {
@@ -250,10 +250,10 @@ impl Generation {
             && self.output_tokens >= counted.saturating_add(u64::from(last.tokens.max(1)))
             && self.timeline.pop().is_some()
         {
-            self.output_tokens -= u64::from(last.tokens);
+            self.output_tokens = self.output_tokens.saturating_sub(u64::from(last.tokens));
             self.last = self.timeline.newest().map(|tick| TokensAt {
                 at: tick.at,
-                received: tick.at + u64::from(tick.lag),
+                received: tick.at.saturating_add(u64::from(tick.lag)),
                 tokens: tick.tokens,
                 step: StepRef { engine: self.engine, stamp: tick.stamp },
             });

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::exchange::{Ending, Exchange, Usage};
-use super::generation::{Generation, seconds};
+use super::generation::Generation;
 use crate::clock::Clock;
 use crate::input::{EventNanos, Server};
 use crate::output::{
-    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Incomplete, Missing, Outcome, RequestSeconds,
-    SpanId, TraceId, UnixNanos,
+    AccessRecord, FinishReason, GenerationRecord, GenerationSeconds, Incomplete, Missing, Outcome, SpanId, TraceId,
+    UnixNanos,
 };
 
 /// A finished request: its HTTP side, if seen, and its engine requests in order.
@@ -35,14 +35,6 @@ pub fn resolve(generation: &Generation, exchange: Option<&Exchange>) -> Option<F
     });
     // The front end cancels a generation whose stop string it found, and then ends the response as usual.
     Some(if complete { FinishReason::Stop } else { FinishReason::Abort })
-}
-
-/// When tokenising began and ended, and whether a probe saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tokenizing {
-    pub from: EventNanos,
-    pub to: EventNanos,
-    pub observed: bool,
 }
 
 impl Finished<'_> {
@@ -119,7 +111,7 @@ impl Finished<'_> {
 
     fn sum(&self, count: impl Fn(&Generation) -> Option<u64>) -> Option<u64> {
         let counts: Vec<u64> = self.generations.iter().filter_map(|g| count(g)).collect();
-        (!counts.is_empty()).then(|| counts.iter().sum())
+        (!counts.is_empty()).then(|| counts.into_iter().fold(0, u64::saturating_add))
     }
 
     /// Sum over the prompts: the samples of one prompt share it, as in the API's `usage`.
@@ -130,14 +122,14 @@ impl Finished<'_> {
             if let Some(n) = count(generation)
                 && seen.insert(generation.identity.external.as_str())
             {
-                sum = Some(sum.unwrap_or(0) + n);
+                sum = Some(sum.unwrap_or(0_u64).saturating_add(n));
             }
         }
         sum
     }
 
     /// What the response says of its tokens, where nothing else does.
-    fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> Usage {
         self.exchange.filter(|_| self.http_only).map(|exchange| exchange.usage).unwrap_or_default()
     }
 
@@ -150,12 +142,14 @@ impl Finished<'_> {
     }
 
     pub fn output_tokens(&self) -> Option<u64> {
-        let counted = self.sum(|g| Some(g.output_tokens + g.beams.as_ref().map_or(0, |beams| beams.output_tokens)));
+        let of_beams = |g: &Generation| g.beams.as_ref().map_or(0, |beams| beams.output_tokens);
+        let counted = self.sum(|g| Some(g.output_tokens.saturating_add(of_beams(g))));
         counted.or(self.usage().completion_tokens)
     }
 
     pub fn preemptions(&self) -> Option<u64> {
-        self.sum(|g| Some(g.preemptions + g.beams.as_ref().map_or(0, |beams| beams.preemptions)))
+        let of_beams = |g: &Generation| g.beams.as_ref().map_or(0, |beams| beams.preemptions);
+        self.sum(|g| Some(g.preemptions.saturating_add(of_beams(g))))
     }
 
     /// Whether the response's own count of tokens contradicts ours. Only where both are the same thing: one response whose
@@ -174,95 +168,6 @@ impl Finished<'_> {
         let differs = |said: Option<u64>, counted: Option<u64>| said.is_some_and(|n| counted.is_some_and(|m| n != m));
         differs(exchange.usage.completion_tokens, self.output_tokens())
             || differs(exchange.usage.prompt_tokens, self.prompt_tokens())
-    }
-
-    /// Tokenising: observed by the probes, or inferred from the front end's own stamp (arrival → sent to the engine).
-    pub fn tokenizing(&self) -> Option<Tokenizing> {
-        if self.exchange.is_some_and(|e| e.fields.prompt_is_tokens) {
-            return None;
-        }
-        let encodes: Vec<_> = self.generations.iter().filter_map(|g| g.encode).collect();
-        let from = encodes.iter().map(|e| e.0).min();
-        let to = encodes.iter().map(|e| e.1).max();
-        if let (Some(from), Some(to)) = (from, to) {
-            return Some(Tokenizing { from, to, observed: true });
-        }
-        if self.tokenizer_probed {
-            return None;
-        }
-        let stamped = self.generations.iter().filter(|g| g.arrival_before_tokenizing);
-        let (arrival, sent) = stamped.filter_map(|g| g.arrival.zip(g.added)).min()?;
-        (arrival <= sent).then_some(Tokenizing { from: arrival, to: sent, observed: false })
-    }
-
-    /// Request complete → tokenising starts (or, where nothing is tokenised, → sent to the engine).
-    pub fn parsing(&self) -> Option<Tokenizing> {
-        let from = self.exchange?.ready()?;
-        let (to, observed) = match self.tokenizing() {
-            Some(tokenizing) => (tokenizing.from, tokenizing.observed),
-            None if self.exchange?.fields.prompt_is_tokens => {
-                (self.generations.iter().filter_map(|g| g.added).min()?, true)
-            }
-            None => return None,
-        };
-        (from <= to).then_some(Tokenizing { from, to, observed })
-    }
-
-    /// Last output received → last content written.
-    pub fn detokenizing(&self) -> Option<(EventNanos, EventNanos)> {
-        let exchange = self.exchange?;
-        if !matches!(exchange.ending, Some((_, Ending::Complete))) {
-            return None;
-        }
-        let received = self.generations.iter().filter_map(|g| g.last).map(|t| t.received).max()?;
-        let written = exchange.last_content?;
-        (received <= written).then_some((received, written))
-    }
-
-    /// First request byte read → first token's arrival in the front end, seconds; by its HTTP side alone → first words of a stream
-    /// written.
-    pub fn ttft(&self) -> Option<f64> {
-        if self.http_only {
-            return seconds(self.exchange?.started, self.exchange?.first_text?);
-        }
-        let first = self.generations.iter().filter_map(|g| g.first).map(|t| t.received).min()?;
-        seconds(self.exchange?.started, first)
-    }
-
-    /// The front end's arrival stamp → it takes up the first token, seconds; of the generation whose first token came first.
-    pub fn ttft_engine(&self) -> Option<f64> {
-        self.generations
-            .iter()
-            .filter(|g| g.first.is_some())
-            .min_by_key(|g| g.first.map(|t| t.received))?
-            .ttft_seconds()
-    }
-
-    pub fn seconds(&self) -> RequestSeconds {
-        let span = |t: Tokenizing| seconds(t.from, t.to);
-        let longest = self.longest();
-        RequestSeconds {
-            parse: self.parsing().and_then(span),
-            tokenize: self.tokenizing().and_then(span),
-            queue: longest.and_then(Generation::queue_seconds),
-            prefill: longest.and_then(Generation::prefill_seconds),
-            decode: longest.and_then(Generation::decode_seconds),
-            detokenize: self.detokenizing().and_then(|(from, to)| seconds(from, to)),
-            ttft: self.ttft(),
-            ttft_engine: self.ttft_engine(),
-            e2e: self.exchange.and_then(Exchange::e2e_seconds),
-        }
-    }
-
-    /// (e2e − ttft) / (output tokens − 1), seconds; only where the request succeeded.
-    pub fn time_per_output_token(&self) -> Option<f64> {
-        if !matches!(self.outcome(), Some(Outcome::Stop | Outcome::Length)) {
-            return None;
-        }
-        let counted = self.generations.iter().map(|g| g.output_tokens).max();
-        let tokens = counted.or(self.usage().completion_tokens).filter(|&n| n > 1)?;
-        let seconds = self.seconds();
-        Some((seconds.e2e? - seconds.ttft?) / (tokens - 1) as f64)
     }
 
     /// Why the tree is not whole.
@@ -399,3 +304,7 @@ pub fn last_sign(generation: &Generation) -> EventNanos {
 pub fn words(reasons: &[FinishReason]) -> Vec<Arc<str>> {
     reasons.iter().map(|r| Arc::from(r.name())).collect()
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use super::trace_ids;
 use crate::clock::Clock;
 use crate::engine::SchedulerStats;
 use crate::input::{EventNanos, Server};
-use crate::output::{EngineStep, Span, SpanKind, SpanLink, SpanStatus, Value};
+use crate::output::{EngineStep, Span, SpanId, SpanKind, SpanLink, SpanStatus, TraceId, Value};
 
 /// Stamps of one step's messages are made in one loop (0.02 ms apart in the two-front-end capture).
 const SAME_STEP: u64 = 1_000_000;
@@ -63,13 +63,13 @@ impl Steps {
         if let Some(current) = &mut self.current {
             let near = end.abs_diff(current.end) <= SAME_STEP;
             if near && share.stats.is_none() && (self.has_stats || share.requests > 0) {
-                current.requests += share.requests;
-                current.tokens += share.tokens;
-                current.first_tokens += share.first_tokens;
+                current.requests = current.requests.saturating_add(share.requests);
+                current.tokens = current.tokens.saturating_add(share.tokens);
+                current.first_tokens = current.first_tokens.saturating_add(share.first_tokens);
                 return (current.reference, None);
             }
         }
-        let busy_before = self.current.filter(|s| s.stats.is_none_or(|stats| stats.running + stats.waiting > 0));
+        let busy_before = self.current.filter(|s| s.stats.is_none_or(|stats| stats.running > 0 || stats.waiting > 0));
         let all_new = share.requests > 0 && share.first_tokens == share.requests;
         let start = match (busy_before.map(|s| s.end), share.first_scheduled) {
             // All that it served was admitted after the step before had ended: it was idle in between.
@@ -116,14 +116,20 @@ impl Steps {
 }
 
 impl Step {
+    /// Its trace, and its span in that.
+    pub fn ids(&self, run: u64) -> (TraceId, SpanId) {
+        let trace_id = trace_ids::step_trace(run, self.reference.engine, self.reference.stamp);
+        (trace_id, trace_ids::span(trace_id, 0, span::ENGINE_STEP, 0))
+    }
+
     /// The step as it leaves; `None` when its start is not known.
     pub fn leave(&self, server: &Arc<Server>, run: u64, clock: &Clock) -> Option<EngineStep> {
-        let trace_id = trace_ids::step_trace(run, self.reference.engine, self.reference.stamp);
+        let (trace_id, span_id) = self.ids(run);
         let start_ns = clock.unix(self.start?);
         Some(EngineStep {
             server: Arc::clone(server),
             trace_id,
-            span_id: trace_ids::span(trace_id, 0, span::ENGINE_STEP, 0),
+            span_id,
             engine: self.reference.engine,
             start_ns,
             end_ns: clock.unix(self.end).max(start_ns),
@@ -186,5 +192,129 @@ impl EngineStep {
             events: Vec::new(),
             links: self.batch.iter().map(|&(trace_id, span_id)| SpanLink::to(trace_id, span_id)).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// A message for so many requests, a token each; with statistics where it starts a step: so many run on.
+    fn share(requests: u64, running: Option<u64>) -> Share {
+        let stats = running.map(|running| SchedulerStats { running, ..SchedulerStats::default() });
+        Share { requests, tokens: requests, stats, ..Share::default() }
+    }
+
+    /// Start and end of a step, and its requests.
+    fn seen(step: Option<Step>) -> Option<(Option<u64>, u64, u64)> {
+        step.map(|step| (step.start, step.end, step.requests))
+    }
+
+    #[test]
+    fn two_messages_of_one_step_are_one_step() {
+        // step at 10 ms: to one front end (with statistics), 0.02 ms later to the other (without) │ step at 20 ms
+        let mut steps = Steps::default();
+        let (first, before) = steps.message(0, 10, 10 * MS, share(2, Some(3)));
+        assert_eq!(seen(before), None);
+        let (second, before) = steps.message(0, 11, 10 * MS + 20_000, share(1, None));
+        assert_eq!((second, seen(before)), (first, None));
+        let (third, before) = steps.message(0, 20, 20 * MS, share(1, Some(3)));
+        assert_eq!((third.stamp, seen(before)), (20, Some((None, 10 * MS, 3))));
+    }
+
+    #[test]
+    fn a_message_with_statistics_is_a_new_step_however_near() {
+        let mut steps = Steps::default();
+        steps.message(0, 10, 10 * MS, share(1, Some(1)));
+        let (_, before) = steps.message(0, 11, 10 * MS + 1, share(1, Some(1)));
+        assert_eq!(seen(before), Some((None, 10 * MS, 1)));
+    }
+
+    #[test]
+    fn without_statistics_messages_further_apart_than_a_millisecond_are_steps() {
+        let mut steps = Steps::default();
+        steps.message(0, 10, 10 * MS, share(1, None));
+        assert_eq!(seen(steps.message(0, 11, 11 * MS, share(1, None)).1), None);
+        assert_eq!(seen(steps.message(0, 12, 11 * MS + 1, share(1, None)).1), Some((None, 10 * MS, 2)));
+    }
+
+    #[test]
+    fn a_step_begins_when_the_one_before_ended_or_its_first_request_was_scheduled() {
+        // step until 10, one runs on │ step until 20 │ nothing runs │ scheduled 35 │ step until 40
+        let mut steps = Steps::default();
+        steps.message(0, 10, 10 * MS, share(1, Some(1)));
+        let (_, _) = steps.message(0, 20, 20 * MS, share(1, Some(0)));
+        let scheduled = Share { first_scheduled: Some(35 * MS), first_tokens: 1, ..share(1, Some(1)) };
+        assert_eq!(seen(steps.message(0, 40, 40 * MS, scheduled).1), Some((Some(10 * MS), 20 * MS, 1)));
+        assert_eq!(seen(steps.take_settled(91 * MS)), Some((Some(35 * MS), 40 * MS, 1)));
+    }
+
+    #[test]
+    fn a_busy_engine_that_serves_only_new_requests_was_idle_until_they_were_scheduled() {
+        // step until 10, one waits │ a new one is scheduled at 15 │ step until 20 gives it alone its first token
+        let mut steps = Steps::default();
+        let waits = SchedulerStats { waiting: 1, ..SchedulerStats::default() };
+        steps.message(0, 10, 10 * MS, Share { stats: Some(waits), ..share(1, None) });
+        let new = Share { first_scheduled: Some(15 * MS), first_tokens: 1, ..share(1, Some(1)) };
+        steps.message(0, 20, 20 * MS, new);
+        assert_eq!(seen(steps.take_settled(u64::MAX)), Some((Some(15 * MS), 20 * MS, 1)));
+    }
+
+    #[test]
+    fn a_step_settles_once_50_ms_after_its_end_and_stays_the_one_before() {
+        // step until 10 ─ 60: not yet ─ then it is given, once │ step until 70 begins where it ended
+        let mut steps = Steps::default();
+        steps.message(0, 10, 10 * MS, share(1, Some(1)));
+        assert_eq!(seen(steps.take_settled(60 * MS)), None);
+        assert_eq!(seen(steps.take_settled(60 * MS + 1)), Some((None, 10 * MS, 1)));
+        assert_eq!(seen(steps.take_settled(u64::MAX)), None);
+        assert_eq!(seen(steps.message(0, 70, 70 * MS, share(1, Some(1))).1), None, "it was given");
+        assert_eq!(seen(steps.take_settled(u64::MAX)), Some((Some(10 * MS), 70 * MS, 1)));
+    }
+
+    #[test]
+    fn ends_between_two_times_are_told_and_whether_it_was_busy() {
+        // steps end at 10 (one runs on), 20 (none), 30 (one)
+        let mut steps = Steps::default();
+        for (end, running) in [(10, 1), (20, 0), (30, 1)] {
+            steps.message(0, end as i64, end * MS, share(1, Some(running)));
+        }
+        assert_eq!(steps.ends_between(10 * MS, 30 * MS).collect::<Vec<_>>(), [20 * MS], "neither edge");
+        assert_eq!([5, 10, 25, 30].map(|at| steps.was_busy(at * MS)), [false, true, false, true]);
+    }
+
+    #[test]
+    fn a_step_without_a_start_does_not_leave_and_a_wall_clock_set_back_gives_no_negative_time() {
+        let mut clock = Clock::default();
+        clock.anchor(0, 100 * MS);
+        clock.anchor(15 * MS, 50 * MS);
+        let reference = StepRef { engine: 0, stamp: 20 };
+        let step =
+            |start| Step { reference, start, end: 20 * MS, requests: 1, tokens: 1, first_tokens: 0, stats: None };
+        assert!(step(None).leave(&Arc::default(), 5, &clock).is_none());
+        let left = step(Some(10 * MS)).leave(&Arc::default(), 5, &clock).expect("its start is known");
+        assert_eq!(
+            (left.start_ns, left.end_ns, (left.trace_id, left.span_id)),
+            (110 * MS, 110 * MS, step(None).ids(5))
+        );
+    }
+
+    #[test]
+    fn times_and_counts_of_any_size_are_taken() {
+        let all = u64::MAX;
+        let stats = Some(SchedulerStats { running: all, waiting: all, ..SchedulerStats::default() });
+        let mut steps = Steps::default();
+        for at in [0, all, all, 0, all] {
+            for stats in [stats, None] {
+                let first_scheduled = Some(all - at);
+                let share = Share { requests: all, tokens: all, first_tokens: all, first_scheduled, stats };
+                steps.message(0, i64::MIN, at, share);
+                steps.take_settled(at);
+                steps.was_busy(at);
+            }
+        }
+        assert!(steps.take_settled(all).is_none_or(|step| step.tokens == all));
     }
 }

@@ -5,31 +5,28 @@
 
 use std::sync::Arc;
 
-use super::cuda;
 use super::exchange::Ending;
 use super::fold::{Folded, Piece};
 use super::generation::{Generation, StepRef};
 use super::keys::{attribute, event, span};
-use super::record::{Finished, last_sign, resolve, words};
-use super::{exchange::Exchange, trace_ids};
+use super::record::{Finished, last_sign, resolve};
+use super::{exchange::Exchange, root, trace_ids};
 use crate::clock::Clock;
 use crate::input::{EventNanos, Server};
-use crate::output::{
-    Merit, Outcome, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value,
-};
+use crate::output::{Outcome, Service, Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, Trace, TraceId, Value};
 
 /// Slow decode steps of one request that are shown one by one (with the folded runs between them about 150 spans).
 const OUTLIERS: usize = 60;
 
 /// How a span's times are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Provenance {
+pub(super) enum Provenance {
     Observed,
     Inferred,
 }
 
 impl Provenance {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Observed => "observed",
             Self::Inferred => "inferred",
@@ -101,24 +98,12 @@ pub fn build(
     }
     tree.detokenize(finished);
     tree.written(finished);
-    let merit = merit(finished, &tree.spans[0]);
+    let merit = root::merit(finished, &tree.spans[0]);
     let dropped = tree.dropped;
     if dropped > 0 {
         tree.spans[0].attributes.push((attribute::SPANS_DROPPED, int(dropped)));
     }
     (Trace { server: Arc::clone(server), service: Service::Requests, spans: tree.spans, merit }, dropped)
-}
-
-fn merit(finished: &Finished<'_>, root: &Span) -> Merit {
-    let traceparent = match (finished.exchange, finished.generations.first()) {
-        (Some(exchange), _) => exchange.head.traceparent.as_deref(),
-        (None, generation) => generation.and_then(|g| g.traceparent.as_deref()),
-    };
-    Merit {
-        outcome: finished.outcome(),
-        seconds: (root.end_ns - root.start_ns) as f64 / 1e9,
-        parent_sampled: traceparent.and_then(trace_ids::traceparent).map(|parent| parent.sampled),
-    }
 }
 
 struct Tree<'a> {
@@ -132,7 +117,7 @@ struct Tree<'a> {
     bounds: Option<(EventNanos, EventNanos)>,
 }
 
-type Attributes = Vec<(&'static str, Value)>;
+pub(super) type Attributes = Vec<(&'static str, Value)>;
 
 impl Tree<'_> {
     fn time(&self, at: EventNanos) -> u64 {
@@ -182,7 +167,12 @@ impl Tree<'_> {
     }
 
     fn root(&mut self, finished: &Finished<'_>, server: &Server) {
-        let first_sign = finished.generations.iter().map(|g| g.arrival.unwrap_or(g.seen).min(g.seen)).min();
+        // Where the HTTP side was not seen, a probe may have seen the tokenizer before anything else.
+        let first_sign = |g: &&Generation| {
+            let heard = g.arrival.unwrap_or(g.seen).min(g.seen);
+            g.encode.map_or(heard, |(from, _)| from.min(heard))
+        };
+        let first_sign = finished.generations.iter().map(first_sign).min();
         let last_signs = finished.generations.iter().map(|g| last_sign(g)).max();
         let start = finished.exchange.map(|e| e.started).or(first_sign).unwrap_or(0);
         let end = match finished.exchange {
@@ -196,12 +186,13 @@ impl Tree<'_> {
         };
         let outcome = finished.outcome();
         let error = outcome == Some(Outcome::Error);
-        let mut attributes = root_attributes(finished, server);
+        let mut attributes = root::attributes(finished, server);
         if error {
             attributes.push((attribute::ERROR_TYPE, Value::Str(finished.error_type())));
         }
         self.bounds = Some((start, end));
-        let events = self.root_events(finished);
+        let start_ns = self.clock.unix(start);
+        let events = root::events(finished, |at| self.time(at));
         self.spans.push(Span {
             trace_id: self.place.trace_id,
             span_id: self.place.root_id,
@@ -210,45 +201,14 @@ impl Tree<'_> {
             trace_state: self.place.parent.and(finished.exchange.and_then(|e| e.head.tracestate.clone())),
             name: span::REQUEST,
             kind: SpanKind::Server,
-            start_ns: self.clock.unix(start),
-            end_ns: self.clock.unix(end.max(start)),
+            start_ns,
+            // The wall clock may have been set back meanwhile.
+            end_ns: self.clock.unix(end.max(start)).max(start_ns),
             status: if error { SpanStatus::Error("error") } else { SpanStatus::Unset },
             attributes,
             events,
             links: Vec::new(),
         });
-    }
-
-    fn root_events(&self, finished: &Finished<'_>) -> Vec<SpanEvent> {
-        let mut events = Vec::new();
-        let mut add = |name, at: EventNanos, attributes: Attributes| {
-            events.push((at, SpanEvent { name, at_ns: self.time(at), attributes }));
-        };
-        if let Some(first) = finished.generations.iter().filter_map(|g| g.first).min_by_key(|t| t.received) {
-            add(event::FIRST_TOKEN, first.received, Vec::new());
-        } else if let Some(at) = finished.exchange.filter(|_| finished.http_only).and_then(|e| e.first_text) {
-            add(event::FIRST_TOKEN, at, Vec::new());
-        }
-        for generation in &finished.generations {
-            for (n, &at) in generation.preempted.iter().enumerate() {
-                add(event::PREEMPTED, at, Vec::new());
-                if let Some(wait) = generation.waits.get(n + 1) {
-                    add(event::RESUMED, wait.to, Vec::new());
-                }
-            }
-        }
-        if let Some(exchange @ Exchange { ending: Some((at, ending)), .. }) = finished.exchange {
-            if ending.is_clients() {
-                add(event::CLIENT_DISCONNECTED, exchange.disconnected.unwrap_or(*at), Vec::new());
-            } else if ending.is_servers() {
-                add(event::SERVER_CLOSED, *at, Vec::new());
-            }
-        }
-        if let Some(at) = finished.exchange.filter(|e| e.stream == Some(true)).and_then(|e| e.first_content) {
-            add(event::FIRST_CONTENT, at, Vec::new());
-        }
-        events.sort_by_key(|(at, e)| (*at, e.name));
-        events.into_iter().map(|(_, e)| e).collect()
     }
 
     fn front_end(&mut self, finished: &Finished<'_>) {
@@ -399,66 +359,14 @@ fn aggregate(count: u64, min: u64, p50: u64, max: u64) -> [(&'static str, Value)
     ]
 }
 
-fn int(n: u64) -> Value {
+pub(super) fn int(n: u64) -> Value {
     Value::Int(i64::try_from(n).unwrap_or(i64::MAX))
 }
 
-fn text(s: &str) -> Value {
+pub(super) fn text(s: &str) -> Value {
     Value::Str(Arc::from(s))
 }
 
-fn root_attributes(finished: &Finished<'_>, server: &Server) -> Attributes {
-    let provenance = if finished.http_only { Provenance::Inferred } else { Provenance::Observed };
-    let mut out: Attributes = vec![(attribute::PROVENANCE, text(provenance.name()))];
-    let mut add = |key, value: Option<Value>| {
-        if let Some(value) = value {
-            out.push((key, value));
-        }
-    };
-    let seconds = finished.seconds();
-    let float = |x: Option<f64>| x.map(Value::Float);
-    if let Some(exchange) = finished.exchange {
-        add(attribute::HTTP_METHOD, Some(text(&exchange.head.method)));
-        add(attribute::URL_PATH, Some(text(&exchange.head.path)));
-        add(attribute::URL_SCHEME, Some(text("http")));
-        add(attribute::HTTP_ROUTE, Some(text(exchange.operation.route)));
-        add(attribute::HTTP_STATUS, exchange.status.map(|s| Value::Int(i64::from(s))));
-        add(attribute::OPERATION, Some(text(exchange.operation.name)));
-        add(attribute::REQUEST_CHOICES, exchange.fields.n.filter(|&n| n != 1).map(int));
-        add(attribute::RESPONSE_MODEL, exchange.response_model.as_deref().map(text));
-    }
-    let generation = finished.generations.first();
-    let fields = finished.exchange.map(|e| &e.fields);
-    add(attribute::PROVIDER, Some(text(&server.engine)).filter(|_| !server.engine.is_empty()));
-    add(attribute::REQUEST_MODEL, finished.model().map(text));
-    add(attribute::REQUEST_STREAM, finished.stream().map(Value::Bool));
-    let max_tokens = fields.and_then(|f| f.max_tokens).or(generation.and_then(|g| g.max_tokens));
-    add(attribute::REQUEST_MAX_TOKENS, max_tokens.map(int));
-    let temperature = fields.and_then(|f| f.temperature).or(generation.and_then(|g| g.temperature));
-    add(attribute::REQUEST_TEMPERATURE, float(temperature));
-    add(attribute::REQUEST_TOP_P, float(fields.and_then(|f| f.top_p).or(generation.and_then(|g| g.top_p))));
-    let seed = fields.and_then(|f| f.seed).or(generation.and_then(|g| g.seed));
-    add(attribute::REQUEST_SEED, seed.map(Value::Int));
-    add(attribute::RESPONSE_ID, finished.request_id().map(text));
-    let reasons = finished.finish_reasons();
-    add(attribute::FINISH_REASONS, (!reasons.is_empty()).then(|| Value::StrList(words(&reasons))));
-    add(attribute::INPUT_TOKENS, finished.prompt_tokens().map(int));
-    add(attribute::OUTPUT_TOKENS, finished.output_tokens().map(int));
-    add(attribute::CACHED_TOKENS, finished.cached_tokens().map(int));
-    add(attribute::LATENCY_QUEUE, float(seconds.queue));
-    add(attribute::LATENCY_TTFT, float(seconds.ttft_engine));
-    add(attribute::LATENCY_E2E, float(seconds.e2e));
-    add(attribute::LATENCY_PREFILL, float(seconds.prefill));
-    add(attribute::LATENCY_DECODE, float(seconds.decode));
-    add(attribute::LATENCY_INFERENCE, float(finished.longest().and_then(Generation::inference_seconds)));
-    add(attribute::OUTCOME, finished.outcome().map(|o| text(o.name())));
-    let incomplete = finished.incomplete();
-    add(attribute::INCOMPLETE, (!incomplete.is_whole()).then(|| text(&incomplete.to_string())));
-    add(attribute::PREEMPTIONS, finished.preemptions().filter(|&n| n > 0).map(int));
-    cuda::share(&finished.generations, &mut add);
-    if let [generation] = finished.generations.as_slice() {
-        add(attribute::ENGINE_REQUEST_ID, Some(Value::Str(Arc::clone(&generation.id))));
-        add(attribute::ENGINE_INDEX, Some(int(u64::from(generation.engine))));
-    }
-    out
-}
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

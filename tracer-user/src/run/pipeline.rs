@@ -272,3 +272,7 @@ fn meet(first: &mut HashMap<End, EventNanos>, input: &Input) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

@@ -191,7 +191,9 @@ fn scheduler_stats(cursor: &mut Cursor<'_>, pairs: u32, stats: &mut SchedulerSta
         match key.as_str() {
             Some("num_running_reqs") => stats.running = value.as_u64().unwrap_or(0),
             // Since 0.20 some of the waiting are counted apart.
-            Some("num_waiting_reqs" | "num_skipped_waiting_reqs") => stats.waiting += value.as_u64().unwrap_or(0),
+            Some("num_waiting_reqs" | "num_skipped_waiting_reqs") => {
+                stats.waiting = stats.waiting.saturating_add(value.as_u64().unwrap_or(0));
+            }
             // gpu_cache_usage in 0.8.5.
             Some("kv_cache_usage" | "gpu_cache_usage") => stats.kv_cache_usage = value.as_f64().unwrap_or(0.0),
             Some("prefix_cache_stats") => {
