@@ -132,7 +132,7 @@ impl Join<'_> {
                 && e.fields.max_tokens.is_none_or(|n| generation.max_tokens.is_none_or(|m| n == m))
         };
         let candidates: Box<dyn Iterator<Item = (u64, &Exchange)>> = if unanswered {
-            Box::new(self.exchanges.unnamed_of(generation.process, &generation.ids.external, arrival))
+            Box::new(self.exchanges.unnamed_of(generation.process, &generation.identity.external, arrival))
         } else {
             Box::new(self.exchanges.left())
         };

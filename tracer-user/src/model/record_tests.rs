@@ -109,7 +109,7 @@ fn what_is_missing_is_said() {
 fn the_samples_of_a_prompt_share_its_tokens() {
     // two samples of prompt 0, one of prompt 1
     let other = Identity { external: "cmpl-a-1".into(), ..Identity::default() };
-    let generations = [generation(STOP), generation(STOP), with(generation(STOP), |g| g.ids = other)];
+    let generations = [generation(STOP), generation(STOP), with(generation(STOP), |g| g.identity = other)];
     let exchange = exchange(Some(200), Some(Ending::Complete));
     let finished = finished(Some(&exchange), &generations);
     assert_eq!(
@@ -172,7 +172,7 @@ fn counts_of_any_size_and_times_that_go_backwards_are_told_or_left_out() {
         (g.prompt_tokens, g.output_tokens, g.preemptions) = (Some(all), all, all);
         (g.arrival, g.added, g.scheduled, g.beams) = (Some(all), Some(0), Some(all), Some(beams));
     });
-    let generations = [with(one.clone(), |g| g.ids = ids), one];
+    let generations = [with(one.clone(), |g| g.identity = ids), one];
     let mut exchange = exchange(Some(200), Some(Ending::Complete));
     (exchange.started, exchange.complete) = (all, Some(all));
     let finished = finished(Some(&exchange), &generations);

@@ -160,7 +160,7 @@ mod tests {
         for event in events {
             preroll.look(event);
         }
-        preroll.facts("a")
+        preroll.facts(Some("a"))
     }
 
     fn model(facts: &[Fact]) -> Option<String> {
