@@ -273,4 +273,28 @@ pub(super) mod tests {
         exchanges.remove(1);
         assert_eq!(exchanges.left().count(), 0);
     }
+
+    #[test]
+    fn one_that_is_whole_is_found_by_its_kind_until_its_response_shows_an_id() {
+        // starts ─ whole 20 ─ whole again 30 (a hostile stream) ─ its id is shown │ another one whole 25, which leaves
+        let mut exchanges = Exchanges::default();
+        let found = |exchanges: &Exchanges, process, external: &str, until| {
+            exchanges.unnamed_of(process, external, until).map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        let mut coming = completion(10);
+        coming.complete = None;
+        exchanges.insert(1, coming);
+        assert_eq!(found(&exchanges, 7, "cmpl-a", u64::MAX), [] as [u64; 0]);
+        exchanges.change(1, |exchange| exchange.complete = Some(20));
+        assert_eq!((found(&exchanges, 7, "cmpl-a", 20), found(&exchanges, 7, "cmpl-a", 19)), (vec![1], vec![]));
+        assert_eq!((found(&exchanges, 8, "cmpl-a", 20), found(&exchanges, 7, "chatcmpl-a", 20)), (vec![], vec![]));
+        assert_eq!(found(&exchanges, 0, "cmpl-a", 20), [1], "of any process");
+        exchanges.change(1, |exchange| exchange.complete = Some(30));
+        exchanges.insert(2, completion(25));
+        assert_eq!((found(&exchanges, 7, "cmpl-a", 29), found(&exchanges, 7, "cmpl-a", 30)), (vec![2], vec![2, 1]));
+        exchanges.change(1, |exchange| exchange.response_id = Some("cmpl-a".into()));
+        assert_eq!(found(&exchanges, 7, "cmpl-a", u64::MAX), [2]);
+        exchanges.remove(2);
+        assert!(exchanges.unnamed.is_empty(), "nothing is kept of those that left");
+    }
 }
