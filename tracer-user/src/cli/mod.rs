@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::attach::loader;
 use crate::exit::Code;
+use crate::sanitise;
 
 pub mod attach;
 pub mod doctor;
@@ -47,6 +48,11 @@ pub enum Verb {
     Probes(probes::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
+}
+
+/// Says something on stderr. It may hold what a target or a back end chose.
+fn say(what: &str) {
+    eprintln!("inferspan: {}", sanitise::lines(what));
 }
 
 /// Runs the verb; the exit code is the caller's to use.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::say;
 use super::target::{LIST, TargetArgs, find};
 use crate::attach::loader::Options;
 use crate::attach::{Level, LoadError};
@@ -152,14 +153,7 @@ fn start_recording(plan: &Plan<'_>, servers: usize, config: &Config) -> Result<R
         host: origin.host,
         resource: origin.extra,
     };
-    Recorder::start(plan.file, &header).map_err(|error| {
-        let code = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Code::Permission,
-            _ => Code::Usage,
-        };
-        let what = format!("cannot write a recording to {}: {error}", plan.file.display());
-        Failure::new(code, what, "name a file in a folder that exists and can be written")
-    })
+    Recorder::start(plan.file, &header).map_err(|error| error.failure("a recording", plan.file))
 }
 
 /// Both signals set the flag; with the flag set, another one ends the process.
@@ -223,12 +217,12 @@ fn introduce(live: &mut Live, plan: Option<&Plan<'_>>, level: Level) {
         let server = &found.server;
         if is_bare(found) {
             let below = found.processes.len() - 1;
-            eprintln!("inferspan: process {} ({}) and {below} below it: CUDA alone", server.pid, server.service);
+            say(&format!("process {} ({}) and {below} below it: CUDA alone", server.pid, server.service));
             continue;
         }
         let version = server.engine_version.as_deref().unwrap_or("of unknown version");
         let model = if server.model.is_empty() { "a model whose name is not known yet" } else { &server.model };
-        eprintln!("inferspan: process {}: {} {version}, serving {model}", server.pid, server.engine);
+        say(&format!("process {}: {} {version}, serving {model}", server.pid, server.engine));
         for process in &found.processes {
             let how = match process.role {
                 Role::Worker if level >= Level::Steps => "CUDA",
@@ -236,11 +230,11 @@ fn introduce(live: &mut Live, plan: Option<&Plan<'_>>, level: Level) {
                 Role::Other => "sockets, carries no requests",
                 _ => "sockets",
             };
-            eprintln!("inferspan:   {:>7} {:<11} {:<15} {how}", process.pid, role_name(process.role), process.comm);
+            say(&format!("  {:>7} {:<11} {:<15} {how}", process.pid, role_name(process.role), process.comm));
         }
     }
     if let Some(why) = live.session().not_following() {
-        eprintln!("inferspan: warning: processes that the server starts from now on are not traced: {why}");
+        warn(&format!("processes that the server starts from now on are not traced: {why}"));
     }
     live.probe_libraries().iter().for_each(|what| warn(what));
     if plan.is_some_and(|plan| plan.raw) {
@@ -255,7 +249,7 @@ fn introduce(live: &mut Live, plan: Option<&Plan<'_>>, level: Level) {
 }
 
 fn warn(what: &str) {
-    eprintln!("inferspan: warning: {what}");
+    say(&format!("warning: {what}"));
 }
 
 /// Says what was seen.
@@ -288,7 +282,7 @@ fn conclude(end: StoppedBy, finished: &Ended, telemetry: &Telemetry) -> Code {
         telemetry.delivered(Probe::Cuda),
     );
     for failure in &summary.failures {
-        eprintln!("inferspan: {failure}");
+        say(failure);
     }
     if summary.failures.is_empty() && !recording_failed { Code::Ok } else { Code::Finding }
 }
@@ -304,7 +298,7 @@ fn say_recorded(recorded: &Recorded) -> bool {
         );
     }
     if let Some(failure) = failure {
-        eprintln!("inferspan: {failure}; what was written before can be replayed");
+        say(&format!("{failure}; what was written before can be replayed"));
     }
     *missing == 0 && failure.is_none()
 }

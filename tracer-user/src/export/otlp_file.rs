@@ -14,7 +14,8 @@ use opentelemetry_proto::transform::common::tonic::Attributes;
 
 use super::lines::{Fate, Lines};
 use super::otlp::spans::{self, Origin};
-use super::sink::{Context, Sink, open_file};
+use super::sink::{Context, Sink};
+use crate::out_file::{self, Existing};
 use crate::output::Trace;
 
 /// Spans that wait for the file at most; about 12 MB of traces as they come, shared with the OTLP queue.
@@ -39,7 +40,7 @@ impl Sink for TraceFile {
 
 pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let Some(path) = context.flags.traces_out.as_deref() else { return Ok(None) };
-    let file = open_file(path, "traces", false)?;
+    let file = out_file::open(path, "traces", Existing::Dropped)?;
     let (scope, origin, telemetry) = (spans::scope(), context.origin.clone(), Arc::clone(context.telemetry));
     let count = move |fate, spans| {
         let counter = match fate {
@@ -51,7 +52,7 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     };
     let render = move |trace: &Trace, line: &mut Vec<u8>| Ok(write(trace, &scope, &origin, line)?);
     let about = format!("trace file {}", path.display());
-    let lines = Lines::start(about, Box::new(file), QUEUE_SPANS, context.pressure, count, render)?;
+    let lines = Lines::start(about, "spans", Box::new(file), QUEUE_SPANS, context.pressure, count, render)?;
     Ok(Some(Box::new(TraceFile(lines))))
 }
 
