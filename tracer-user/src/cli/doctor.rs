@@ -13,9 +13,10 @@ use std::io::IsTerminal as _;
 
 use serde_json::{Value, json};
 
-use super::ls::print;
+use super::ls::{print, print_json};
 use crate::discover::failure::parse_pid;
 use crate::exit::Code;
+use crate::sanitise::sanitise;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -84,7 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         checks.extend(target::checks(pid));
     }
     if args.json {
-        print(&format!("{:#}\n", document(&checks)))?;
+        print_json(&document(&checks))?;
     } else {
         let colour =
             std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -110,9 +111,10 @@ fn text(checks: &[Check], colour: bool) -> String {
         let word = format!("{:4}", status.name());
         let word = if colour { format!("\x1b[{}m{word}\x1b[0m", status.colour()) } else { word };
         // A verifier's log follows the first line; `--json` has it whole.
-        let _ = writeln!(text, "{word}  {name:width$}  {}", detail.lines().next().unwrap_or_default());
+        let first = detail.lines().next().unwrap_or_default();
+        let _ = writeln!(text, "{word}  {name:width$}  {}", sanitise(first, first.len()));
         if let Some(fix) = fix {
-            let _ = writeln!(text, "{:width$}  fix: {fix}", "", width = width + 6);
+            let _ = writeln!(text, "{:width$}  fix: {}", "", sanitise(fix, fix.len()), width = width + 6);
         }
     }
     text

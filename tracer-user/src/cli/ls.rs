@@ -14,6 +14,7 @@ use crate::engine::ENGINES;
 use crate::exit::Code;
 use crate::gpu::{self, Gpu, Gpus};
 use crate::input::Role;
+use crate::sanitise;
 
 /// Digits of a container id that are shown, as docker does.
 const SHORT_ID: usize = 12;
@@ -33,7 +34,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     // Without a server nobody asks.
     let gpus = if servers.is_empty() { None } else { gpu::read().ok() };
     if args.json {
-        print(&format!("{:#}\n", document(&servers, gpus.as_ref(), privileges)))?;
+        print_json(&document(&servers, gpus.as_ref(), privileges))?;
     } else if !servers.is_empty() {
         print(&table(&servers, gpus.as_ref(), privileges))?;
     }
@@ -56,6 +57,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
+}
+
+/// Writes a document for programs, which a person may look at.
+pub(super) fn print_json(document: &Value) -> io::Result<()> {
+    print(&sanitise::json(&format!("{document:#}\n")))
 }
 
 fn document(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privileges) -> Value {
@@ -137,7 +143,8 @@ fn known(text: &str) -> Option<&str> {
 
 fn table(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privileges) -> String {
     let mut rows: Vec<[String; 7]> = vec![HEADER.map(str::to_owned)];
-    rows.extend(servers.iter().map(|server| row(server, gpus, privileges)));
+    let safe = |cell: String| sanitise::sanitise(&cell, cell.len()).into_owned();
+    rows.extend(servers.iter().map(|server| row(server, gpus, privileges).map(safe)));
     // The last column is not padded.
     let widths: Vec<usize> = (0..HEADER.len() - 1)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::say;
 use crate::attach::{files, plan};
 use crate::discover::failure::parse_pid;
 use crate::discover::{Host, printable_path};
@@ -19,7 +20,7 @@ use crate::kernel::{ScanError, Table};
 use crate::names::cache::Cache;
 use crate::names::{self, Library};
 use crate::proc::Proc;
-use crate::sanitise::sanitise;
+use crate::sanitise;
 
 const SCHEMA: &str = "inferspan.names/1";
 /// Characters of a short name; longer ones push the rest of their line.
@@ -97,7 +98,7 @@ fn of_process(pid: u32, json: bool, out: &mut impl Write) -> Outcome {
             // What is mapped with the right to run may be anything.
             Err(error) if names::is_no_library(&error) => continue,
             Err(error) => {
-                eprintln!("inferspan: {shown} is not read: {error}");
+                say(&format!("{shown} is not read: {error}"));
                 continue;
             }
         };
@@ -169,14 +170,15 @@ struct Row<'k> {
 
 fn write_json(path: &Path, table: &Table, out: &mut impl Write) -> io::Result<()> {
     write!(out, "{{\"schema\":\"{SCHEMA}\",\"library\":")?;
-    serde_json::to_writer(&mut *out, &path.to_string_lossy())?;
-    out.write_all(b",\"kernels\":[")?;
+    let mut write = |text: String| out.write_all(sanitise::json(&text).as_bytes());
+    write(serde_json::to_string(&path.to_string_lossy())?)?;
+    write(",\"kernels\":[".to_owned())?;
     for (number, (address, name)) in table.kernels().enumerate() {
         if number > 0 {
-            out.write_all(b",")?;
+            write(",".to_owned())?;
         }
         let Kernel { name, demangled, short, class } = &Kernel::named(name);
-        serde_json::to_writer(&mut *out, &Row { address, name, demangled, short, class: class.name() })?;
+        write(serde_json::to_string(&Row { address, name, demangled, short, class: class.name() })?)?;
     }
     out.write_all(b"]}\n")
 }
@@ -188,7 +190,7 @@ fn write_table(table: &Table, out: &mut impl Write) -> io::Result<()> {
     let width = terminal_width();
     let mut line = |address: &str, class: &str, short: &str, demangled: &str| {
         let row = format!("{address:ADDRESS_WIDTH$}  {class:CLASS_WIDTH$}  {short:SHORT_WIDTH$}  {demangled}");
-        writeln!(out, "{}", sanitise(&row, width.unwrap_or(2 * DEMANGLED_MAX)))
+        writeln!(out, "{}", sanitise::sanitise(&row, width.unwrap_or(2 * DEMANGLED_MAX)))
     };
     line("ADDRESS", "CLASS", "SHORT", "DEMANGLED")?;
     for (address, name) in table.kernels() {
