@@ -18,8 +18,8 @@ use crate::output::{FinishReason, Metric, Outcome, Output};
 /// held up.
 const CUDA_SETTLED: EventNanos = 300_000_000;
 const SECOND: EventNanos = 1_000_000_000;
-/// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; vLLM looks for
-/// disconnects between tokens).
+/// How long the engine side of an exchange that ended may take to settle (an ABORT follows a disconnect in ms; front ends
+/// look for disconnects between tokens).
 const SETTLE: EventNanos = 5 * SECOND;
 /// How long an exchange without engine requests may wait for one to show.
 const CLAIM: EventNanos = SECOND / 2;
@@ -294,7 +294,7 @@ impl Core {
         }
     }
 
-    /// vLLM's histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first token it
+    /// The engine's own histograms take a generation when its front end finishes it: not when it was cancelled. Its time to first token it
     /// takes when that comes, whatever happens then.
     fn generation_metrics(&self, tally: Tally, by_engine: bool, place: Place, out: &mut Vec<Output>) {
         let labels = self.about.labels(tally.engine);
