@@ -121,7 +121,7 @@ impl Libraries {
         cc(&read("runtime.c"), &["-Wl,-soname,libcudart.so.13", &script, "-ldl"], &runtime);
         let kernels = at("kernels", "libkernels.so");
         cc(&read("program.c"), &["-s", "-O2", "-DHANDLES", runtime.to_str().unwrap()], &kernels);
-        patch(&kernels, b"fwd_kernel", b"fwd\x1b[2Jnel");
+        patch(&kernels, b"rms_norm_kernel", b"rms\x1b[2Jm_kernel");
         Self { tokenizer, stripped, look, kernels }
     }
 }
@@ -164,9 +164,10 @@ fn no_verb_lets_a_string_of_the_targets_through() {
     assert!(checked.contains(&format!("whole{REPLACED}[31m")) && checked.contains("model"), "{checked}");
     said(&["doctor", "-p", &pid, "--json"]);
 
-    let probed = said(&["probes", "-p", &pid]);
-    assert!(probed.contains(&format!("00000{REPLACED}[31mPL")), "the symbol: {probed}");
-    said(&["probes", "-p", &pid, "--json"]);
+    said(&["probes", "-p", &pid]);
+    // The table cuts it before.
+    let probed = said(&["probes", "-p", &pid, "--json"]);
+    assert!(probed.contains(r"00000\u001b[31mPL"), "the symbol: {probed}");
     let look = libraries.look.to_str().unwrap();
     let looked = said(&["probes", look]);
     assert!(looked.contains(&format!("calls itself evil{REPLACED}[31m")), "the SONAME: {looked}");
@@ -175,7 +176,8 @@ fn no_verb_lets_a_string_of_the_targets_through() {
     let kernels = libraries.kernels.to_str().unwrap();
     for arguments in [["names", kernels].as_slice(), &["names", "-p", &pid]] {
         let named = said(arguments);
-        assert!(named.contains(&format!("fwd{REPLACED}[2Jnel")), "the kernel: {named}");
+        // A kernel's name that could move the cursor is taken for none.
+        assert!(named.contains("scale<float>") && named.contains("1 registrations could not be read"), "{named}");
     }
     said(&["names", kernels, "--json"]);
     said(&["names", "-p", &pid, "--json"]);
@@ -221,11 +223,11 @@ fn no_request_line_lets_a_string_of_a_clients_through() {
         );
         let mut stream = TcpStream::connect(address).unwrap();
         let length = body.len();
-        write!(
-            stream,
-            "POST {path}?a={MARK} HTTP/1.1\r\nHost: x\r\nX-Request-Id: id{MARK}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
+        // Servers refuse ASCII's control characters in a head, and none above it.
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: id\u{202e}\u{9b}2J\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
     }

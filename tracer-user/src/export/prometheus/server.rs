@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -49,7 +50,10 @@ impl MetricsServer {
     /// Binds `address` and serves `exposition` from a new thread.
     pub fn start(address: &str, exposition: Exposition) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(bind(address))?;
+        let listener = {
+            let _context = runtime.enter();
+            bind(address)?
+        };
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         std::thread::Builder::new().name("inferspan-http".into()).spawn(move || {
@@ -86,7 +90,8 @@ fn parse(address: &str) -> Result<Vec<SocketAddr>, Failure> {
     if addresses.is_empty() { Err(bad("the host has no address".to_owned())) } else { Ok(addresses) }
 }
 
-async fn bind(address: &str) -> Result<TcpListener, Failure> {
+/// Inside a runtime.
+fn bind(address: &str) -> Result<TcpListener, Failure> {
     let mut last = None;
     for candidate in parse(address)? {
         match listen(candidate) {
@@ -178,7 +183,7 @@ fn lock(open: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
 
 /// Whether a request is for a name of this machine's loopback; one of HTTP/1.0 may name nobody.
 fn is_for_loopback(request: &Request<Incoming>) -> bool {
-    let named = request.uri().authority().map(|authority| authority.as_str());
+    let named = request.uri().authority().map(Authority::as_str);
     let header = || request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
     match named.or_else(header) {
         Some(name) => is_loopback_name(name),
@@ -256,7 +261,8 @@ mod tests {
     fn an_address_in_use_says_so_and_what_to_do() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let failure = runtime.block_on(bind(&taken.local_addr().unwrap().to_string())).unwrap_err();
+        let _context = runtime.enter();
+        let failure = bind(&taken.local_addr().unwrap().to_string()).unwrap_err();
         assert!(failure.what.contains("in use"), "{failure}");
         assert!(failure.fix.contains("another port"), "{failure}");
     }
