@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileTypeExt as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use inferspan::attach::Level;
 use inferspan::export::flags::OutputArgs;
@@ -36,9 +36,14 @@ fn open() -> (Sinks, Arc<Telemetry>, MetricsServer) {
 
 /// Status line, headers and body of a GET.
 fn fetch(address: SocketAddr, path: &str, accept: &str) -> (String, String) {
+    fetch_as(address, path, accept, "localhost")
+}
+
+/// As [`fetch`], by a name.
+fn fetch_as(address: SocketAddr, path: &str, accept: &str, host: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: {accept}\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -152,6 +157,72 @@ fn other_paths_are_answered_and_the_health_check_is_ok() {
     let address = server.address();
     assert_eq!(http::text(&format!("http://{address}/healthz")).unwrap(), "ok\n");
     assert!(fetch(address, "/", "*/*").0.starts_with("http/1.1 404"));
+}
+
+/// So that a thousand clients and what serves them fit into this process.
+fn allow_many_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one `rlimit`, which `limit` is.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    limit.rlim_cur = limit.rlim_max.min(8_192);
+    // SAFETY: reads one `rlimit`, which `limit` is.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+}
+
+#[test]
+fn a_scrape_succeeds_beside_a_thousand_clients_that_say_nothing_or_little() {
+    // 1,000 clients, half of them with half a request, and each that is closed comes again | a scrape, five times
+    const CLIENTS: usize = 1_000;
+    allow_many_descriptors();
+    let (_sinks, _, server) = open();
+    let address = server.address();
+    let slow = move |number: usize| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        if number % 2 == 0 {
+            // It may be closed already.
+            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: loc");
+        }
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(slow).collect();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_over);
+    let come_again = std::thread::spawn(move || {
+        while !seen.load(Relaxed) {
+            for (number, client) in clients.iter_mut().enumerate() {
+                let is_closed = !matches!(client.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+                if is_closed {
+                    *client = slow(number);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    for _ in 0..5 {
+        let start = Instant::now();
+        let (head, body) = fetch(address, "/metrics", OPENMETRICS);
+        let took = start.elapsed();
+        assert!(head.starts_with("http/1.1 200") && body.ends_with("# EOF\n"), "{head}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    is_over.store(true, Relaxed);
+    come_again.join().unwrap();
+}
+
+#[test]
+fn a_page_that_lets_its_own_name_lead_to_loopback_reads_nothing() {
+    let (_sinks, _, server) = open();
+    let address = server.address();
+    for host in ["localhost", "127.0.0.1:9464", "[::1]:9464", "127.1.2.3"] {
+        assert!(fetch_as(address, "/metrics", OPENMETRICS, host).0.starts_with("http/1.1 200"), "{host}");
+    }
+    for host in ["evil.example", "evil.example:9464", "localhost.evil.example", "192.168.0.1", ""] {
+        let (head, body) = fetch_as(address, "/metrics", OPENMETRICS, host);
+        assert!(head.starts_with("http/1.1 421") && body.contains("--metrics HOST:PORT"), "{host:?}: {head}\n{body}");
+        assert!(!body.contains("inferspan_build_info"), "{body}");
+    }
 }
 
 #[test]

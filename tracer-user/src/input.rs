@@ -157,7 +157,7 @@ pub struct Server {
     pub service: String,
     /// Served model name; labels every metric. Empty: learned from the traffic.
     pub model: String,
-    /// `vllm`, …
+    /// The engine, as `ls` shows it.
     pub engine: String,
     pub engine_version: Option<String>,
     pub container_id: Option<String>,

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod model;
 pub mod names;
 pub mod order;
+pub mod out_file;
 pub mod output;
 pub mod proc;
 pub mod recording;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use inferspan::cli::{self, Cli};
 use inferspan::exit::{Code, Failure};
+use inferspan::sanitise;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
             let code = error.downcast_ref::<Failure>().map_or(Code::Finding, |failure| failure.code);
-            eprintln!("inferspan: {error:#}");
+            eprintln!("inferspan: {}", sanitise::lines(&format!("{error:#}")));
             ExitCode::from(code as u8)
         }
     }

@@ -2,9 +2,10 @@
 //!
 //! Enters: anything that came over a socket or out of `/proc` (model names, paths, request ids, titles). Leaves: one line without control characters,
 //! escape sequences, bidirectional overrides or invisible formatting, and no longer than asked. A terminal, a log line and a
-//! label all go through here; the JSON of the access log and of OTLP escapes by itself and keeps the bytes.
+//! label all go through here; JSON escapes ([`json`]) and keeps the text. OTLP's files and timelines are for programs alone.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// What stands where a character was taken out.
 const REPLACEMENT: char = '\u{fffd}';
@@ -23,6 +24,33 @@ pub fn sanitise(text: &str, max: usize) -> Cow<'_, str> {
             break;
         }
         out.push(if is_unsafe(c) { REPLACEMENT } else { c });
+    }
+    Cow::Owned(out)
+}
+
+/// A message of several lines, each made safe to show.
+pub fn lines(text: &str) -> String {
+    text.lines().map(|line| sanitise(line, line.len())).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON without what could fool a terminal: `\uXXXX`, which reads back as the same text. JSON escapes control characters by itself, but not
+/// those above U+007F.
+pub fn json(text: &str) -> Cow<'_, str> {
+    let is_left = |c: char| is_unsafe(c) && c != '\n';
+    if !text.chars().any(is_left) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    // Such a character can only stand inside a string: JSON's own syntax is ASCII.
+    for c in text.chars() {
+        if is_left(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
     }
     Cow::Owned(out)
 }
@@ -77,6 +105,15 @@ mod tests {
         for c in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{2028}', '\u{e0041}', '\u{061c}'] {
             assert_eq!(sanitise(&format!("a{c}b"), 128), "a\u{fffd}b", "{:x}", c as u32);
         }
+    }
+
+    #[test]
+    fn json_reads_back_the_same_and_lines_stay_lines() {
+        let text = "{\n  \"a\": \"x\u{9b}2J\u{202e}\u{e0041}\u{1b}é\"\n}";
+        let escaped = json(text);
+        assert_eq!(escaped, "{\n  \"a\": \"x\\u009b2J\\u202e\\udb40\\udc41\\u001bé\"\n}");
+        assert!(matches!(json("{\n}"), Cow::Borrowed(_)));
+        assert_eq!(lines("a\x1b[2J\n  fix: b\u{202e}"), "a\u{fffd}[2J\n  fix: b\u{fffd}");
     }
 
     #[test]

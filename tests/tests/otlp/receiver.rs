@@ -118,11 +118,21 @@ pub(crate) fn http(status: u16) -> (String, Posts) {
     http_with(status, |stream| Some(Box::new(stream)))
 }
 
+/// As [`http`], with a redirect to `to`.
+pub(crate) fn redirecting(to: &str) -> (String, Posts) {
+    answering(format!("307 X\r\nlocation: {to}"), |stream| Some(Box::new(stream)))
+}
+
 /// `open` makes of a connection what HTTP is spoken on, or nothing.
 pub(crate) fn http_with(
     status: u16,
     open: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static,
 ) -> (String, Posts) {
+    answering(format!("{status} X"), open)
+}
+
+/// `head`: the status, and headers besides the usual ones.
+fn answering(head: String, open: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static) -> (String, Posts) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -152,7 +162,7 @@ pub(crate) fn http_with(
             post.body = vec![0; length];
             stream.read_exact(&mut post.body).unwrap();
             seen.lock().unwrap().push(post);
-            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let head = format!("HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             stream.get_mut().write_all(head.as_bytes()).unwrap();
             stream.get_mut().flush().unwrap();
         }

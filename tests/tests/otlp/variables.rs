@@ -9,7 +9,9 @@ use inferspan::export::{Pressure, Sinks};
 use inferspan_harness::folder::Folder;
 use inferspan_tests::outputs;
 
-use super::receiver::{Mood, Post, assert_everything_arrived, grpc, grpc_with, http, http_with, string, value};
+use super::receiver::{
+    Mood, Post, assert_everything_arrived, grpc, grpc_with, http, http_with, redirecting, string, value,
+};
 
 /// Set for a child process of the tests below.
 const CHILD: &str = "INFERSPAN_TEST_CHILD";
@@ -63,6 +65,22 @@ fn the_standard_variables_alone_turn_export_on() {
     let base = url.trim_end_matches("/v1/traces");
     child(&[("OTEL_EXPORTER_OTLP_ENDPOINT", base), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
     assert_eq!(requests.lock().unwrap()[0].path, "/v1/traces");
+}
+
+#[test]
+fn a_redirect_takes_no_header_and_no_trace_to_another_origin() {
+    // the export -> the back end: 307 -> another origin, which must hear nothing
+    let (other, stolen) = http(200);
+    let (url, asked) = redirecting(&other);
+    let (went_well, said) = child(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &url),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=secret"),
+    ]);
+    assert!(!went_well, "{said}");
+    assert!(said.contains(&format!("it redirects to {other}, which is not followed")), "{said}");
+    assert_eq!(asked.lock().unwrap()[0].tenant, "secret");
+    assert_eq!(stolen.lock().unwrap().len(), 0, "the other origin was asked");
 }
 
 #[test]

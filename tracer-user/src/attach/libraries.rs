@@ -14,6 +14,7 @@ use super::files;
 use super::handles::{self, NamesAt};
 use super::loader::{Link, Probes};
 use super::plan::{self, FileId, Library};
+use crate::discover::printable_path;
 use crate::input::{Probe, Role};
 use crate::proc::text::Mapping;
 
@@ -133,7 +134,7 @@ impl Libraries {
                 let mappings = processes.iter().find(|(of, ..)| *of == process).map_or(&[][..], |(.., of)| of);
                 let (functions, why) = self.attach_one(probes, number, &library, process, mappings);
                 *found.entry(process).or_default() += functions.unwrap_or(0);
-                let path = library.path.display();
+                let path = printable_path(&library.path);
                 for why in why {
                     let text = format!("the {} in {path} is not probed: {why}; {}", family.what, family.without);
                     refusals.entry(process).or_default().push((library.id(), text));

@@ -29,6 +29,7 @@ use super::family::{At, Point, Program, TRACEPOINTS, Tracepoint};
 use super::rings::{RINGS, WAKE_PART};
 use super::table::Table;
 use super::uprobes::{Multi, Places};
+use crate::discover::printable_path;
 
 /// The object that is built into the binary.
 static OBJECT: &[u8] =
@@ -277,7 +278,7 @@ impl Probes {
         {
             let count = places.offsets.len();
             let link = multi.attach(name, path, places, process);
-            let point = || format!("{} places in {}", count, path.display());
+            let point = || format!("{count} places in {}", printable_path(path));
             links.push(Link::Multi(link.map_err(|error| io_error(name, point(), &error))?, count));
             self.attached += count;
             return Ok(());
@@ -292,7 +293,7 @@ impl Probes {
                 UProbeAttachPoint { location: UProbeAttachLocation::AbsoluteOffset(offset), cookie: Some(cookie) };
             let id = program
                 .attach(place, path, scope)
-                .map_err(|error| attach_error(name, format!("{}+{offset:#x}", path.display()), &error))?;
+                .map_err(|error| attach_error(name, format!("{}+{offset:#x}", printable_path(path)), &error))?;
             self.attached += 1;
             links.push(Link::Event(program.take_link(id).map_err(|error| program_error(name, &error))?));
         }

@@ -5,10 +5,11 @@ use std::io::IsTerminal as _;
 
 use serde_json::{Value, json};
 
-use super::print;
+use super::{print, print_json};
 use crate::discover::failure::parse_pid;
 use crate::doctor::{self, Check, Status};
 use crate::exit::Code;
+use crate::sanitise::sanitise;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,7 +24,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Code> {
     let checks = doctor::checks(args.pid);
     if args.json {
-        print(&format!("{:#}\n", document(&checks)))?;
+        print_json(&document(&checks))?;
     } else {
         let colour =
             std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -49,9 +50,10 @@ fn text(checks: &[Check], colour: bool) -> String {
         let word = format!("{:4}", status.name());
         let word = if colour { format!("\x1b[{}m{word}\x1b[0m", colour_of(*status)) } else { word };
         // A verifier's log follows the first line; `--json` has it whole.
-        let _ = writeln!(text, "{word}  {name:width$}  {}", detail.lines().next().unwrap_or_default());
+        let first = detail.lines().next().unwrap_or_default();
+        let _ = writeln!(text, "{word}  {name:width$}  {}", sanitise(first, first.len()));
         if let Some(fix) = fix {
-            let _ = writeln!(text, "{:width$}  fix: {fix}", "", width = width + 6);
+            let _ = writeln!(text, "{:width$}  fix: {}", "", sanitise(fix, fix.len()), width = width + 6);
         }
     }
     text

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::print;
+use super::{print, print_json};
 use crate::discover::named::{SHORT_ID, engine_shown};
 use crate::discover::privilege::{Privileges, Traceable, traceable};
 use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
@@ -15,6 +15,7 @@ use crate::engine::ENGINES;
 use crate::exit::Code;
 use crate::gpu::{self, Gpu, Gpus};
 use crate::input::Role;
+use crate::sanitise;
 
 const HEADER: [&str; 7] = ["PID", "ENGINE", "MODEL", "PROCESSES", "GPUS", "CONTAINER", "TRACEABLE"];
 
@@ -31,7 +32,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     // Without a server nobody asks.
     let gpus = if servers.is_empty() { None } else { gpu::read().ok() };
     if args.json {
-        print(&format!("{:#}\n", document(&servers, gpus.as_ref(), privileges)))?;
+        print_json(&document(&servers, gpus.as_ref(), privileges))?;
     } else if !servers.is_empty() {
         print(&table(&servers, gpus.as_ref(), privileges))?;
     }
@@ -127,7 +128,8 @@ fn known(text: &str) -> Option<&str> {
 
 fn table(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privileges) -> String {
     let mut rows: Vec<[String; 7]> = vec![HEADER.map(str::to_owned)];
-    rows.extend(servers.iter().map(|server| row(server, gpus, privileges)));
+    let safe = |cell: String| sanitise::sanitise(&cell, cell.len()).into_owned();
+    rows.extend(servers.iter().map(|server| row(server, gpus, privileges).map(safe)));
     // The last column is not padded.
     let widths: Vec<usize> = (0..HEADER.len() - 1)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())

@@ -4,9 +4,11 @@ use std::io::{self, Write as _};
 use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
 use crate::attach::loader;
 use crate::exit::Code;
+use crate::sanitise;
 
 pub mod attach;
 pub mod doctor;
@@ -56,6 +58,16 @@ fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
+}
+
+/// Writes a document for programs, which a person may look at.
+fn print_json(document: &Value) -> io::Result<()> {
+    print(&sanitise::json(&format!("{document:#}\n")))
+}
+
+/// Says something on stderr: it may hold what a target or a back end chose. A terminal that is gone is nobody's concern.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "inferspan: {}", sanitise::lines(what));
 }
 
 /// Runs the verb; the exit code is the caller's to use.

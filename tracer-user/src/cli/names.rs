@@ -6,6 +6,7 @@
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
+use super::say;
 use crate::attach::{files, plan};
 use crate::discover::failure::parse_pid;
 use crate::discover::{Host, printable_path};
@@ -86,7 +87,7 @@ fn of_process(pid: u32, json: bool, out: &mut impl Write) -> Outcome {
             // What is mapped with the right to run may be anything.
             Err(error) if names::is_no_library(&error) => continue,
             Err(error) => {
-                eprintln!("inferspan: {shown} is not read: {error}");
+                say(&format!("{shown} is not read: {error}"));
                 continue;
             }
         };

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::print;
+use super::{print, print_json};
 use crate::attach::family::{Point, Scope};
 use crate::attach::handles::NamesAt;
 use crate::attach::survey::{self, Judged, Surveyed};
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         (None, None) => Vec::new(),
     };
     if args.json {
-        print(&format!("{:#}\n", document(args.pid, &found)))?;
+        print_json(&document(args.pid, &found))?;
     } else {
         print(&found.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         eprintln!("inferspan: {}", summary(&found));
@@ -132,7 +132,8 @@ fn text(library: &Surveyed) -> String {
         let how = if point.is_emulated { "emulated" } else { "single step" };
         let programs = programs(point).join(", ");
         let _ = write!(text, "  {symbol:width$}  {:#010x}  {at:5}  {how:11}  {programs}", point.offset);
-        let _ = writeln!(text, "{}", refused.as_ref().map(|why| format!("  refused: {why}")).unwrap_or_default());
+        let why = refused.as_ref().map(|why| format!("  refused: {}", sanitise(why, why.len())));
+        let _ = writeln!(text, "{}", why.unwrap_or_default());
     }
     text
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::say;
 use crate::exit::{Code, Failure};
 use crate::export::flags::OutputArgs;
 use crate::export::otlp::spans::Origin;
@@ -65,7 +66,7 @@ fn replay_log(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended
     let telemetry = Arc::new(Telemetry::default());
     let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;
     let replayed = opened.run(service.as_deref(), args.output.max_spans, sinks, telemetry);
-    Ok((say(&replayed), replayed.finished))
+    Ok((say_replayed(&replayed), replayed.finished))
 }
 
 /// Says what was made of a recording.
@@ -73,7 +74,7 @@ fn say_played(played: &Played) -> Code {
     let Played { header, entries, missing, damage, unanswered, late, finished } = played;
     let raw = if header.raw { " of a raw recording" } else { "" };
     let servers = if header.servers == 1 { "1 server".to_owned() } else { format!("{} servers", header.servers) };
-    eprintln!("inferspan: replayed {entries} entries{raw} of {servers}, written by inferspan {}", header.writer);
+    say(&format!("replayed {entries} entries{raw} of {servers}, written by inferspan {}", header.writer));
     if *late > 0 {
         eprintln!("inferspan: {late} events came too late to be put in order");
     }
@@ -83,7 +84,7 @@ fn say_played(played: &Played) -> Code {
         code = Code::Finding;
     }
     if let Some(damage) = damage {
-        eprintln!("inferspan: {damage}; what came before is reported");
+        say(&format!("{damage}; what came before is reported"));
         code = Code::Finding;
     }
     if *unanswered > 0 {
@@ -101,13 +102,13 @@ fn say_finished(finished: &Ended) -> Code {
         eprintln!("inferspan: {line}");
     }
     for failure in &finished.summary.failures {
-        eprintln!("inferspan: {failure}");
+        say(failure);
     }
     if finished.summary.failures.is_empty() { Code::Ok } else { Code::Finding }
 }
 
 /// Says what was made of the log.
-fn say(replayed: &Replayed) -> Code {
+fn say_replayed(replayed: &Replayed) -> Code {
     let Replayed { events, lines, bad_lines, uncertainty, broken, finished } = replayed;
     eprintln!("inferspan: replayed {events} calls of {lines} lines");
     if let Some(ns) = uncertainty {
@@ -119,7 +120,7 @@ fn say(replayed: &Replayed) -> Code {
         code = Code::Finding;
     }
     if let Some(error) = broken {
-        eprintln!("inferspan: {error}; what came before is reported");
+        say(&format!("{error}; what came before is reported"));
         code = Code::Finding;
     }
     code

@@ -61,7 +61,7 @@ const FOREIGN_CALLS: u32 = 64;
 const FOREIGN_BYTES: u64 = 256 * 1024;
 /// Bytes at the very start of a connection that tell any protocol known here from others (a ZMTP signature is 10, sent at once).
 const TELLING_BYTES: usize = 10;
-/// vLLM's engine and its workers wake each other by messages of one byte, one way and back at every step. A connection that
+/// An engine and its workers wake each other by messages of one byte, one way and back at every step. A connection that
 /// carried so many and nothing else is such a bell.
 const BELL_MESSAGES: u32 = 64;
 

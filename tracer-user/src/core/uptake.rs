@@ -1,8 +1,9 @@
 //! When a front end takes up the messages that it received.
 //!
 //! Enters: messages as they arrive, and calls of two probed functions of the front end: its decoder, and its clock. Leaves: for each
-//! request whose first output came in a message, when the front end got to it. vLLM stamps a first token there, not when the
-//! message arrives: with 700 requests open its event loop is up to 0.9 s and 15 messages behind (measured). The messages of a process are
+//! request whose first output came in a message, when the front end got to it. The engine stamps a first token there, not when the
+//! message arrives: with 700 requests open its event loop is up to 0.9 s and 15 messages behind (measured on the engine of
+//! docs/support-matrix.md). The messages of a process are
 //! decoded in the order in which they arrived, and stamped in that order, on the same thread. Which readings of the clock are stamps,
 //! their stack says (see [`Place`]); as long as that is not known the first one stands for the stamp, and is put right later. A server
 //! that keeps no statistics (`--disable-log-stats`: its first outputs bring no events) stamps nothing, and no reading is taken for a stamp
@@ -58,7 +59,7 @@ struct Decoded {
 
 #[derive(Debug)]
 struct Message {
-    /// It has outputs; vLLM stamps no other.
+    /// It has outputs; no other is stamped.
     stamped: bool,
     firsts: Firsts,
 }

@@ -19,7 +19,7 @@ pub enum Stop {
 pub enum Token<'a> {
     Nil,
     Bool(bool),
-    /// Any integer; vLLM's all fit.
+    /// Any integer; engines' all fit.
     Int(i64),
     Float(f64),
     Str(&'a [u8]),

@@ -13,7 +13,7 @@ pub const KEPT_PARTS: usize = 2;
 pub const KEPT_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes kept of the end of a part that was cut: an ADD's parameters, an output message's statistics and stamp (about 560 B).
 pub const TAIL_BYTES: usize = 16 * 1024;
-/// Frames beyond this are taken for lost synchronisation (RFC 37 allows 2^63; vLLM's largest, multimodal tensors, are far below).
+/// Frames beyond this are taken for lost synchronisation (RFC 37 allows 2^63; an engine's largest, multimodal tensors, are far below).
 const MAX_FRAME: u64 = 1 << 32;
 /// RFC 37: signature 10, version 2, mechanism 20, as-server 1, filler 31.
 const GREETING_BYTES: u64 = 64;
@@ -239,7 +239,7 @@ pub fn starts_greeting(bytes: &[u8]) -> bool {
 }
 
 /// Whether a call of `len` bytes that starts with `bytes` plausibly starts at a frame boundary: every header in it is valid
-/// and its first body starts as vLLM's do (a request type, an array, a map or a command).
+/// and its first body starts as an engine's do (a request type, an array, a map or a command).
 pub fn starts_frame(len: u64, bytes: &[u8]) -> bool {
     let mut at = 0usize;
     let mut first = true;

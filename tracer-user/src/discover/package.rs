@@ -2,7 +2,8 @@
 //!
 //! Enters: the paths of the files that a process has mapped, and its root directory. Leaves: the version that the
 //! installed package states: `<site-packages>/NAME-*.dist-info/METADATA`, else `NAME/_version.py` beside a mapped
-//! extension module (an editable install).
+//! extension module (an editable install). All of it is the target's to make: what is looked at is capped, and what is read is let go
+//! before the next is.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,10 @@ use crate::sanitise::printable;
 
 /// The headers of a METADATA are within its first kilobytes; the README follows.
 const METADATA_MAX: u64 = 64 * 1024;
+/// Directories of packages that one server has mapped files of; a real one has one or two.
+const PLACES_MAX: usize = 32;
+/// Packages of one directory that are called like the engine; a real one has one.
+const CANDIDATES_MAX: usize = 64;
 
 /// The version of `package` among the packages that the mapped files belong to.
 pub(super) fn version<'a>(
@@ -27,17 +32,23 @@ pub(super) fn version<'a>(
 }
 
 fn installed(package: engine::Package, library: &Path, root: &Root) -> Option<String> {
-    let found: Vec<Package> = root
-        .names(library)
-        .iter()
-        .filter(|name| name.starts_with(package.name) && name.ends_with(".dist-info"))
-        .filter_map(|name| metadata(&root.read(&library.join(name).join("METADATA"), METADATA_MAX)?))
-        .collect();
-    package
-        .distributions
-        .iter()
-        .find_map(|name| found.iter().find(|package| package.name == *name))
-        .map(|package| package.version.clone())
+    let rank = |name: &str| package.distributions.iter().position(|distribution| *distribution == name);
+    // The folder is called `NAME-VERSION.dist-info`, with `_` for what is `-` in the name.
+    let is_candidate = |folder: &str| {
+        let name = folder.strip_suffix(".dist-info").and_then(|folder| folder.split('-').next());
+        name.is_some_and(|name| rank(&normal(name)).is_some())
+    };
+    let folders = root.names(library, CANDIDATES_MAX, is_candidate);
+    let found = folders.iter().filter_map(|folder| {
+        let Package { name, version } = metadata(&root.read(&library.join(folder).join("METADATA"), METADATA_MAX)?)?;
+        Some((rank(&name)?, version))
+    });
+    found.min_by_key(|(rank, _)| *rank).map(|(_, version)| version)
+}
+
+/// A package's name in the normal form: lower case, `-` between words.
+fn normal(name: &str) -> String {
+    name.to_ascii_lowercase().replace(['_', '.'], "-")
 }
 
 /// Where packages lie.
@@ -54,13 +65,19 @@ fn places<'a>(package: &str, mapped: impl IntoIterator<Item = &'a Path>) -> Plac
     for path in mapped {
         for ancestor in path.ancestors().skip(1) {
             match ancestor.file_name().and_then(|name| name.to_str()) {
-                Some("site-packages" | "dist-packages") => places.libraries.insert(ancestor.to_owned()),
-                Some(name) if name == package => places.packages.insert(ancestor.to_owned()),
-                _ => continue,
-            };
+                Some("site-packages" | "dist-packages") => keep(&mut places.libraries, ancestor),
+                Some(name) if name == package => keep(&mut places.packages, ancestor),
+                _ => {}
+            }
         }
     }
     places
+}
+
+fn keep(places: &mut BTreeSet<PathBuf>, place: &Path) {
+    if places.len() < PLACES_MAX && !places.contains(place) {
+        places.insert(place.to_owned());
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -76,10 +93,7 @@ fn metadata(text: &[u8]) -> Option<Package> {
     let headers = || text.lines().take_while(|line| !line.is_empty());
     let value =
         |key: &str| headers().find_map(|line| line.strip_prefix(key)).map(str::trim).filter(|value| !value.is_empty());
-    Some(Package {
-        name: value("Name:")?.to_ascii_lowercase().replace(['_', '.'], "-"),
-        version: printable(value("Version:")?.as_bytes()),
-    })
+    Some(Package { name: normal(value("Name:")?), version: printable(value("Version:")?.as_bytes()) })
 }
 
 /// `__version__ = version = '0.32.0+cpu'`, as setuptools-scm writes it.

@@ -133,7 +133,7 @@ fn tokenizers(found: &ServerProcesses) -> Vec<Check> {
         return vec![Check::warn(
             "tokenizer",
             detail,
-            "none needed; other tokenizers and vLLM's Rust front end are not timed",
+            "none needed; other tokenizers, and front ends in Rust, are not timed",
         )];
     }
     checks

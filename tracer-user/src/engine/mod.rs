@@ -159,7 +159,7 @@ pub struct Add {
     /// When the front end took the request up, unix seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrival: Option<f64>,
-    /// `arrival` was stamped before tokenising (vLLM ≥ 0.17); otherwise after, or not known.
+    /// `arrival` was stamped before tokenising (docs/support-matrix.md says by which versions); otherwise after, or not known.
     pub arrival_before_tokenizing: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u64>,
@@ -213,7 +213,7 @@ pub struct RequestOutput {
     pub cached_tokens: Option<u64>,
 }
 
-/// Why a generation ended, in the order of vLLM's `FinishReason`; the label `finish_reason`.
+/// Why a generation ended, in the order of the first engine's own numbers; the label `finish_reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {

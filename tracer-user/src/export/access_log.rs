@@ -15,8 +15,9 @@ use super::sink::{Context, Sink};
 use super::stdout::{self, Stdout};
 use serde::Serialize;
 
+use crate::out_file::Existing;
 use crate::output::AccessRecord;
-use crate::sanitise::is_unsafe;
+use crate::sanitise;
 
 /// Records that wait for the file at most; about 1 kB each.
 const QUEUE_RECORDS: u64 = 8192;
@@ -53,7 +54,8 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
         Box::new(Stdout::default())
     } else {
         // A live log goes on where the run before ended; a replay's is that replay's.
-        Box::new(LogFile::open(path, "the access log", context.pressure == Pressure::Drop, context.reopen)?)
+        let existing = if context.pressure == Pressure::Drop { Existing::Kept } else { Existing::Dropped };
+        Box::new(LogFile::open(path, "the access log", existing, context.reopen)?)
     };
     let telemetry = Arc::clone(context.telemetry);
     let count = move |fate, records| {
@@ -65,27 +67,14 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
         counter.fetch_add(records, Relaxed);
     };
     let about = format!("access log {}", path.display());
-    let lines = Lines::start(about, out, QUEUE_RECORDS, context.pressure, count, write)?;
+    let lines = Lines::start(about, "records", out, QUEUE_RECORDS, context.pressure, count, write)?;
     Ok(Some(Box::new(AccessLog { lines, is_stdout })))
 }
 
 /// Appends `record` to `line` as JSON.
 pub fn write(record: &impl Serialize, line: &mut Vec<u8>) -> io::Result<()> {
     let text = serde_json::to_string(record)?;
-    if !text.chars().any(is_unsafe) {
-        line.extend_from_slice(text.as_bytes());
-        return Ok(());
-    }
-    // Such a character can only stand inside a string: JSON's own syntax is ASCII.
-    for c in text.chars() {
-        if is_unsafe(c) {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                line.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
-            }
-        } else {
-            line.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-        }
-    }
+    line.extend_from_slice(sanitise::json(&text).as_bytes());
     Ok(())
 }
 
@@ -96,6 +85,7 @@ pub(super) mod tests {
         FinishReason, GenerationRecord, GenerationSeconds, Incomplete, Outcome, RequestSeconds, SpanId, TraceId,
         UnixNanos,
     };
+    use crate::sanitise::is_unsafe;
 
     pub(crate) fn record() -> AccessRecord {
         AccessRecord {

@@ -41,7 +41,7 @@ pub struct OutputArgs {
     /// Most spans per trace
     #[arg(long, value_name = "N", default_value_t = MAX_SPANS)]
     pub max_spans: usize,
-    /// Serve Prometheus metrics on ADDR (host:port or port; loopback unless a host is given)
+    /// Serve Prometheus metrics on ADDR (host:port or port; loopback unless a host is given; deploy/prometheus scrapes 9464)
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<String>,
     /// Write the metrics to FILE as OpenMetrics text when the run ends

@@ -1,31 +1,41 @@
 //! `--kernels-out`: one JSON object a line for each process and CUDA kernel, when the process or the run is over. The fields are those of
-//! docs/signals.md.
+//! docs/signals.md. A file that takes no more than waits for it loses rows, which is said at the end.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use super::lines::Lines;
+use super::access_log;
+use super::lines::{Fate, Lines};
 use super::log_file::LogFile;
 use super::sink::{Context, Sink};
-use super::{Pressure, access_log};
+use crate::out_file::Existing;
 use crate::output::cuda::KernelRow;
 
 /// Rows that wait for the file at most; a server has some hundred.
 const QUEUE_ROWS: u64 = 65_536;
 
 #[derive(Debug)]
-struct Kernels(Lines<KernelRow>);
+struct Kernels {
+    about: String,
+    lines: Lines<KernelRow>,
+    /// Rows that found no room.
+    late: Arc<AtomicU64>,
+}
 
 impl Sink for Kernels {
     fn kernel(&mut self, row: &KernelRow) {
-        self.0.push(&Arc::new(row.clone()), 1);
+        self.lines.push(&Arc::new(row.clone()), 1);
     }
 
     fn finish(self: Box<Self>) -> Option<String> {
-        self.0.finish()
+        let Self { about, lines, late } = *self;
+        let failure = lines.finish();
+        let late = late.load(Relaxed);
+        failure.or_else(|| (late > 0).then(|| format!("{about}: {late} rows are missing: the file did not keep up")))
     }
 }
 
@@ -51,19 +61,20 @@ pub(super) fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>
     let out: Box<dyn io::Write + Send> = if path == Path::new("-") {
         Box::new(io::stdout())
     } else {
-        Box::new(LogFile::open(path, "the kernels", false, context.reopen)?)
+        Box::new(LogFile::open(path, "the kernels", Existing::Dropped, context.reopen)?)
     };
     let about = format!("kernels {}", path.display());
-    // At the end there is time: nothing is dropped.
-    let lines = Lines::start(
-        about,
-        out,
-        QUEUE_ROWS,
-        Pressure::Wait,
-        |_, _| {},
-        |row, line| access_log::write(&line_of(row), line),
-    )?;
-    Ok(Some(Box::new(Kernels(lines))))
+    let late = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&late);
+    let count = move |fate, rows| {
+        if fate == Fate::QueueFull {
+            counted.fetch_add(rows, Relaxed);
+        }
+    };
+    let lines = Lines::start(about.clone(), "rows", out, QUEUE_ROWS, context.pressure, count, |row, line| {
+        access_log::write(&line_of(row), line)
+    })?;
+    Ok(Some(Box::new(Kernels { about, lines, late })))
 }
 
 fn line_of(row: &KernelRow) -> Line<'_> {

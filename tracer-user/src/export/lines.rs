@@ -32,11 +32,6 @@ pub trait Render<T>: Send {
     /// Appends what comes after the last item.
     fn end(&mut self, _out: &mut Vec<u8>) {}
 
-    /// What is lost when a write fails.
-    fn unit(&self) -> &'static str {
-        "lines"
-    }
-
     /// Items that are there are written together up to about so many bytes; 0: each by itself.
     fn batch(&self) -> usize {
         0
@@ -59,6 +54,8 @@ pub struct Lines<T> {
     writer: Writer<(Arc<T>, u64)>,
     count: Arc<dyn Fn(Fate, u64) + Send + Sync>,
     complaint: Arc<Complaint>,
+    /// What weights count, as a user knows it.
+    unit: &'static str,
     done: Receiver<()>,
     pressure: Pressure,
 }
@@ -71,21 +68,23 @@ impl<T> std::fmt::Debug for Lines<T> {
 
 impl<T: Send + Sync + 'static> Lines<T> {
     /// Starts a thread that renders items with `render` (without the line end) and writes them to `out`. `capacity` is the
-    /// weight that may wait; `count` is told the fate of every weight.
+    /// weight that may wait; `count` is told the fate of every weight; `unit` is what weights count (`spans`).
     pub fn start(
         about: String,
+        unit: &'static str,
         out: Box<dyn Write + Send>,
         capacity: u64,
         pressure: Pressure,
         count: impl Fn(Fate, u64) + Send + Sync + 'static,
         render: impl FnMut(&T, &mut Vec<u8>) -> std::io::Result<()> + Send + 'static,
     ) -> std::io::Result<Self> {
-        Self::start_with(about, out, capacity, pressure, count, Line(render))
+        Self::start_with(about, unit, out, capacity, pressure, count, Line(render))
     }
 
     /// As [`Self::start`], with what makes more than lines.
     pub fn start_with(
         about: String,
+        unit: &'static str,
         mut out: Box<dyn Write + Send>,
         capacity: u64,
         pressure: Pressure,
@@ -127,7 +126,7 @@ impl<T: Send + Sync + 'static> Lines<T> {
                     written = written.and_then(|()| out.write_all(&bytes).and_then(|()| out.flush()));
                     if let Err(error) = written {
                         is_broken = true;
-                        thread_complaint.raise(&error.to_string(), 0, render.unit());
+                        thread_complaint.raise(&error.to_string(), 0, unit);
                     }
                 }
                 if is_broken {
@@ -140,7 +139,7 @@ impl<T: Send + Sync + 'static> Lines<T> {
             // The receiver is gone when the run did not wait that long.
             let _ = finished.send(());
         })?;
-        Ok(Self { writer, count, complaint, done, pressure })
+        Ok(Self { writer, count, complaint, unit, done, pressure })
     }
 
     /// Queues `item`.
@@ -154,7 +153,7 @@ impl<T: Send + Sync + 'static> Lines<T> {
     pub fn finish(self) -> Option<String> {
         drop(self.writer);
         if self.done.recv_timeout(FLUSH).is_err() {
-            self.complaint.raise("takes no more; what was still queued is lost", 0, "lines");
+            self.complaint.raise("takes no more; what was still queued is lost", 0, self.unit);
         }
         self.complaint.last()
     }
@@ -195,7 +194,7 @@ mod tests {
             Ok(())
         };
         let out = Box::new(sink.clone());
-        (Lines::start("test file".into(), out, 100, Pressure::Wait, count, render).unwrap(), fates)
+        (Lines::start("test file".into(), "spans", out, 100, Pressure::Wait, count, render).unwrap(), fates)
     }
 
     #[test]
@@ -217,7 +216,7 @@ mod tests {
         for n in 0..3 {
             lines.push(&Arc::new(format!("item {n}")), 2);
         }
-        assert_eq!(lines.finish().unwrap(), "test file: disk full (4 lines lost)");
+        assert_eq!(lines.finish().unwrap(), "test file: disk full (4 spans lost)");
         let expected = [(Fate::Written, 2), (Fate::WriteFailed, 2), (Fate::WriteFailed, 2)];
         assert_eq!(*fates.lock().unwrap(), expected);
     }

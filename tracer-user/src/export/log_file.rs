@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::sink::open_file;
 use crate::exit::Failure;
+use crate::out_file::{self, Existing};
 
 /// How often it was asked to open the files anew; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -36,9 +36,9 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// `what`: what a user calls it. `append`: what is there stays.
-    pub fn open(path: &Path, what: &'static str, append: bool, reopen: &Reopen) -> Result<Self, Failure> {
-        let (file, reopen) = (open_file(path, what, append)?, reopen.clone());
+    /// `what`: what a user calls it.
+    pub fn open(path: &Path, what: &'static str, existing: Existing, reopen: &Reopen) -> Result<Self, Failure> {
+        let (file, reopen) = (out_file::open(path, what, existing)?, reopen.clone());
         Ok(Self { path: path.to_owned(), what, file, done: reopen.0.load(Relaxed), reopen, is_amid: false })
     }
 }
@@ -47,7 +47,7 @@ impl io::Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let asked = self.reopen.0.load(Relaxed);
         if asked != self.done && !self.is_amid {
-            let opened = open_file(&self.path, self.what, true);
+            let opened = out_file::open(&self.path, self.what, Existing::Kept);
             self.file = opened.map_err(|failure| io::Error::other(failure.what))?;
             self.done = asked;
         }
@@ -73,7 +73,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("inferspan-log-file-{}", std::process::id()));
         let renamed = path.with_extension("1");
         let reopen = Reopen::default();
-        let mut log = LogFile::open(&path, "the log", false, &reopen).unwrap();
+        let mut log = LogFile::open(&path, "the log", Existing::Dropped, &reopen).unwrap();
         let line = |log: &mut LogFile, text: &str| log.write_all(text.as_bytes()).and_then(|()| log.flush()).unwrap();
         line(&mut log, "a\n");
         std::fs::rename(&path, &renamed).unwrap();

@@ -187,8 +187,14 @@ impl Sinks {
         let Self { telemetry, list, sampling, digest, .. } = self;
         let left_out = sampling.map(Sampling::finish).unwrap_or_default();
         telemetry.set_left_out(&left_out);
-        let has_terminal = list.iter().any(|sink| sink.is_terminal());
-        let failures = list.into_iter().filter_map(Sink::finish).collect();
+        let (mut has_terminal, mut failures) = (false, Vec::new());
+        for sink in list {
+            let is_terminal = sink.is_terminal();
+            let failure = sink.finish();
+            // One that takes no more would keep the summary waiting for ever.
+            has_terminal |= is_terminal && failure.is_none();
+            failures.extend(failure);
+        }
         print_summary(&digest, has_terminal);
         let dropped = [&telemetry.spans_dropped_queue, &telemetry.spans_dropped_export, &telemetry.spans_dropped_limit];
         Summary {

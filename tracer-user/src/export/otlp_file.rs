@@ -16,6 +16,7 @@ use super::lines::{Fate, Lines};
 use super::log_file::LogFile;
 use super::otlp::spans::{self, Origin};
 use super::sink::{Context, Sink};
+use crate::out_file::Existing;
 use crate::output::Trace;
 
 /// Spans that wait for the file at most; about 12 MB of traces as they come, shared with the OTLP queue.
@@ -40,7 +41,7 @@ impl Sink for TraceFile {
 
 pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     let Some(path) = context.flags.traces_out.as_deref() else { return Ok(None) };
-    let file = LogFile::open(path, "traces", false, context.reopen)?;
+    let file = LogFile::open(path, "traces", Existing::Dropped, context.reopen)?;
     let (scope, origin, telemetry) = (spans::scope(), context.origin.clone(), Arc::clone(context.telemetry));
     let count = move |fate, spans| {
         let counter = match fate {
@@ -52,7 +53,7 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     };
     let render = move |trace: &Trace, line: &mut Vec<u8>| Ok(write(trace, &scope, &origin, line)?);
     let about = format!("trace file {}", path.display());
-    let lines = Lines::start(about, Box::new(file), QUEUE_SPANS, context.pressure, count, render)?;
+    let lines = Lines::start(about, "spans", Box::new(file), QUEUE_SPANS, context.pressure, count, render)?;
     Ok(Some(Box::new(TraceFile(lines))))
 }
 

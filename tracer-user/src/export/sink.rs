@@ -4,8 +4,6 @@
 //! its own, or does what takes no time. To add one: a file that has an `open`, and its lines in [`super`].
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::Pressure;
@@ -13,7 +11,6 @@ use super::flags::OutputArgs;
 use super::log_file::Reopen;
 use super::otlp::spans::Origin;
 use super::prometheus::server::MetricsServer;
-use crate::exit::{Code, Failure};
 use crate::input::gpu::Gpus;
 use crate::output::cuda::{CudaCall, KernelRow};
 use crate::output::{AccessRecord, EngineStep, Metric, ServerProcess, Trace};
@@ -78,15 +75,3 @@ pub struct Context<'a> {
 
 /// Opens a sink, if the flags (or the environment) ask for it.
 pub type Open = fn(&Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>>;
-
-/// Refuses at once what cannot be written, when the user can still do something.
-pub fn open_file(path: &Path, what: &str, append: bool) -> Result<File, Failure> {
-    File::options().create(true).write(true).append(append).truncate(!append).open(path).map_err(|error| {
-        let code = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Code::Permission,
-            _ => Code::Usage,
-        };
-        let said = format!("cannot write {what} to {}: {error}", path.display());
-        Failure::new(code, said, "name a file in a folder that exists and can be written")
-    })
-}

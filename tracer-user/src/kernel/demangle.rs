@@ -8,8 +8,8 @@ use std::fmt::{self, Write as _};
 
 use cpp_demangle::{DemangleOptions, DemangleWrite, ParseOptions, Symbol};
 
-/// Depth of types in types. All 87,000 names of torch, vLLM, NCCL, cuBLAS, cuDNN and cuSPARSELt need less than 96; at 160 an unoptimised
-/// build overflows a thread's stack of 2 MiB.
+/// Depth of types in types. All 87,000 names of a GPU server's libraries (torch, NCCL, cuBLAS, cuDNN …) need less than 96; at 160 an
+/// unoptimised build overflows a thread's stack of 2 MiB.
 const DEPTH_MAX: u32 = 128;
 /// Longest name that is tried, bytes; the longest seen has 11,000.
 const MANGLED_MAX: usize = 64 << 10;

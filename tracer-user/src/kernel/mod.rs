@@ -2,7 +2,7 @@
 //!
 //! Enters: a library's file, a few bytes at a time. Leaves: a [`Table`], and of a device name what a person reads ([`name::Kernel`]). Pure.
 //! Nothing of this needs a GPU, a driver or a process: the compiler writes calls into the library's code that tell the runtime which host
-//! function stands for which kernel, and they are there in a stripped file as well (facts measured on torch, vLLM, cuBLAS, cuDNN, NCCL).
+//! function stands for which kernel, and they are there in a stripped file as well (facts measured on torch, cuBLAS, cuDNN, NCCL).
 //! Invariant: what is in the table was read from a call whose registers are certain; missing beats wrong. Refused: machines other than
 //! x86-64.
 

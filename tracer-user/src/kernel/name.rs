@@ -12,7 +12,7 @@ pub struct Kernel {
     pub name: String,
     /// With types and parameters; the name itself where it is not mangled or does not demangle.
     pub demangled: String,
-    /// Without them: `vllm::activation_kernel`.
+    /// Without them: `engine::activation_kernel`.
     pub short: String,
     pub class: Class,
 }

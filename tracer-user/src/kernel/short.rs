@@ -1,4 +1,4 @@
-//! The name of a kernel without its template arguments and parameters: `vllm::activation_kernel`.
+//! The name of a kernel without its template arguments and parameters: `engine::activation_kernel`.
 //!
 //! Enters: a demangled or a mangled name. Leaves: the qualified name. Of a name that nobody could demangle the nested name in front is
 //! read as far as it is plain; what follows is left out. Names that are not mangled stay as they are.

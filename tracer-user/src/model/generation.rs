@@ -80,7 +80,7 @@ pub struct Generation {
     pub prompt_tokens: Option<u64>,
     pub cached_tokens: Option<u64>,
     pub queued: Option<EventNanos>,
-    /// The first time it was scheduled, as vLLM's own formulas take it.
+    /// The first time it was scheduled, as the engine's own formulas take it.
     pub scheduled: Option<EventNanos>,
     pub waits: Vec<Wait>,
     /// Preempted and not scheduled since.
@@ -287,29 +287,29 @@ impl Generation {
         }
     }
 
-    /// Arrival → the front end gets to the first token, seconds: vLLM's time to first token. Where that was not seen, arrival →
+    /// Arrival → the front end gets to the first token, seconds: the engine's time to first token. Where that was not seen, arrival →
     /// first token in the front end.
     pub fn ttft_seconds(&self) -> Option<f64> {
         let received = self.first?.received;
         seconds(self.arrival?, self.taken_up.map_or(received, |at| at.max(received)))
     }
 
-    /// queued → scheduled (first time), seconds: vLLM's queue time.
+    /// queued → scheduled (first time), seconds: the engine's queue time.
     pub fn queue_seconds(&self) -> Option<f64> {
         seconds(self.queued?, self.scheduled?)
     }
 
-    /// scheduled → first token, seconds: vLLM's prefill time.
+    /// scheduled → first token, seconds: the engine's prefill time.
     pub fn prefill_seconds(&self) -> Option<f64> {
         seconds(self.scheduled?, self.first?.at)
     }
 
-    /// first → last token, seconds: vLLM's decode time.
+    /// first → last token, seconds: the engine's decode time.
     pub fn decode_seconds(&self) -> Option<f64> {
         seconds(self.first?.at, self.last?.at)
     }
 
-    /// scheduled → last token, seconds: vLLM's inference time.
+    /// scheduled → last token, seconds: the engine's inference time.
     pub fn inference_seconds(&self) -> Option<f64> {
         seconds(self.scheduled?, self.last?.at)
     }

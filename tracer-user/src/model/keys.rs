@@ -73,7 +73,7 @@ pub mod attribute {
     pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
     pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
     pub const CACHED_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
-    // vLLM's and SGLang's own keys, seconds.
+    // Keys that engines use themselves, seconds.
     pub const LATENCY_QUEUE: &str = "gen_ai.latency.time_in_queue";
     pub const LATENCY_TTFT: &str = "gen_ai.latency.time_to_first_token";
     pub const LATENCY_E2E: &str = "gen_ai.latency.e2e";

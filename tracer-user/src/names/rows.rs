@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::kernel::Table;
 use crate::kernel::demangle::DEMANGLED_MAX;
 use crate::kernel::name::Kernel;
-use crate::sanitise::sanitise;
+use crate::sanitise::{self, sanitise};
 
 const SCHEMA: &str = "inferspan.names/1";
 /// Characters of a short name; longer ones push the rest of their line.
@@ -32,14 +32,15 @@ struct Row<'k> {
 /// `inferspan.names/1`, one object a library.
 pub fn json(path: &Path, table: &Table, out: &mut impl Write) -> io::Result<()> {
     write!(out, "{{\"schema\":\"{SCHEMA}\",\"library\":")?;
-    serde_json::to_writer(&mut *out, &path.to_string_lossy())?;
+    let write = |text: String, out: &mut dyn Write| out.write_all(sanitise::json(&text).as_bytes());
+    write(serde_json::to_string(&path.to_string_lossy())?, out)?;
     out.write_all(b",\"kernels\":[")?;
     for (number, (address, name)) in table.kernels().enumerate() {
         if number > 0 {
             out.write_all(b",")?;
         }
         let Kernel { name, demangled, short, class } = &Kernel::named(name);
-        serde_json::to_writer(&mut *out, &Row { address, name, demangled, short, class: class.name() })?;
+        write(serde_json::to_string(&Row { address, name, demangled, short, class: class.name() })?, out)?;
     }
     out.write_all(b"]}\n")
 }

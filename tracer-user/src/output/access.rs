@@ -43,7 +43,7 @@ pub struct RequestSeconds {
     pub detokenize: Option<f64>,
     /// First request byte read → first token's arrival in the front end.
     pub ttft: Option<f64>,
-    /// The front end's own arrival stamp → when it takes up the first token: as vLLM counts it.
+    /// The front end's own arrival stamp → when it takes up the first token: as the engine counts it.
     pub ttft_engine: Option<f64>,
     pub e2e: Option<f64>,
 }

@@ -37,7 +37,7 @@ pub enum Metric {
         /// (e2e − ttft) / (output tokens − 1).
         time_per_output_token: Option<f64>,
     },
-    /// An engine request is over. The times are those that vLLM's own histograms take, and only where vLLM takes them.
+    /// An engine request is over. The times are those that the engine's own histograms take, and only where they do.
     Generation {
         labels: Labels,
         finish_reason: FinishReason,

@@ -20,11 +20,12 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use text::{Mapping, Stat, Status, Usage};
 
-/// Caps on what is read. The largest seen: 250 kB of maps (real vLLM), tens of MB of sockets (a busy proxy in the same namespace).
+/// Caps on what is read. The largest seen: 250 kB of maps (the engine of docs/support-matrix.md), tens of MB of sockets (a busy
+/// proxy in the same namespace).
 const TEXT_MAX: u64 = 1 << 20;
 const MAPS_MAX: u64 = 16 << 20;
 const SOCKETS_MAX: u64 = 64 << 20;
-/// A vLLM process has some 2,000 mappings.
+/// A process of that engine has some 2,000 mappings.
 const MAPPINGS_MAX: usize = 100_000;
 /// `fs.nr_open` where nobody has raised it. One that is not listed would be taken for none.
 const DESCRIPTORS_MAX: usize = 1 << 20;

@@ -10,6 +10,9 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
+/// Entries of a directory that are looked at; a large Python environment has some 2,000 packages.
+const ENTRIES_MAX: usize = 65_536;
+
 /// A process's root directory, `/proc/PID/root`.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
@@ -36,13 +39,14 @@ impl Root {
         Some(text)
     }
 
-    /// Names in a directory.
-    pub fn names(&self, path: &Path) -> Vec<String> {
+    /// Names in a directory for which `is_wanted`: at most `max`, among the first [`ENTRIES_MAX`] of all.
+    pub fn names(&self, path: &Path, max: usize, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let Some(directory) = self.open_inside(path, OFlags::DIRECTORY) else { return Vec::new() };
         // The descriptor is already inside the root; this reads the directory that it is.
         let Ok(entries) = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())) else {
             return Vec::new();
         };
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+        let names = entries.take(ENTRIES_MAX).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter(|name| is_wanted(name)).take(max).collect()
     }
 }

@@ -3,7 +3,7 @@
 //! Enters: the bytes of one file. Leaves: the few fields that discovery needs. Names and paths in them are chosen by the
 //! target, so nothing here trusts their content: a name may hold spaces, parentheses, colons and invalid UTF-8. A line
 //! that does not parse is skipped; a file that does not parse gives `None`. (The `procfs` crate cuts `Name:` at the second
-//! colon, which vLLM's titles have, and refuses a whole table for one odd line; hence own parsers.)
+//! colon, which engines' titles have, and refuses a whole table for one odd line; hence own parsers.)
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

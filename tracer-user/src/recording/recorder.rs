@@ -6,14 +6,13 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::blocks::{self, BLOCK};
 use super::{Entry, Header};
@@ -21,10 +20,13 @@ use crate::core::{Answer, Parsed};
 use crate::decode::http::HttpEvent;
 use crate::engine::{EngineMessage, RequestOutput};
 use crate::input::{Event, Input, What};
+use crate::out_file::{Existing, OutFile, OutFileError, PRIVATE};
 
 /// What waits for the disk at most, bytes: two seconds of 1,000 streams at 200 steps a second.
 pub(super) const MAX_WAITING: usize = 64 << 20;
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How long the end of a run waits for a pipe whose reader has stalled.
+const FLUSH: Duration = Duration::from_secs(10);
 
 /// A recording in the making.
 #[derive(Debug)]
@@ -32,7 +34,13 @@ pub struct Recorder {
     path: PathBuf,
     sender: Sender<(Vec<Entry>, usize)>,
     waiting: Arc<AtomicUsize>,
-    thread: JoinHandle<io::Result<u64>>,
+    thread: JoinHandle<()>,
+    /// Says what became of the file.
+    done: Receiver<io::Result<()>>,
+    /// Of the file, so far, bytes.
+    size: Arc<AtomicU64>,
+    /// It is a file, and no pipe: what is on its way to it is waited for.
+    is_file: bool,
     entries: u64,
     missing: u64,
     /// Missing entries that were not told of yet.
@@ -53,18 +61,24 @@ pub struct Recorded {
 }
 
 impl Recorder {
-    /// Makes the file (readable by its owner alone) and writes its header.
-    pub fn start(path: &Path, header: &Header) -> io::Result<Self> {
-        let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(path)?;
-        blocks::begin(&mut file)?;
-        blocks::write(&mut file, &rmp_serde::to_vec_named(header).map_err(io::Error::other)?)?;
+    /// Makes the file (readable by its owner alone); its header is written first.
+    pub fn start(path: &Path, header: &Header) -> Result<Self, OutFileError> {
+        let file = OutFile::find(path)?.open(Existing::Dropped, PRIVATE)?;
+        let is_file = file.metadata()?.is_file();
+        let header = rmp_serde::to_vec_named(header).map_err(io::Error::other)?;
         let (sender, entries) = unbounded();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let written = Arc::clone(&waiting);
-        let thread = std::thread::Builder::new()
-            .name("inferspan-record".to_owned())
-            .spawn(move || write(file, &entries, &written))?;
-        Ok(Self { path: path.to_owned(), sender, waiting, thread, entries: 0, missing: 0, untold: 0 })
+        let (tell, done) = bounded(1);
+        let (waiting, size) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let (written, mut to) = (Arc::clone(&waiting), Counted { file, size: Arc::clone(&size) });
+        let thread = std::thread::Builder::new().name("inferspan-record".to_owned()).spawn(move || {
+            let begun = blocks::begin(&mut to).and_then(|()| blocks::write(&mut to, &header));
+            let result = begun.and_then(|()| write(&mut to, &entries, &written));
+            let synced = result.and_then(|()| if is_file { to.file.sync_all() } else { Ok(()) });
+            // The run may not have waited that long.
+            let _ = tell.send(synced);
+        })?;
+        let path = path.to_owned();
+        Ok(Self { path, sender, waiting, thread, done, size, is_file, entries: 0, missing: 0, untold: 0 })
     }
 
     /// Takes the entries that came next.
@@ -100,10 +114,15 @@ impl Recorder {
         let last = missing.into_iter().chain([Entry::Complete { late }]).collect();
         let _ = self.sender.send((last, 0));
         drop(self.sender);
-        let written = self.thread.join().unwrap_or_else(|_| Err(io::Error::other("its thread has panicked")));
-        let failure = written.as_ref().err().map(|error| format!("recording {}: {error}", self.path.display()));
-        let bytes =
-            written.unwrap_or_else(|_| std::fs::metadata(&self.path).map(|data| data.len()).unwrap_or_default());
+        let waited = if self.is_file { self.done.recv().map_err(Into::into) } else { self.done.recv_timeout(FLUSH) };
+        let written = waited.unwrap_or_else(|error| {
+            Err(io::Error::other(match error {
+                RecvTimeoutError::Timeout => "takes no more; what was still queued is lost",
+                RecvTimeoutError::Disconnected => "its thread has panicked",
+            }))
+        });
+        let failure = written.err().map(|error| format!("recording {}: {error}", self.path.display()));
+        let bytes = self.size.load(Relaxed);
         Recorded { path: self.path, entries: self.entries, bytes, missing: self.missing, failure }
     }
 }
@@ -138,8 +157,26 @@ fn weight(entry: &Entry) -> usize {
     size_of::<Entry>() + bytes + answers.iter().map(answer).sum::<usize>() + answers.len() * size_of::<Answer>()
 }
 
-/// Until nobody sends any more; gives the size of the file.
-fn write(mut file: File, entries: &Receiver<(Vec<Entry>, usize)>, waiting: &AtomicUsize) -> io::Result<u64> {
+/// A file whose size is known while it grows.
+struct Counted {
+    file: File,
+    size: Arc<AtomicU64>,
+}
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.size.fetch_add(written as u64, Relaxed);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Until nobody sends any more.
+fn write(file: &mut Counted, entries: &Receiver<(Vec<Entry>, usize)>, waiting: &AtomicUsize) -> io::Result<()> {
     let mut block = Vec::with_capacity(BLOCK + BLOCK / 4);
     let mut due = Instant::now() + FLUSH_EVERY;
     loop {
@@ -148,7 +185,7 @@ fn write(mut file: File, entries: &Receiver<(Vec<Entry>, usize)>, waiting: &Atom
                 for entry in &batch {
                     rmp_serde::encode::write_named(&mut block, entry).map_err(io::Error::other)?;
                     if block.len() >= BLOCK {
-                        blocks::write(&mut file, &block)?;
+                        blocks::write(file, &block)?;
                         block.clear();
                     }
                 }
@@ -161,14 +198,12 @@ fn write(mut file: File, entries: &Receiver<(Vec<Entry>, usize)>, waiting: &Atom
         if is_over || Instant::now() >= due {
             due = Instant::now() + FLUSH_EVERY;
             if !block.is_empty() {
-                blocks::write(&mut file, &block)?;
+                blocks::write(file, &block)?;
                 block.clear();
             }
         }
         if is_over {
-            file.flush()?;
-            file.sync_all()?;
-            return Ok(file.metadata()?.len());
+            return file.flush();
         }
     }
 }

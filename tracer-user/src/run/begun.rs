@@ -133,12 +133,5 @@ fn start_recording(plan: &ToRecord, servers: usize, config: &Config, level: Leve
         host: origin.host,
         resource: origin.extra,
     };
-    Recorder::start(&plan.file, &header).map_err(|error| {
-        let code = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Code::Permission,
-            _ => Code::Usage,
-        };
-        let what = format!("cannot write a recording to {}: {error}", plan.file.display());
-        Failure::new(code, what, "name a file in a folder that exists and can be written")
-    })
+    Recorder::start(&plan.file, &header).map_err(|error| error.failure("a recording", &plan.file))
 }

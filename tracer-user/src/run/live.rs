@@ -28,7 +28,7 @@ use crate::source::session::{Attachment, Session};
 pub const LAG_NS: EventNanos = 20_000_000;
 
 /// How often processes that came later are looked for, while some may still be on their way to their title and their
-/// sockets: a vLLM engine takes up to two minutes.
+/// sockets: an engine takes up to two minutes.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 const LOOK_FOR: Duration = Duration::from_mins(3);
 /// How often the targets are looked at, in case an exit was lost.

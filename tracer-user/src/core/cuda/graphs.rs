@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::input::cuda::{Call, CallKind, FunctionKey};
 
-/// Graphs, captures and instantiated graphs that are kept; vLLM has some 70 of each.
+/// Graphs, captures and instantiated graphs that are kept; the engine of docs/support-matrix.md has some 70 of each.
 const MAX_GRAPHS: usize = 4096;
 /// Nodes that are listed of a graph.
 const MAX_NODES: usize = 65_536;

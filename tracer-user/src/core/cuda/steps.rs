@@ -1,7 +1,7 @@
 //! Which step the parts of a process belong to.
 //!
 //! Enters: the parts of processes, the edges of their engine's steps. Leaves: a step's totals. An engine that waits for a step before it
-//! schedules the next launches all of a step between its edges. One that schedules ahead (vLLM's async scheduling) launches step N + 1
+//! schedules the next launches all of a step between its edges. One that schedules ahead (async scheduling) launches step N + 1
 //! while N is not over, before N's end or after it; the first two after a pause may stand between the same edges.
 //!
 //! Such an engine waits for its results on a thread that does nothing else, once a step:

@@ -104,7 +104,7 @@ struct Reading {
     fields: RequestFields,
     /// In the prompt's array, before its first element: that tells what it is made of.
     deciding: bool,
-    /// The limit came from `max_completion_tokens`, which vLLM prefers.
+    /// The limit came from `max_completion_tokens`, which is preferred.
     preferred_limit: bool,
 }
 

@@ -129,7 +129,7 @@ impl ResponseFields {
             ("type", Token::Text(kind)) if place.depth == 1 => self.content &= !BOOKKEEPING.contains(&kind),
             ("id", _) if of_result && self.id.is_none() => self.id = token.text(),
             ("model", _) if of_result && self.model.is_none() => self.model = token.text(),
-            // Not `stop_reason`: there vLLM puts the stop string itself, which is the client's text.
+            // Not `stop_reason`: there an engine puts the stop string itself, which is the client's text.
             ("finish_reason", _) if place.depth == 3 && self.finish_reasons.len() < MAX_REASONS => {
                 self.finish_reasons.extend(token.text());
             }

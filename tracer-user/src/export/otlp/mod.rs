@@ -17,7 +17,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use self::endpoint::Endpoint;
 use self::options::Options;
 use self::spans::Origin;
-use self::transport::{TransportError, build};
+use self::transport::{Redirects, TransportError, build};
 use super::Pressure;
 use super::complaint::Complaint;
 use super::flags::OutputArgs;
@@ -117,7 +117,7 @@ impl Otlp {
         // A wrong certificate, URL or scheme shows now, not at the first request.
         {
             let _context = runtime.enter();
-            build(&endpoint, &options).map_err(|error| {
+            build(&endpoint, &options, &Redirects::default()).map_err(|error| {
                 Failure::new(
                     Code::Usage,
                     format!("{} {}: {error}", endpoint.source, endpoint.url),
@@ -135,6 +135,7 @@ impl Otlp {
             origin,
             scope: spans::scope(),
             options,
+            redirects: Redirects::default(),
             deadline: Arc::clone(&deadline),
             complaint: Arc::clone(&complaint),
             telemetry: Arc::clone(&telemetry),
@@ -177,6 +178,7 @@ struct Exporter {
     origin: Origin,
     scope: InstrumentationScope,
     options: Options,
+    redirects: Redirects,
     deadline: Arc<Mutex<Option<Instant>>>,
     complaint: Arc<Complaint>,
     telemetry: Arc<Telemetry>,
@@ -252,7 +254,12 @@ impl Exporter {
         let exporter = &self.exporters[at].1;
         match self.runtime.block_on(async { tokio::time::timeout(left, exporter.export(spans)).await }) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Some(error.to_string())),
+            Ok(Err(error)) => Err(Some(match self.redirects.take() {
+                Some(to) => format!(
+                    "it redirects to {to}, which is not followed: headers and traces would go along; give that URL if it is meant ({error})"
+                ),
+                None => error.to_string(),
+            })),
             Err(_) => Err(Some(format!("no answer within {} s", left.as_secs_f64().round()))),
         }
     }
@@ -263,7 +270,7 @@ impl Exporter {
             return Ok(at);
         }
         let _context = self.runtime.enter();
-        let mut exporter = build(&self.endpoint, &self.options)?;
+        let mut exporter = build(&self.endpoint, &self.options, &self.redirects)?;
         let attributes = spans::resource(&key.0, key.1, &self.origin);
         exporter.set_resource(&Resource::builder_empty().with_attributes(attributes).build());
         if self.exporters.len() == MAX_EXPORTERS {

@@ -1,9 +1,13 @@
 //! The exporter for an endpoint: gRPC or HTTP, plain or TLS.
 //!
 //! TLS trusts the system's roots and the certificates that [`Options`] bring, and shows the client's own when there is one.
-//! Headers and retries are the exporter's own, by the standard variables.
+//! Headers and retries are the exporter's own, by the standard variables. Refused: redirects. Another origin would get the headers, keys
+//! among them, and the traces; gRPC knows none.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry_otlp::{Compression, SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _};
+use reqwest::redirect;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use super::endpoint::{Endpoint, Protocol};
@@ -18,8 +22,31 @@ pub enum TransportError {
     Http(#[from] reqwest::Error),
 }
 
-/// An exporter without a resource. Must be called inside the runtime.
-pub fn build(endpoint: &Endpoint, options: &Options) -> Result<SpanExporter, TransportError> {
+/// Where a back end last wanted to lead a request; nothing when it did not. Shared with the client, whose error does not say it.
+#[derive(Debug, Clone, Default)]
+pub struct Redirects(Arc<Mutex<Option<String>>>);
+
+impl Redirects {
+    /// What follows no redirect, and remembers it.
+    fn policy(&self) -> redirect::Policy {
+        let seen = self.clone();
+        redirect::Policy::custom(move |attempt| {
+            let url = attempt.url();
+            // A query or a user's name may be a key.
+            let to = format!("{}{}", url.origin().ascii_serialization(), url.path());
+            *seen.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
+            attempt.stop()
+        })
+    }
+
+    /// The one that was not followed, told once.
+    pub fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// An exporter without a resource. Must be called inside the runtime. `redirects`: hears of those that are not followed.
+pub fn build(endpoint: &Endpoint, options: &Options, redirects: &Redirects) -> Result<SpanExporter, TransportError> {
     let is_tls = endpoint.url.starts_with("https:");
     if is_tls || endpoint.protocol == Protocol::HttpProtobuf {
         // The HTTP client needs a TLS provider at hand even when it speaks plain HTTP only. An error says that there is a
@@ -46,7 +73,7 @@ pub fn build(endpoint: &Endpoint, options: &Options) -> Result<SpanExporter, Tra
             Ok(builder.build()?)
         }
         Protocol::HttpProtobuf => {
-            let mut client = reqwest::Client::builder().timeout(options.timeout);
+            let mut client = reqwest::Client::builder().timeout(options.timeout).redirect(redirects.policy());
             if let Some(pem) = &options.tls.trusted {
                 client = client.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
             }

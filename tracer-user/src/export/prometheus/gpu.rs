@@ -66,7 +66,7 @@ static TABLE: [Metric; 9] = [
     Metric {
         name: "inferspan_gpu_utilization",
         unit: Some("ratio"),
-        help: "Part of the driver's last sample period in which any kernel ran on the GPU",
+        help: "Part of the driver's last sample period with a kernel on the GPU",
         value: Value::Gauge(|gpu| gpu.busy_percent.map(|percent| f64::from(percent) / 100.0)),
     },
     Metric {

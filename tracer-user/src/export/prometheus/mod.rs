@@ -1,8 +1,6 @@
 //! Metrics for Prometheus: updates are applied on the core's thread (a map look-up and an atomic each), and read at a scrape
 //! or at the end of the run.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
@@ -11,18 +9,20 @@ use prometheus_client::registry::Registry;
 use self::families::Families;
 use self::gpu::{GpuMetrics, Readings};
 use self::own::Own;
+use self::page_file::PageFile;
 use self::server::MetricsServer;
 use super::sink::{Context, Sink};
-use crate::exit::{Code, Failure};
 use crate::input::gpu::Gpus;
 use crate::output::Metric;
 use crate::telemetry::Telemetry;
 
 pub mod buckets;
+mod connections;
 pub mod families;
 pub mod family;
 pub mod gpu;
 pub mod own;
+mod page_file;
 mod register;
 mod series;
 pub mod server;
@@ -48,7 +48,7 @@ struct Metrics {
     families: Families,
     exposition: Exposition,
     server: Option<MetricsServer>,
-    file: Option<PathBuf>,
+    file: Option<PageFile>,
     gpus: Readings,
 }
 
@@ -66,10 +66,7 @@ impl Sink for Metrics {
     }
 
     fn finish(self: Box<Self>) -> Option<String> {
-        let path = self.file.as_deref()?;
-        let text = self.exposition.openmetrics().map_err(std::io::Error::other);
-        let written = text.and_then(|text| write_atomically(path, &text));
-        written.err().map(|error| format!("metrics file {}: {error}", path.display()))
+        self.file?.write(self.exposition.openmetrics())
     }
 }
 
@@ -80,9 +77,9 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     }
     let gpus = Readings::default();
     let (families, exposition) = with_gpus(Arc::clone(context.telemetry), gpus.clone());
-    file.map(check_writable).transpose()?;
+    let file = file.map(PageFile::find).transpose()?;
     let server = address.map(|address| MetricsServer::start(address, exposition.clone())).transpose()?;
-    Ok(Some(Box::new(Metrics { families, exposition, server, file: file.map(Path::to_owned), gpus })))
+    Ok(Some(Box::new(Metrics { families, exposition, server, file, gpus })))
 }
 
 /// Every metric that there is, in the order in which they are shown.
@@ -101,42 +98,4 @@ fn with_gpus(telemetry: Arc<Telemetry>, readings: Readings) -> (Families, Exposi
     registry.register_collector(Box::new(Own(telemetry)));
     registry.register_collector(Box::new(GpuMetrics(readings)));
     (families, Exposition(Arc::new(registry)))
-}
-
-/// Refuses a file that could not be written at the end, now, when the user can still do something.
-pub fn check_writable(path: &Path) -> Result<(), Failure> {
-    let parent = folder(path);
-    let why = match std::fs::metadata(parent) {
-        Ok(data) if data.is_dir() && !path.is_dir() => return Ok(()),
-        Ok(_) => "that is a folder, or its folder is none".to_owned(),
-        Err(error) => format!("{}: {error}", parent.display()),
-    };
-    let what = format!("cannot write metrics to {}: {why}", path.display());
-    Err(Failure::new(Code::Usage, what, "name a file in a folder that exists"))
-}
-
-/// Writes `text` to `path` at once: a reader sees the old file or the whole new one.
-///
-/// What is no regular file (`/dev/stdout`, a named pipe) is written to instead: a rename would replace the device itself.
-pub fn write_atomically(path: &Path, text: &str) -> std::io::Result<()> {
-    if std::fs::metadata(path).is_ok_and(|data| !data.is_file()) {
-        return std::fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes());
-    }
-    // A link stays a link.
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let path = target.as_path();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder(path).join(format!(".{name}.{}", std::process::id()));
-    let written = std::fs::File::create(&temporary)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        // Best effort: the error that matters is the first one.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -71,7 +71,7 @@ static TABLE: [Metric; 11] = [
     },
     Metric {
         name: "inferspan_traces_left_out",
-        help: "Requests and engine steps that were not exported as traces because sampling left them out, by reason",
+        help: "Requests and steps not exported as traces because of sampling, by reason",
         value: Value::Counts("reason", |own| LeftOut::ALL.map(|why| (why.name(), own.left_out(why))).into()),
     },
     Metric {

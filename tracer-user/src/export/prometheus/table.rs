@@ -214,12 +214,12 @@ metrics! {
         generations: "finish_reason" of FinishReason in FINISH_REASONS = "inferspan_generations",
             "Engine requests that are over, by finish reason";
         cuda_launches: "class" of Class in CLASSES = "inferspan_cuda_launches",
-            "Kernels launched, by what they do; those of a graph count when it is captured, and not here";
+            "Kernels launched outside of graphs, by what they do";
         cuda_copies: "kind" of CopyKind in COPIES = "inferspan_cuda_copies", "Copies that were enqueued, by kind";
         cuda_copy_bytes: "kind" of CopyKind in COPIES = "inferspan_cuda_copy_bytes", "Bytes of copies, by kind";
         nccl_collectives: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_collectives", "Collectives, by kind";
         nccl_bytes: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_bytes",
-            "Bytes that collectives are called with (count times element size), by kind";
+            "Bytes of collectives: count times element size, by kind";
     }
     engine {
         running: Gauge = "inferspan_requests_running", "Engine requests in the running batch after the last step";
@@ -232,11 +232,11 @@ metrics! {
         prefix_queries: Counter = "inferspan_prefix_cache_queries", "Tokens looked up in the prefix cache";
         prefix_hits: Counter = "inferspan_prefix_cache_hits", "Tokens found in the prefix cache";
         usage_differs: Counter = "inferspan_usage_differs",
-            "Responses whose own usage contradicts the tokens that were counted";
+            "Responses whose own usage contradicts what was counted";
         cuda_graph_launches: Counter = "inferspan_cuda_graph_launches", "Graphs launched";
-        cuda_sync_wait: Seconds = "inferspan_cuda_sync_wait_seconds", "Time in waits for a stream, an event or a device, all threads";
+        cuda_sync_wait: Seconds = "inferspan_cuda_sync_wait_seconds", "Time in waits for streams, events and devices";
         cuda_launch_gap: Seconds = "inferspan_cuda_launch_gap_seconds",
-            "Time of steps in which nothing was enqueued or waited for, of the process with the most of it";
+            "Time of steps with nothing enqueued or waited for";
         cuda_memory: Gauge = "inferspan_cuda_memory_bytes", "Device memory that was allocated since the attach, and not freed";
         cuda_memory_peak: Gauge = "inferspan_cuda_memory_peak_bytes", "The most of it at a time";
         parse: Phase(PHASE) = "inferspan_request_parse", "Request complete to tokenisation start";
@@ -247,16 +247,16 @@ metrics! {
         inference: Phase(PHASE) = "inferspan_request_inference", "First scheduled to last token, an engine request";
         detokenize: Phase(PHASE) = "inferspan_request_detokenize", "Time from token to text, all tokens of a request";
         ttft_engine: Phase(TIME_TO_FIRST_TOKEN) = "inferspan_request_ttft_engine",
-            "The front end's own arrival stamp to when it takes up the first token, every engine request, as vLLM counts it";
+            "Arrival stamp to first token, as engines count it";
         inter_token: Histogram(INTER_TOKEN) = "inferspan_inter_token",
             "Between tokens of a generation as they reach the front end";
         engine_step: Histogram(ENGINE_STEP) = "inferspan_engine_step", "One iteration of the engine";
     }
     request {
         duration: REQUEST_DURATION and ERROR_TYPE = "gen_ai_server_request_duration",
-            "First request byte read to last response byte written";
+            "First byte of request to last byte of response";
         time_to_first_token: TIME_TO_FIRST_TOKEN = "gen_ai_server_time_to_first_token",
-            "First request byte read to the first token's arrival in the front end, successful requests";
+            "First request byte read to first token, successful requests";
         time_per_output_token: TIME_PER_OUTPUT_TOKEN = "gen_ai_server_time_per_output_token",
             "Time per output token after the first, successful requests";
     }

@@ -63,7 +63,7 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
     };
     // A line that the terminal had no time for is no loss worth a counter: the summary and the log have the request.
     let out = Box::new(Stdout::default());
-    let lines = Lines::start("terminal".into(), out, QUEUE_LINES, context.pressure, |_, _| (), render)?;
+    let lines = Lines::start("terminal".into(), "lines", out, QUEUE_LINES, context.pressure, |_, _| (), render)?;
     Ok(Some(Box::new(Terminal(lines))))
 }
 

@@ -30,8 +30,9 @@ use self::requests::Requests;
 use self::steps::Steps;
 use self::tracks::{About, Tracks};
 use super::lines::{Fate, Lines, Render};
-use super::sink::{Context, Sink, open_file};
+use super::sink::{Context, Sink};
 use crate::model::trace_ids::run_identity;
+use crate::out_file::{self, Existing};
 use crate::output::{CudaCall, EngineStep, ServerProcess, Trace};
 
 /// Spans, steps and calls that wait for the file at most; some 20 MB of spans, 8 MB of calls.
@@ -103,7 +104,7 @@ pub fn open_chrome(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>
 }
 
 fn open(context: &Context<'_>, path: &Path, format: Box<dyn Format>) -> anyhow::Result<Box<dyn Sink>> {
-    let file = open_file(path, "a timeline", false)?;
+    let file = out_file::open(path, "a timeline", Existing::Dropped)?;
     let left_out = Arc::new(LeftOut::default());
     let counted = Arc::clone(&left_out);
     let count = move |fate, weight| {
@@ -113,7 +114,7 @@ fn open(context: &Context<'_>, path: &Path, format: Box<dyn Format>) -> anyhow::
     };
     let about = format!("timeline {}", path.display());
     let drawing = Drawing::new(format, Arc::clone(&left_out));
-    let lines = Lines::start_with(about.clone(), Box::new(file), QUEUE, context.pressure, count, drawing)?;
+    let lines = Lines::start_with(about.clone(), "slices", Box::new(file), QUEUE, context.pressure, count, drawing)?;
     Ok(Box::new(Timeline { about, lines, left_out }))
 }
 
@@ -186,10 +187,6 @@ impl Render<Item> for Drawing {
     fn end(&mut self, out: &mut Vec<u8>) {
         self.begin(0, out);
         self.format.end(out);
-    }
-
-    fn unit(&self) -> &'static str {
-        "slices"
     }
 
     fn batch(&self) -> usize {

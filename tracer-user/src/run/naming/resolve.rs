@@ -20,7 +20,7 @@ use crate::names::cache::Cache;
 use crate::proc::Proc;
 use crate::proc::text::Mapping;
 
-/// Tables that are kept; a vLLM process launches out of a dozen libraries.
+/// Tables that are kept; a worker launches out of a dozen libraries.
 const MAX_TABLES: usize = 64;
 /// Handles in variables of a process that are read at a time.
 const MAX_VARIABLES: usize = 1 << 17;
