@@ -153,15 +153,15 @@ fn link(program: BorrowedFd<'_>, path: &std::ffi::CStr, places: &Places, process
     let of = unsafe { &mut attr.link_create };
     of.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
     of.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
-    of.__bindgen_anon_3.uprobe_multi = Uprobes {
-        path: path.as_ptr() as u64,
-        offsets: places.offsets.as_ptr() as u64,
-        ref_ctr_offsets: 0,
-        cookies: places.cookies.as_ptr() as u64,
-        cnt: u32::try_from(places.offsets.len().min(places.cookies.len())).map_err(io::Error::other)?,
-        flags: if places.at_return { BPF_F_UPROBE_MULTI_RETURN } else { 0 },
-        pid: process,
-    };
+    // Field by field: as a whole, the bytes behind its last field would be what lay on the stack, and the kernel wants them zero.
+    // SAFETY: as above.
+    let uprobes: &mut Uprobes = unsafe { &mut of.__bindgen_anon_3.uprobe_multi };
+    uprobes.path = path.as_ptr() as u64;
+    uprobes.offsets = places.offsets.as_ptr() as u64;
+    uprobes.cookies = places.cookies.as_ptr() as u64;
+    uprobes.cnt = u32::try_from(places.offsets.len().min(places.cookies.len())).map_err(io::Error::other)?;
+    uprobes.flags = if places.at_return { BPF_F_UPROBE_MULTI_RETURN } else { 0 };
+    uprobes.pid = process;
     bpf(bpf_cmd::BPF_LINK_CREATE, &attr)
 }
 

@@ -129,9 +129,9 @@ impl Families {
                 series.cuda_memory.set(i64::try_from(*live).unwrap_or(i64::MAX));
                 series.cuda_memory_peak.set(i64::try_from(*peak).unwrap_or(i64::MAX));
             }
-            Metric::Collective { labels, kind, bytes } => {
+            Metric::Collectives { labels, kind, count, bytes } => {
                 let series = self.series(labels);
-                series.nccl_collectives[*kind as usize].inc();
+                series.nccl_collectives[*kind as usize].inc_by(*count);
                 series.nccl_bytes[*kind as usize].inc_by(*bytes);
             }
             Metric::ModelKnown { server, model } => self.rename(server, model),
