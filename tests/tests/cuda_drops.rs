@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use inferspan_harness::process::Signal;
+use inferspan_tests::attached::Attached;
 use inferspan_tests::cuda::traced::{self, Seen, Tracer};
-use inferspan_tests::cuda::{Driver, Fixture, Program, Runtime, Truth};
+use inferspan_tests::cuda::{Driver, Fixture, Program, Running, Runtime, Truth};
 use inferspan_tests::live::may_trace;
 use serde_json::Value;
 
@@ -12,25 +13,27 @@ use serde_json::Value;
 const FEW: [(Driver, Runtime); 3] =
     [(Driver::Old, Runtime::V12), (Driver::New, Runtime::V13), (Driver::None, Runtime::V12)];
 
-const KERNELS: [&str; 2] = ["--level", "kernels"];
-
 fn fixture(test: &str) -> Option<Fixture> {
     if may_trace(test) { Fixture::for_test(test) } else { None }
 }
 
-/// Runs a script whose second part happens while inferspan stands still for at least a second.
-fn run_while_it_stands_still(test: &str, program: &Program, script: &str, arguments: &[&str]) -> (Truth, Seen) {
-    let mut running = program.clone().script(script).spawn().expect("start");
-    let tracer = Tracer::attach(test, running.pid(), arguments);
+/// Starts a script, and lets its second part happen while inferspan stands still for at least a second.
+fn stand_still(running: &mut Running, signal: impl Fn(Signal)) {
     running.start().expect("it waits");
     running.reach_wait().expect("the first part");
-    tracer.signal(Signal::STOP);
+    signal(Signal::STOP);
     let stopped = Instant::now();
     running.start().expect("it waits");
     running.reach_wait().expect("the second part");
     std::thread::sleep(Duration::from_secs(1).saturating_sub(stopped.elapsed()));
-    tracer.signal(Signal::CONT);
+    signal(Signal::CONT);
     running.start().expect("it waits");
+}
+
+fn run_while_it_stands_still(test: &str, program: Program, script: &str) -> (Truth, Seen) {
+    let mut running = program.script(script).spawn().expect("start");
+    let tracer = Tracer::attach(test, running.pid(), &["--level", "kernels"]);
+    stand_still(&mut running, |signal| tracer.signal(signal));
     traced::finish(running, tracer)
 }
 
@@ -58,7 +61,7 @@ fn what_finds_no_room_is_counted_and_no_total_is_short() {
     let Some(fixture) = fixture("what_finds_no_room_is_counted_and_no_total_is_short") else { return };
     for (driver, runtime) in FEW {
         let script = "
-            launch gemm 1 1 1 1 1 1 0 1; malloc weights 1048576; wait
+            launch gemm 1 1 1 1 1 1 0 1; malloc weights 1048576; dlopen libnccl.so.2; sleep 1000000; wait
             repeat 100000 { launch gemm 1 1 1 1 1 1 0 1; launch attention 2 1 1 1 1 1 0 2 }
             capture late 1 { launch add 1 1 1 1 1 1 0 1 }
             malloc workspace 5000000; free workspace
@@ -70,7 +73,7 @@ fn what_finds_no_room_is_counted_and_no_total_is_short() {
             launch silu 3 1 1 1 1 1 0 1; copy d2h 5 2
             sleep 2500000
         ";
-        let (truth, seen) = run_while_it_stands_still("full", &fixture.program(driver, runtime), script, &KERNELS);
+        let (truth, seen) = run_while_it_stands_still("full", fixture.program(driver, runtime), script);
         // NCCL launches a kernel each where there is a driver.
         let of_nccl = if driver == Driver::None { 0 } else { 100 };
         assert_eq!(truth.total.launch_count(), 200_102 + of_nccl);
@@ -94,13 +97,13 @@ fn memory_and_collectives_are_exact_when_their_ring_is_full() {
     let Some(fixture) = fixture("memory_and_collectives_are_exact_when_their_ring_is_full") else { return };
     for (driver, runtime) in FEW {
         let script = "
-            malloc weights 1048576; wait
+            malloc weights 1048576; dlopen libnccl.so.2; sleep 1000000; wait
             repeat 40000 { malloc block 70000; collective all-reduce 10 bf16 1; free block }
             malloc workspace 5000000; free workspace; malloc kept 300
             wait
             launch silu
         ";
-        let (truth, seen) = run_while_it_stands_still("rare", &fixture.program(driver, runtime), script, &KERNELS);
+        let (truth, seen) = run_while_it_stands_still("rare", fixture.program(driver, runtime), script);
         assert!(lost(&seen, "rare_ring") > 50_000, "{}", seen.said);
         assert_holds(&truth, &seen);
         seen.assert_is(&truth.total, false);
@@ -125,18 +128,22 @@ fn a_graph_is_listed_when_launches_are_lost_and_not_when_nodes_may_be() {
     let nodes = "launch add 1 1 1 1 1 1 0 1; copy d2d 8 1; launch silu 1 1 1 1 1 1 0 1";
     let launches = "repeat 150000 { launch gemm 1 1 1 1 1 1 0 1 }";
     let rare = "repeat 40000 { malloc block 70000; free block }";
-    let path = file.display().to_string();
-    let arguments = [&KERNELS[..], &["--chrome", &path]].concat();
-    for (flood, expected) in [(launches, vec![(Some(3), false), (Some(3), true)]), (rare, vec![(None, false), (None, true)])] {
+    let arguments = ["--cuda-only", "--level", "kernels", "--chrome"].map(str::to_owned);
+    let arguments = [&arguments[..], &[file.display().to_string()]].concat();
+    let both = |nodes| vec![(nodes, false), (nodes, true)];
+    for (flood, expected) in [(launches, both(Some(3))), (rare, both(None))] {
+        // The file gets over the flood in the pause.
         let script = format!(
-            "launch gemm 1 1 1 1 1 1 0 1; wait; {flood}; capture late 1 {{ {nodes} }}; wait
-             sleep 200000; graph-launch late 1; capture late 1 {{ {nodes} }}; graph-launch late 1"
+            "launch gemm 1 1 1 1 1 1 0 1; wait; {flood}; capture late 1 {{ {nodes} }}; wait; sleep 4000000
+             graph-launch late 1; capture late 1 {{ {nodes} }}; graph-launch late 1"
         );
-        let program = fixture.program(Driver::New, Runtime::V13);
-        let (truth, seen) = run_while_it_stands_still("graphs", &program, &script, &arguments);
-        seen.assert_is(&truth.total, false);
-        assert!(lost(&seen, "launch_ring") + lost(&seen, "rare_ring") > 10_000, "{}", seen.said);
-        assert_eq!(graph_launches(&file), expected, "{flood}\n{}", seen.said);
+        let mut running = fixture.program(Driver::New, Runtime::V13).script(&script).spawn().expect("start");
+        let recorder = Attached::start("attach", running.pid(), &arguments);
+        stand_still(&mut running, |signal| recorder.signal(signal));
+        running.finish().expect("its account");
+        let (_, said) = recorder.end();
+        assert!(said.contains("_ring"), "{said}");
+        assert_eq!(graph_launches(&file), expected, "{flood}\n{said}");
     }
     let _ = std::fs::remove_file(&file);
 }
