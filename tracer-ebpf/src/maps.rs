@@ -5,7 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use tracer_ebpf::wire::cuda::{
-    BLOCKS_MAX, Block, CAPTURES_MAX, CaptureKey, FUNCTIONS_MAX, FunctionKey, LEVEL_STEPS, PROCESSES_MAX, Process, THREADS_MAX, Thread,
+    BLOCKS_MAX, Block, CAPTURES_MAX, CaptureKey, FUNCTIONS_MAX, FunctionKey, LEVEL_STEPS, PROCESSES_MAX, Process,
+    THREADS_MAX, Thread,
 };
 use tracer_ebpf::wire::net::{CAPS as CAPS_LEN, CAPTURE_MAX, Data, Descriptor, Told, UNKNOWN_CAP};
 use tracer_ebpf::wire::ring::{self, BYTES, DROPS_LEN, RINGS, WAKE_PART};

@@ -142,9 +142,10 @@ mod tests {
         let itself = Path::new("/proc/self/exe");
         let all = points(itself, &family(|code| code.functions(ENTERED, |_| Some(1))));
         assert!(all.expect_err("too many").to_string().ends_with("and 64 may"));
-        let this = points(itself, &family(|code| {
-            code.functions(ENTERED, |symbol| symbol.contains("with_too_many_look_alikes").then_some(1))
-        }));
+        let this = points(
+            itself,
+            &family(|code| code.functions(ENTERED, |symbol| symbol.contains("with_too_many_look_alikes").then_some(1))),
+        );
         assert!(!this.expect("read").expect("a library").is_empty());
     }
 }

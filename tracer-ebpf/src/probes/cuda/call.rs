@@ -125,14 +125,7 @@ pub fn cuda_return(ctx: RetProbeContext) -> u32 {
 
 /// A call that is no wait has come back; whether it is to be told of. What failed gave nothing.
 #[inline(always)]
-fn returned(
-    thread: *mut Thread,
-    pid_tgid: u64,
-    function: u32,
-    per_thread: bool,
-    error: u32,
-    of: &mut Pending,
-) -> bool {
+fn returned(thread: *mut Thread, pid_tgid: u64, function: u32, per_thread: bool, error: u32, of: &mut Pending) -> bool {
     if function == CUDA_CAPTURE_END {
         if error == WRONG_THREAD {
             return false;

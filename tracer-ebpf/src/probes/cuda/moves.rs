@@ -1,6 +1,8 @@
 //! Copies and sets of the runtime: counted, and recorded at the level of kernels. The probe's cookie says where the arguments are.
 
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, helpers::bpf_probe_read_user, macros::uprobe, programs::ProbeContext};
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid, helpers::bpf_probe_read_user, macros::uprobe, programs::ProbeContext,
+};
 use tracer_ebpf::wire::cuda::{
     COPIES, COPY_DEFAULT, COPY_PEER, CUDA_COPY, CUDA_COPY_2D, CUDA_COPY_2D_ASYNC, CUDA_COPY_3D, CUDA_COPY_3D_ASYNC,
     CUDA_COPY_3D_BATCH, CUDA_COPY_3D_BATCH_12, CUDA_COPY_3D_PEER, CUDA_COPY_3D_PEER_ASYNC, CUDA_COPY_ARRAY,
@@ -169,13 +171,7 @@ fn count(regs: Registers, pid_tgid: u64, function: u32, per_thread: bool, moved:
     let sums = calls(thread, pid_tgid, now);
     let is_copy = function & (VARIANT - 1) == CUDA_COPY;
     let kind = if moved.kind < COPIES as u32 { moved.kind } else { COPY_DEFAULT };
-    let of = Pending {
-        entered: now,
-        a: u64::from(kind),
-        b: moved.bytes,
-        stream: moved.stream,
-        caller: word(regs.rsp),
-    };
+    let of = Pending { entered: now, a: u64::from(kind), b: moved.bytes, stream: moved.stream, caller: word(regs.rsp) };
     if is_capturing()
         && let Some(capture) = capture::of(capture::stream(pid_tgid, moved.stream, per_thread))
     {

@@ -6,8 +6,8 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use tracer_ebpf::wire::cuda::{
-    COLLECTIVES, NCCL_ALL_GATHER, NCCL_ALL_REDUCE, NCCL_ALL_TO_ALL, NCCL_BCAST, NCCL_BROADCAST, NCCL_GATHER,
-    NCCL_RECV, NCCL_REDUCE, NCCL_REDUCE_SCATTER, NCCL_SCATTER, NCCL_SEND, VARIANT,
+    COLLECTIVES, NCCL_ALL_GATHER, NCCL_ALL_REDUCE, NCCL_ALL_TO_ALL, NCCL_BCAST, NCCL_BROADCAST, NCCL_GATHER, NCCL_RECV,
+    NCCL_REDUCE, NCCL_REDUCE_SCATTER, NCCL_SCATTER, NCCL_SEND, VARIANT,
 };
 use tracer_ebpf::wire::ring;
 
@@ -51,13 +51,8 @@ pub fn nccl_call(ctx: ProbeContext) -> u32 {
         NCCL_SEND | NCCL_RECV | NCCL_BCAST => (regs.rsi, regs.rdx, regs.r8, regs.r9),
         _ => return 0,
     };
-    let of = Pending {
-        entered: now,
-        a: count * element(datatype as u32),
-        b: communicator,
-        stream,
-        caller: word(regs.rsp),
-    };
+    let of =
+        Pending { entered: now, a: count * element(datatype as u32), b: communicator, stream, caller: word(regs.rsp) };
     if function == NCCL_BCAST {
         let _ = PENDING.insert(inside(pid_tgid), of, 0);
     } else if function == NCCL_BROADCAST && PENDING.get_ptr_mut(inside(pid_tgid)).is_some() {

@@ -213,11 +213,12 @@ mod tests {
 
     #[test]
     fn memory_and_captures_say_what_was_counted() {
-        let kind = |call: u32, capture: u64, a: u64, b: u64, stream: u64| {
-            match what(&words(wire::KIND_CUDA_CALL, &[900, u64::from(call) | capture << 32, a, b, stream, 9])) {
-                Ok(Seen::Call(call)) => (call.what, call.stream, call.capture),
-                other => panic!("{other:?}"),
-            }
+        let kind = |call: u32, capture: u64, a: u64, b: u64, stream: u64| match what(&words(
+            wire::KIND_CUDA_CALL,
+            &[900, u64::from(call) | capture << 32, a, b, stream, 9],
+        )) {
+            Ok(Seen::Call(call)) => (call.what, call.stream, call.capture),
+            other => panic!("{other:?}"),
         };
         let alloc = CallKind::Alloc { address: 0x7000, bytes: 512, live: 4096 };
         assert_eq!(kind(wire::CUDA_ALLOC, 0, 0x7000, 512, 4096), (alloc, 0, None));
