@@ -9,8 +9,7 @@ use inferspan::engine::ENGINES;
 use inferspan_tests::signals::repository;
 
 /// Where help and messages may name an engine: to say what is not timed, or as whose numbers ours are meant.
-const MESSAGES: [(&str, &str); 2] =
-    [("export/prometheus/table.rs", "as vLLM counts it"), ("doctor/target.rs", "vLLM's Rust front end are not timed")];
+const MESSAGES: [(&str, &str); 1] = [("doctor/target.rs", "vLLM's Rust front end are not timed")];
 
 /// Every file below a folder whose name ends so.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {

@@ -90,9 +90,12 @@ fn sentence(stage: LossStage, count: u64) -> String {
         LossStage::EdgeRing => format!("{}: the ring of request edges was full", records()),
         LossStage::DataRing => format!("{}: the ring of payloads was full", records()),
         LossStage::LaunchRing => format!("{}: the ring of CUDA calls was full; totals are complete", records()),
+        LossStage::RareRing => {
+            format!("{}: the ring of rare CUDA calls was full; what graphs hold is not known", records())
+        }
         LossStage::CudaTable => {
             let calls = of("CUDA call was not counted", "CUDA calls were not counted");
-            format!("{calls}: the kernel's tables of CUDA threads and functions were full")
+            format!("{calls}: the kernel's tables of CUDA threads, functions and memory were full")
         }
         LossStage::Queue => format!("{}: the queue between two threads was full", records()),
         LossStage::Decode => format!("{}: no known layout fits", of("record was left out", "records were left out")),

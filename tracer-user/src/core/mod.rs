@@ -178,6 +178,9 @@ impl Core {
             Input::Tick(at) => self.now = self.now.max(at),
             Input::Lost(lost) => {
                 self.now = self.now.max(lost.at);
+                if matches!(lost.stage, LossStage::RareRing | LossStage::Queue | LossStage::Decode) {
+                    self.cuda_lost();
+                }
                 let Rooms { http, messages, mut scene, .. } = self.rooms(out);
                 loss::told(lost, http, messages, &mut scene);
             }

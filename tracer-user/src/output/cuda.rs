@@ -112,12 +112,13 @@ pub enum CudaWhat {
         shared: u32,
         weight: u32,
     },
-    /// `nodes` where its capture was seen, and its most frequent `kernels` with how many of each; `replays`: how often it was launched
-    /// before, and now.
+    /// `nodes` where its capture was seen, and its most frequent `kernels` with how many of each; `changed`: it was updated since, and may
+    /// hold others; `replays`: how often it was launched before, and now.
     GraphLaunch {
         graph: u64,
         nodes: Option<u32>,
         kernels: Vec<(Arc<KernelName>, u64)>,
+        changed: bool,
         replays: u64,
     },
     Copy {

@@ -107,10 +107,11 @@ pub enum Metric {
         live: u64,
         peak: u64,
     },
-    /// A collective, of so many bytes.
-    Collective {
+    /// So many collectives of a kind, of so many bytes together.
+    Collectives {
         labels: Labels,
         kind: CollectiveKind,
+        count: u64,
         bytes: u64,
     },
     /// The response's own `usage` contradicts what was counted.

@@ -180,8 +180,9 @@ impl Core {
                     let contents = known.and_then(|exec| exec.contents.as_ref());
                     let nodes = contents.map(|contents| contents.nodes);
                     let replays = known.map_or(1, |exec| exec.replays);
+                    let changed = known.is_some_and(|exec| exec.changed);
                     let kernels = contents.zip(of).map_or_else(Vec::new, |(contents, of)| named(contents, of));
-                    (CudaWhat::GraphLaunch { graph: exec, nodes, kernels, replays }, Some(stream), None)
+                    (CudaWhat::GraphLaunch { graph: exec, nodes, kernels, changed, replays }, Some(stream), None)
                 }
                 CallKind::Collective { kind, bytes, communicator } => {
                     (CudaWhat::Collective { kind, bytes, communicator }, Some(stream), None)

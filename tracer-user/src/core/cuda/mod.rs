@@ -22,7 +22,7 @@ use self::memory::Memory;
 use self::parts::Parts;
 use self::steps::Lead;
 use super::Core;
-use crate::input::cuda::{Call, CallKind, FunctionKey, KernelName, Launch, Seen};
+use crate::input::cuda::{Call, CallKind, CollectiveKind, FunctionKey, KernelName, Launch, OfProcess, Seen};
 use crate::input::{EventNanos, LossStage, Role};
 use crate::model::step::Step;
 use crate::output::cuda::{KernelRow, StepCuda};
@@ -54,6 +54,8 @@ struct Process {
     functions: Functions,
     graphs: Graphs,
     memory: Memory,
+    /// Its sums, as they were last told.
+    told: OfProcess,
     calls: Calls,
     /// It has ended; names of what it launched may still come.
     ended: Option<EventNanos>,
@@ -153,9 +155,10 @@ impl Core {
                 self.launches_by_class(process, false, out);
                 let Some(of) = self.cuda.process(process) else { return };
                 of.functions.counted_all(newest);
-                let refused = of.functions.take_refused() + of.memory.take_refused();
+                let refused = of.functions.take_refused();
                 self.count_loss(LossStage::Evicted, refused, out);
             }
+            Seen::Process(sums) => self.cuda_sums(process, sums, out),
             Seen::Launch(launch) => self.launched(at, process, thread, launch, out),
             Seen::Call(call) => self.called(at, process, thread, call, out),
         }
@@ -186,7 +189,7 @@ impl Core {
         let Some(of) = self.cuda.process(process) else { return };
         of.functions.launched(&launch);
         if let Some(number) = launch.capture {
-            of.graphs.node(thread, number, Some(launch.key));
+            of.graphs.node(number, Some(launch.key));
             return;
         }
         of.calls.launch(at, thread, launch);
@@ -195,38 +198,61 @@ impl Core {
 
     fn called(&mut self, at: EventNanos, process: u32, thread: u32, call: Call, out: &mut Vec<Output>) {
         let Some(of) = self.cuda.process(process) else { return };
-        of.graphs.called(thread, &call);
-        if call.captured {
+        of.graphs.called(&call);
+        if call.capture.is_some() {
             return;
         }
         match call.what {
-            CallKind::Alloc { .. } | CallKind::Free { .. } => {
-                of.memory.called(&call.what);
+            CallKind::Alloc { live, .. } | CallKind::Free { live, .. } => {
+                of.memory.holds(live, 0);
                 let (live, peak) = (of.memory.live(), of.memory.peak());
                 of.calls.memory(at, thread, live, peak);
                 let labels = self.cuda_labels(process);
                 self.memory_metric(process, &labels, out);
             }
-            CallKind::Collective { kind, bytes, .. } => {
-                of.calls.call(at, thread, call);
-                let labels = self.cuda_labels(process);
-                out.push(Output::Metric(Metric::Collective { labels, kind, bytes }));
-            }
-            CallKind::Copy { .. } | CallKind::Set { .. } | CallKind::Wait { .. } | CallKind::GraphLaunch { .. } => {
-                of.calls.call(at, thread, call);
-            }
+            CallKind::Copy { .. }
+            | CallKind::Set { .. }
+            | CallKind::Wait { .. }
+            | CallKind::GraphLaunch { .. }
+            | CallKind::Collective { .. } => of.calls.call(at, thread, call),
             _ => {}
         }
         self.release_calls(process, false, out);
     }
 
-    /// What the processes of an engine hold together.
+    /// A process's sums were told: what is new in them, whether or not it was told call by call.
+    fn cuda_sums(&mut self, process: u32, sums: OfProcess, out: &mut Vec<Output>) {
+        let labels = self.cuda_labels(process);
+        let Some(of) = self.cuda.process(process) else { return };
+        let before = std::mem::replace(&mut of.told, sums);
+        for (index, kind) in CollectiveKind::ALL.into_iter().enumerate() {
+            let count = sums.collectives[index].saturating_sub(before.collectives[index]);
+            let bytes = sums.collective_bytes[index].saturating_sub(before.collective_bytes[index]);
+            if count > 0 || bytes > 0 {
+                out.push(Output::Metric(Metric::Collectives { labels: labels.clone(), kind, count, bytes }));
+            }
+        }
+        if (sums.live, sums.peak) != (before.live, before.peak) {
+            of.memory.holds(sums.live, sums.peak);
+            self.memory_metric(process, &labels, out);
+        }
+    }
+
+    /// Records of rare calls were lost: any graph may have been changed, or be another one.
+    pub(super) fn cuda_lost(&mut self) {
+        for of in self.cuda.processes.values_mut() {
+            of.graphs.lost();
+        }
+    }
+
+    /// What the processes of an engine hold together. What one of them held at most is part of the most that they did.
     fn memory_metric(&mut self, process: u32, labels: &Labels, out: &mut Vec<Output>) {
         let engine = engine_of(self, process);
-        let of_engine = self.cuda.processes.iter().filter(|(other, _)| engine_of(self, **other) == engine);
-        let live = of_engine.map(|(_, of)| of.memory.live()).sum::<u64>();
+        let of_engine = || self.cuda.processes.iter().filter(|(other, _)| engine_of(self, **other) == engine);
+        let live = of_engine().map(|(_, of)| of.memory.live()).sum::<u64>();
+        let most = of_engine().map(|(_, of)| of.memory.peak()).max().unwrap_or(0);
         let peak = self.cuda.peaks.entry(engine).or_default();
-        *peak = live.max(*peak);
+        *peak = live.max(most).max(*peak);
         let peak = *peak;
         out.push(Output::Metric(Metric::CudaMemory { labels: labels.clone(), live, peak }));
     }

@@ -111,7 +111,7 @@ impl Families {
             | Metric::CudaLaunches { .. }
             | Metric::CudaGap { .. }
             | Metric::CudaMemory { .. }
-            | Metric::Collective { .. } => self.cuda(metric),
+            | Metric::Collectives { .. } => self.cuda(metric),
             Metric::ModelKnown { server, model } => self.rename(server, model),
         }
     }
@@ -139,9 +139,9 @@ impl Families {
                 series.cuda_memory.set(i64::try_from(*live).unwrap_or(i64::MAX));
                 series.cuda_memory_peak.set(i64::try_from(*peak).unwrap_or(i64::MAX));
             }
-            Metric::Collective { labels, kind, bytes } => {
+            Metric::Collectives { labels, kind, count, bytes } => {
                 let series = self.series(labels);
-                series.nccl_collectives[*kind as usize].inc();
+                series.nccl_collectives[*kind as usize].inc_by(*count);
                 series.nccl_bytes[*kind as usize].inc_by(*bytes);
             }
             _ => {}

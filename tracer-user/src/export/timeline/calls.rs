@@ -176,11 +176,14 @@ fn notes_of<'a>(what: &'a CudaWhat, words: &'a Words) -> Vec<(&'static str, Note
             }
             notes
         }
-        CudaWhat::GraphLaunch { graph, nodes, kernels: _, replays } => {
+        CudaWhat::GraphLaunch { graph, nodes, kernels: _, changed, replays } => {
             let mut notes = vec![("graph", Note::Hex(*graph)), ("replays", Note::Number(*replays))];
             notes.extend(nodes.map(|nodes| ("nodes", Note::Number(u64::from(nodes)))));
             if !words.kernels.is_empty() {
                 notes.push(("kernels", Note::Text(&words.kernels)));
+            }
+            if *changed {
+                notes.push(("contents", Note::Text("may differ: the graph was updated since its capture")));
             }
             notes
         }
