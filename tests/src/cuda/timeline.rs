@@ -1,0 +1,68 @@
+//! The timeline of a traced run, as Perfetto's own importer understands it.
+//!
+//! Enters: the file, the run that it was drawn of. Leaves: nothing, when the file holds what the workers did and what the spans say.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use inferspan_harness::perfetto::{Perfetto, Rows};
+use serde_json::Value;
+
+use super::steps::{Counts, Run, Span, Truth};
+
+/// What Perfetto's importer complains of.
+const COMPLAINTS: &str =
+    "select name, value from stats where value > 0 and (severity <> 'info' or name like '%error%')";
+/// Calls on the worker's threads, by category.
+const CALLS: &str = "select s.category, count(*) from slice s join thread_track on s.track_id = thread_track.id \
+     join thread using (utid) where thread.name like 'CUDA calls of thread %' group by 1";
+/// Arrows by what they start and end at.
+const ARROWS: &str = "select case when a.category = 'request' then 'request' else a.name end, \
+     case when b.category like 'cuda,%' then 'call' else b.name end, count(*) from flow \
+     join slice a on a.id = slice_out join slice b on b.id = slice_in group by 1, 2";
+/// From a request over its step to what that launched, with the step's id at each end.
+const CHAINS: &str = "select count(*) from flow one join flow two on one.slice_in = two.slice_out \
+     join slice step on step.id = two.slice_out join slice call on call.id = two.slice_in \
+     join slice request on request.id = one.slice_out where request.category = 'request' and step.name = 'step' and \
+     extract_arg(step.arg_set_id, 'debug.step') = extract_arg(call.arg_set_id, 'debug.step')";
+
+/// Holds it against the run: each step and call is there once, with an arrow for each link of a request and each step's first call.
+/// Says loudly when there is no Perfetto to ask.
+///
+/// # Panics
+/// When any of it differs.
+pub fn assert_is(run: &Run, file: &Path, what: &str) {
+    let Some(perfetto) = Perfetto::from_env() else { return };
+    let queries = [COMPLAINTS, "select count(*) from slice where name = 'step'", CALLS, ARROWS, CHAINS];
+    let answers = perfetto.query(file, &queries).expect("it opens");
+    assert_eq!(answers[0], Rows::new(), "{what}: the importer complains");
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} is no number"));
+    assert_eq!(number(&answers[1][0][0]), run.truth.len() as u64, "{what}: steps");
+    let counts = run.truth.iter().map(Truth::counts).fold(Counts::default(), Counts::plus);
+    let (mut launches, mut others) = (0, BTreeMap::new());
+    for row in &answers[2] {
+        let (category, count) = (row[0].as_str().expect("a category"), number(&row[1]));
+        match category.trim_start_matches("cuda,") {
+            of @ ("copy" | "graph" | "wait") => *others.entry(of).or_default() += count,
+            _ => launches += count,
+        }
+    }
+    // Without `--sample` every call is drawn.
+    let expected =
+        BTreeMap::from([("copy", counts.h2d.0 + counts.d2h.0), ("graph", counts.graph_launches), ("wait", counts.waits)]);
+    assert_eq!((launches, others), (counts.launches, expected), "{what}: calls\n{}", run.evidence(&[]));
+    let steps: BTreeMap<&str, &Span> = run.seen.iter().map(|step| (step.id.as_str(), step)).collect();
+    let is_drawn = |span: &&Span| {
+        let step = span.links.first().and_then(|link| steps.get(link.as_str()));
+        step.is_some_and(|step| span.start.max(step.start) < step.end && span.end > span.start)
+    };
+    let links = run.spans.iter().filter(|span| span.name != "engine_step").filter(is_drawn).count() as u64;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let arrows: BTreeMap<(String, String), u64> =
+        answers[3].iter().map(|row| ((text(&row[0]), text(&row[1])), number(&row[2]))).collect();
+    let of = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    let steps = run.truth.len() as u64;
+    assert_eq!(arrows, BTreeMap::from([(of("request", "step"), links), (of("step", "call"), steps)]), "{what}: arrows");
+    assert_eq!(number(&answers[4][0][0]), links, "{what}: chains from a request to a launch");
+    eprintln!("{what}: {steps} steps, {launches} launches, {links} arrows from requests in the timeline");
+}
