@@ -16,10 +16,7 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::Map;
-use aya_obj::generated::{
-    BPF_F_UPROBE_MULTI_RETURN, bpf_attach_type, bpf_attr,
-    bpf_attr__bindgen_ty_14__bindgen_ty_3__bindgen_ty_7 as Uprobes, bpf_cmd, bpf_insn, bpf_prog_type,
-};
+use aya_obj::generated::{BPF_F_UPROBE_MULTI_RETURN, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 use aya_obj::{Object, ProgramSection};
 
 /// Where a program is attached in a file.
@@ -153,15 +150,15 @@ fn link(program: BorrowedFd<'_>, path: &std::ffi::CStr, places: &Places, process
     let of = unsafe { &mut attr.link_create };
     of.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
     of.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
-    of.__bindgen_anon_3.uprobe_multi = Uprobes {
-        path: path.as_ptr() as u64,
-        offsets: places.offsets.as_ptr() as u64,
-        ref_ctr_offsets: 0,
-        cookies: places.cookies.as_ptr() as u64,
-        cnt: u32::try_from(places.offsets.len().min(places.cookies.len())).map_err(io::Error::other)?,
-        flags: if places.at_return { BPF_F_UPROBE_MULTI_RETURN } else { 0 },
-        pid: process,
-    };
+    // SAFETY: as above.
+    let uprobes = unsafe { &mut of.__bindgen_anon_3.uprobe_multi };
+    // Field by field: a whole struct may bring bytes behind its last field along, and the kernel refuses what is not zero there.
+    uprobes.path = path.as_ptr() as u64;
+    uprobes.offsets = places.offsets.as_ptr() as u64;
+    uprobes.cookies = places.cookies.as_ptr() as u64;
+    uprobes.cnt = u32::try_from(places.offsets.len().min(places.cookies.len())).map_err(io::Error::other)?;
+    uprobes.flags = if places.at_return { BPF_F_UPROBE_MULTI_RETURN } else { 0 };
+    uprobes.pid = process;
     bpf(bpf_cmd::BPF_LINK_CREATE, &attr)
 }
 
