@@ -11,6 +11,8 @@ use inferspan_tests::cuda::traced::{self, Seen, Tracer};
 use inferspan_tests::cuda::{Driver, Fixture, Program, Pulse, Runtime};
 use inferspan_tests::live::may_trace;
 
+/// Launches of one thread in a ms when nothing is probed: 50 ns each is less than any takes here.
+const MOST_A_MS: u64 = 20_000;
 const DRIVERS: [Driver; 3] = [Driver::Old, Driver::New, Driver::None];
 
 fn fixture(test: &str) -> Option<Fixture> {
@@ -194,7 +196,8 @@ fn a_process_that_ends_does_not_disturb_another_one() {
 fn a_driver_that_comes_after_the_attach_takes_over_from_the_runtime() {
     // (attach: a runtime alone) ─ launches at full speed, the driver is mapped by the first ─ (2 s) ─ launches of another kernel
     //
-    // While the driver's probes are placed, a launch may be seen by neither; it is never seen by both.
+    // While the one's probes are taken back and the other's are placed, a launch is seen by neither, for as long as is said; none is
+    // seen by both.
     let Some(fixture) = fixture("a_driver_that_comes_after_the_attach_takes_over_from_the_runtime") else { return };
     for (driver, runtime) in [(Driver::Old, Runtime::V12), (Driver::New, Runtime::V13)] {
         let script = "repeat 200000 { launch gemm 1 1 1 1 1 1 0 1 }; sleep 2000000; wait; repeat 3000 { launch silu; copy h2d 10 1 }";
@@ -214,35 +217,11 @@ fn a_driver_that_comes_after_the_attach_takes_over_from_the_runtime() {
         assert_eq!(of(&seen_of, "silu"), 3000, "{what}");
         assert_eq!(seen.count("inferspan_cuda_copies_total", ""), 3000, "{what}");
         let gemm = of(&seen_of, "gemm");
-        assert!(gemm <= 200_000, "a launch was seen twice: {what}");
-        assert!(gemm > 100_000, "{what}");
+        let said = seen.said.split(" came to process ").nth(1).unwrap_or_else(|| panic!("nothing is said of it: {what}"));
+        let ms: u64 = said.split_once(" ms launches").and_then(|(text, _)| text.rsplit(' ').next()?.parse().ok()).expect("ms");
+        assert!(gemm > 0 && gemm <= 200_000, "a launch was seen twice: {what}");
+        assert!(200_000 - gemm <= ms * MOST_A_MS, "more are missing than {ms} ms hold: {what}");
         assert_eq!(seen.count("inferspan_cuda_launches_total", ""), gemm + 3000, "{what}");
-        eprintln!("{driver:?} {runtime:?}: {gemm} of 200,000 while the driver came\n{}", seen.said);
-    }
-}
-
-#[test]
-fn a_function_of_a_library_that_is_where_another_one_was_is_another_kernel() {
-    // one library, 30 times ─ it goes, another one comes to its place ─ the other's kernel, 20 times, at the same address
-    const TEST: &str = "a_function_of_a_library_that_is_where_another_one_was_is_another_kernel";
-    let Some(fixture) = fixture(TEST) else { return };
-    let folder = Folder::scratch("reused").expect("a folder");
-    let one = fixture.common("libkernels-12.so");
-    let other = folder.path().join("libother.so");
-    let mut bytes = fs::read(&one).expect("a library");
-    let (from, to) = (b"late_rms_norm_kernel", b"next_rms_norm_kernel");
-    let at = memchr::memmem::find(&bytes, from).expect("the name");
-    bytes[at..at + from.len()].copy_from_slice(to);
-    fs::write(&other, bytes).expect("a library");
-    for driver in [Driver::None, Driver::New] {
-        let script = format!(
-            "dlopen {}; repeat 30 {{ launch late_norm }}; sleep 1500000; dlclose; dlopen {}; repeat 20 {{ launch late_norm }}; sleep 1500000",
-            one.display(),
-            other.display()
-        );
-        let (truth, seen) = traced::run("reused", &fixture.program(driver, Runtime::V12).script(&script), &["--level", "steps"]);
-        let handles: Vec<u64> = truth.total.launches.iter().map(|launches| launches.handle).collect();
-        assert!(handles.len() == 2 && handles[0] == handles[1], "the other is elsewhere: {handles:?}");
-        assert_eq!(seen.by_name(), truth.total.by_name(), "{driver:?}: {}", seen.said);
+        eprintln!("{driver:?} {runtime:?}: {gemm} of 200,000 launches, the driver took {ms} ms");
     }
 }

@@ -114,14 +114,13 @@ impl Planted<'_> {
         send(self.address, &format!("{head}{body}"))
     }
 
-    /// The same in chunks of seven bytes, with an extension that is a secret too.
+    /// The same in a chunk a field, with an extension that is a secret too.
     fn chunked(&mut self, path: &str, tag: &str, body: &str) -> String {
         let extension = self.secret(&format!("extension-{tag}"));
         let mut request = self.head(path, tag, "Transfer-Encoding: chunked");
-        for (number, chunk) in body.as_bytes().chunks(7).enumerate() {
+        for (number, chunk) in body.split_inclusive(',').enumerate() {
             let extension = if number == 0 { format!(";x={extension}") } else { String::new() };
-            let text = std::str::from_utf8(chunk).expect("ASCII");
-            request.push_str(&format!("{:x}{extension}\r\n{text}\r\n", chunk.len()));
+            request.push_str(&format!("{:x}{extension}\r\n{chunk}\r\n", chunk.len()));
         }
         request.push_str("0\r\n\r\n");
         send(self.address, &request)

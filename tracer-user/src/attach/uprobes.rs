@@ -16,7 +16,10 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::Map;
-use aya_obj::generated::{BPF_F_UPROBE_MULTI_RETURN, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{
+    BPF_F_UPROBE_MULTI_RETURN, bpf_attach_type, bpf_attr,
+    bpf_attr__bindgen_ty_14__bindgen_ty_3__bindgen_ty_7 as Uprobes, bpf_cmd, bpf_insn, bpf_prog_type,
+};
 use aya_obj::{Object, ProgramSection};
 
 /// Where a program is attached in a file.
@@ -150,9 +153,10 @@ fn link(program: BorrowedFd<'_>, path: &std::ffi::CStr, places: &Places, process
     let of = unsafe { &mut attr.link_create };
     of.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
     of.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
-    // SAFETY: as above.
-    let uprobes = unsafe { &mut of.__bindgen_anon_3.uprobe_multi };
-    // Field by field: a whole struct may bring bytes behind its last field along, and the kernel refuses what is not zero there.
+    // Field by field: a whole value brings bytes of its own behind the last field, and the kernel refuses what is not zero there (measured:
+    // EINVAL, or not, as the stack has it).
+    // SAFETY: this attach type reads this member.
+    let uprobes: &mut Uprobes = unsafe { &mut of.__bindgen_anon_3.uprobe_multi };
     uprobes.path = path.as_ptr() as u64;
     uprobes.offsets = places.offsets.as_ptr() as u64;
     uprobes.cookies = places.cookies.as_ptr() as u64;
