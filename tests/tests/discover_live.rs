@@ -231,8 +231,11 @@ fn a_server_in_a_pid_namespace_is_found_from_outside_and_its_inner_pid_is_explai
         return;
     }
     let directory = directory("namespace");
-    let _server =
-        server_in(directory.path(), &["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child"], "live-inner");
+    let _server = server_in(
+        directory.path(),
+        &["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child"],
+        "live-inner",
+    );
     let listed = listed("live-inner");
     let processes = listed["processes"].as_array().unwrap();
     assert_eq!(processes[0]["namespace_pid"], 1);

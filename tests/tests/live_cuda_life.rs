@@ -95,7 +95,9 @@ fn assert_all_before_the_end(seen: &Seen, pulse: Pulse, what: &str) {
 #[test]
 fn threads_in_tight_loops_that_are_ended_have_told_all_but_the_last_call() {
     // 4 threads │ launch launch launch … ✕       by `_exit` of another thread, or by SIGKILL
-    let Some(fixture) = fixture("threads_in_tight_loops_that_are_ended_have_told_all_but_the_last_call") else { return };
+    let Some(fixture) = fixture("threads_in_tight_loops_that_are_ended_have_told_all_but_the_last_call") else {
+        return;
+    };
     let folder = Folder::scratch("ended").expect("a folder");
     for (driver, runtime, level) in [
         (Driver::Old, Runtime::V12, "steps"),
@@ -105,8 +107,10 @@ fn threads_in_tight_loops_that_are_ended_have_told_all_but_the_last_call() {
         for is_killed in [false, true] {
             let pulse = folder.path().join("pulse");
             let end = if is_killed { "wait" } else { "exit 0" };
-            let script = format!("background 4 {{ repeat 100000000 {{ launch gemm; launch silu }} }}; sleep 500000; {end}");
-            let mut running = fixture.program(driver, runtime).with_pulse(&pulse).script(&script).spawn().expect("start");
+            let script =
+                format!("background 4 {{ repeat 100000000 {{ launch gemm; launch silu }} }}; sleep 500000; {end}");
+            let mut running =
+                fixture.program(driver, runtime).with_pulse(&pulse).script(&script).spawn().expect("start");
             let tracer = Tracer::attach("ended", running.pid(), &["--level", level]);
             running.start().expect("it waits");
             if is_killed {
@@ -133,7 +137,8 @@ fn a_process_that_is_killed_in_a_wait_leaves_what_it_did_before() {
     // 40 kernels of 50 ms, a copy ─ a wait of 2 s ─ ✕ after half a second of it
     let Some(fixture) = fixture("a_process_that_is_killed_in_a_wait_leaves_what_it_did_before") else { return };
     for (driver, runtime) in [(Driver::Old, Runtime::V12), (Driver::None, Runtime::V13)] {
-        let script = "sync device; repeat 40 { launch slow 1 1 1 1 1 1 0 1 }; copy h2d 10 1; background 1 { sync stream 1 };
+        let script =
+            "sync device; repeat 40 { launch slow 1 1 1 1 1 1 0 1 }; copy h2d 10 1; background 1 { sync stream 1 };
                       sleep 500000; exit 0";
         let mut running = fixture.program(driver, runtime).script(script).spawn().expect("start");
         let tracer = Tracer::attach("waits", running.pid(), &["--level", "kernels"]);
@@ -156,8 +161,12 @@ fn a_process_that_ends_does_not_disturb_another_one() {
     let Some(fixture) = fixture("a_process_that_ends_does_not_disturb_another_one") else { return };
     let folder = Folder::scratch("disturbed").expect("a folder");
     let (pulse, fifo) = (folder.path().join("pulse"), folder.path().join("fifo"));
-    let child = fixture.program(Driver::New, Runtime::V13).script("background 3 { repeat 100000000 { launch gemm } }; sleep 300000; exit 0");
-    let parent = fixture.program(Driver::New, Runtime::V13).script("wait; repeat 500 { launch silu; copy h2d 10 1 }; sync device");
+    let child = fixture
+        .program(Driver::New, Runtime::V13)
+        .script("background 3 { repeat 100000000 { launch gemm } }; sleep 300000; exit 0");
+    let parent = fixture
+        .program(Driver::New, Runtime::V13)
+        .script("wait; repeat 500 { launch silu; copy h2d 10 1 }; sync device");
     let mut command = Command::new("sh");
     command.args(["-c", r#"mkfifo "$1"; FAKE_CUDA_PULSE="$2" "$3" "$4" <"$1" >/dev/null & exec "$3" "$5""#, "sh"]);
     let (child_words, parent_words) = (child.words(), parent.words());
@@ -186,9 +195,16 @@ fn a_process_that_ends_does_not_disturb_another_one() {
     running.start().expect("it waits");
     let (truth, seen) = traced::finish(running, tracer);
     let Pulse { begun, done } = Pulse::read(&pulse).expect("its pulse");
-    let of = |process: u32| seen.kernels.iter().filter(|kernel| kernel.process == process).map(|kernel| kernel.launches).sum::<u64>();
+    let of = |process: u32| {
+        seen.kernels.iter().filter(|kernel| kernel.process == process).map(|kernel| kernel.launches).sum::<u64>()
+    };
     assert_eq!(of(root), truth.total.launch_count(), "{:?}", seen.kernels);
-    assert!((done..=begun).contains(&of(other)) && begun > 10_000, "{} of {done} to {begun}: {:?}", of(other), seen.kernels);
+    assert!(
+        (done..=begun).contains(&of(other)) && begun > 10_000,
+        "{} of {done} to {begun}: {:?}",
+        of(other),
+        seen.kernels
+    );
     assert_eq!(seen.count("inferspan_cuda_copies_total", ""), 500, "{}", seen.said);
 }
 
@@ -217,8 +233,10 @@ fn a_driver_that_comes_after_the_attach_takes_over_from_the_runtime() {
         assert_eq!(of(&seen_of, "silu"), 3000, "{what}");
         assert_eq!(seen.count("inferspan_cuda_copies_total", ""), 3000, "{what}");
         let gemm = of(&seen_of, "gemm");
-        let said = seen.said.split(" came to process ").nth(1).unwrap_or_else(|| panic!("nothing is said of it: {what}"));
-        let ms: u64 = said.split_once(" ms launches").and_then(|(text, _)| text.rsplit(' ').next()?.parse().ok()).expect("ms");
+        let said =
+            seen.said.split(" came to process ").nth(1).unwrap_or_else(|| panic!("nothing is said of it: {what}"));
+        let ms: u64 =
+            said.split_once(" ms launches").and_then(|(text, _)| text.rsplit(' ').next()?.parse().ok()).expect("ms");
         assert!(gemm > 0 && gemm <= 200_000, "a launch was seen twice: {what}");
         assert!(200_000 - gemm <= ms * MOST_A_MS, "more are missing than {ms} ms hold: {what}");
         assert_eq!(seen.count("inferspan_cuda_launches_total", ""), gemm + 3000, "{what}");

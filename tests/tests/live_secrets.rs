@@ -148,7 +148,8 @@ impl Planted<'_> {
         self.whole("completions", "broken", &format!(r#"{{"prompt":"{broken}"#));
         let (path, query, id) =
             (self.secret("path-of-another-endpoint"), self.secret("query-of-it"), self.secret("id-of-it"));
-        let get = format!("GET /{path}?{query}=1 HTTP/1.1\r\nHost: x\r\nX-Request-Id: {id}\r\nConnection: close\r\n\r\n");
+        let get =
+            format!("GET /{path}?{query}=1 HTTP/1.1\r\nHost: x\r\nX-Request-Id: {id}\r\nConnection: close\r\n\r\n");
         send(self.address, &get);
         // What the model says: its words are looked for as well.
         let said = self.secret("say-something");

@@ -209,7 +209,8 @@ fn collectives(run: &Run, what: &str) {
         let made = run.truth.iter().flat_map(|truth| &truth.ranks).flat_map(|step| &step.collectives);
         let made = made.filter(|(kind, ..)| kind == theirs).fold((0, 0), |sum, of| (sum.0 + 1, sum.1 + of.1));
         let label = format!("kind=\"{ours}\"");
-        let seen = ["collectives", "bytes"].map(|of| run.page.sum(&format!("inferspan_nccl_{of}_total"), &label) as u64);
+        let seen =
+            ["collectives", "bytes"].map(|of| run.page.sum(&format!("inferspan_nccl_{of}_total"), &label) as u64);
         assert_eq!(seen, [made.0, made.1], "{what}: {ours}\n{}", run.evidence(&[]));
         assert!(made.0 > 0, "{what}: no {theirs}");
     }
@@ -276,7 +277,9 @@ fn an_engine_that_schedules_ahead_gives_each_step_its_own() {
     // A step that says of itself that it is estimated may have launches of its neighbours: a wait that begins late, as Python's threads
     // do, does not part them for sure. All together are exact.
     const TEST: &str = "an_engine_that_schedules_ahead_gives_each_step_its_own";
-    let Some(started) = Started::start(TEST, "ahead", Setup { ahead: true, ..PLAIN }, &["--async-scheduling"]) else { return };
+    let Some(started) = Started::start(TEST, "ahead", Setup { ahead: true, ..PLAIN }, &["--async-scheduling"]) else {
+        return;
+    };
     for (clients, level) in [(1, "steps"), (8, "kernels")] {
         let place = started.folder.path().join(format!("{clients}-{level}"));
         let run = started.trace(clients, level, &place);

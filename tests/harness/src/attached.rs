@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn it_is_there_when_it_says_so_and_all_it_said_is_kept() {
-        let script = "echo a warning >&2; echo 'inferspan: attached to 1 processes' >&2; read line; echo more >&2; exit 3";
+        let script =
+            "echo a warning >&2; echo 'inferspan: attached to 1 processes' >&2; read line; echo more >&2; exit 3";
         let attached = Attached::start(&mut shell(script)).unwrap();
         assert_eq!(attached.said.lines().count(), 2);
         let (status, said) = attached.end(Duration::from_secs(10)).unwrap();

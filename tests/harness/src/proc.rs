@@ -72,7 +72,7 @@ mod tests {
         }
         let family = family(pid).unwrap();
         assert_eq!(family.len(), 2, "{family:?}");
-        assert!(is_running(pid) && title(family[1]).starts_with("sleep\0600"), "{}", title(family[1]));
+        assert!(is_running(pid) && title(family[1]).starts_with("sleep\x00600"), "{}", title(family[1]));
         let child = rustix::process::Pid::from_raw(family[1].cast_signed()).unwrap();
         rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
         shell.wait().unwrap();

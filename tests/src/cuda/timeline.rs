@@ -48,8 +48,11 @@ pub fn assert_is(run: &Run, file: &Path, what: &str) {
         }
     }
     // Without `--sample` every call is drawn.
-    let expected =
-        BTreeMap::from([("copy", counts.h2d.0 + counts.d2h.0), ("graph", counts.graph_launches), ("wait", counts.waits)]);
+    let expected = BTreeMap::from([
+        ("copy", counts.h2d.0 + counts.d2h.0),
+        ("graph", counts.graph_launches),
+        ("wait", counts.waits),
+    ]);
     assert_eq!((launches, others), (counts.launches, expected), "{what}: calls\n{}", run.evidence(&[]));
     let steps: BTreeMap<&str, &Span> = run.seen.iter().map(|step| (step.id.as_str(), step)).collect();
     let is_drawn = |span: &&Span| {

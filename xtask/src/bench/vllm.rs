@@ -12,10 +12,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use inferspan_harness::{attached, http, proc};
 use inferspan_harness::process::{Process, Signal};
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
+use inferspan_harness::{attached, http, proc};
 use serde_json::{Value, json};
 
 use super::overhead;

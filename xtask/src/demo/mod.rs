@@ -16,11 +16,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use inferspan_harness::{attached, http};
 use inferspan_harness::process::{Process, Signal};
 use inferspan_harness::prometheus::Prometheus;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::{Interrupt, wait_for};
+use inferspan_harness::{attached, http};
 
 use self::backends::{Jaeger, start_prometheus};
 use crate::{build, shell};
