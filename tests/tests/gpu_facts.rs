@@ -115,7 +115,7 @@ impl Traced {
     fn end(self) -> Duration {
         let start = Instant::now();
         self.tracer.signal(Signal::INT).expect("it runs");
-        let (status, said) = self.tracer.end(Duration::from_secs(60)).expect("inferspan ends");
+        let (status, said) = self.tracer.end(Duration::from_mins(1)).expect("inferspan ends");
         assert!(status.success(), "{said}");
         start.elapsed()
     }

@@ -62,7 +62,7 @@ impl Planted<'_> {
             ("Forwarded", "for="),
         ] {
             let value = self.secret(&format!("{}-{tag}", name.to_lowercase()));
-            head.push_str(&format!("{name}: {before}{value}\r\n"));
+            head = format!("{head}{name}: {before}{value}\r\n");
         }
         let field = self.secret(&format!("header-{tag}"));
         format!("{head}{field}: y\r\nContent-Type: application/json\r\n{framing}\r\n\r\n")
@@ -120,7 +120,7 @@ impl Planted<'_> {
         let mut request = self.head(path, tag, "Transfer-Encoding: chunked");
         for (number, chunk) in body.split_inclusive(',').enumerate() {
             let extension = if number == 0 { format!(";x={extension}") } else { String::new() };
-            request.push_str(&format!("{:x}{extension}\r\n{chunk}\r\n", chunk.len()));
+            request = format!("{request}{:x}{extension}\r\n{chunk}\r\n", chunk.len());
         }
         request.push_str("0\r\n\r\n");
         send(self.address, &request)

@@ -45,14 +45,14 @@ const PLAIN: Setup = Setup { driver: Driver::New, ahead: false, late: None };
 
 impl Started {
     /// `None`, said loudly, when something is missing.
-    fn start(test: &str, name: &str, setup: Setup, arguments: &[&str]) -> Option<Self> {
+    fn start(test: &str, name: &str, setup: &Setup, arguments: &[&str]) -> Option<Self> {
         if !may_trace(test) {
             return None;
         }
         let (installed, fixture) = (Vllm::from_env()?, Fixture::for_test(test)?);
         let folder = Folder::new(&format!("vllm-cuda-{name}")).expect("a folder");
         // Short prompts and decodes are graphs, and prompts of more than 64 tokens are not: all modes of a step in one server.
-        let Setup { driver, ahead, late } = setup;
+        let &Setup { driver, ahead, late } = setup;
         let cuda = Cuda { fixture: &fixture, driver, mode: Mode::FullAndPiecewise, ahead, late };
         let arguments = [&["--max-num-seqs", "64"], arguments].concat();
         let server =
@@ -95,7 +95,7 @@ impl Started {
 #[test]
 fn every_decode_step_links_to_the_step_that_holds_its_launches() {
     const TEST: &str = "every_decode_step_links_to_the_step_that_holds_its_launches";
-    let Some(started) = Started::start(TEST, "one", PLAIN, &[]) else { return };
+    let Some(started) = Started::start(TEST, "one", &PLAIN, &[]) else { return };
     let mut modes = BTreeSet::new();
     for (clients, level) in [(1, "steps"), (8, "kernels"), (64, "steps")] {
         let place = started.folder.path().join(format!("{clients}-{level}"));
@@ -240,7 +240,7 @@ fn two_workers_are_one_step_and_their_skew_is_their_own() {
     const TEST: &str = "two_workers_are_one_step_and_their_skew_is_their_own";
     // Rank 1 comes late to collectives, and not to its steps.
     let setup = Setup { late: Some((1, Duration::from_millis(2))), ..PLAIN };
-    let Some(started) = Started::start(TEST, "two", setup, &["--tensor-parallel-size", "2"]) else { return };
+    let Some(started) = Started::start(TEST, "two", &setup, &["--tensor-parallel-size", "2"]) else { return };
     for (clients, level) in [(1, "steps"), (8, "kernels")] {
         let place = started.folder.path().join(format!("{clients}-{level}"));
         let run = started.trace(clients, level, &place);
@@ -277,7 +277,7 @@ fn an_engine_that_schedules_ahead_gives_each_step_its_own() {
     // A step that says of itself that it is estimated may have launches of its neighbours: a wait that begins late, as Python's threads
     // do, does not part them for sure. All together are exact.
     const TEST: &str = "an_engine_that_schedules_ahead_gives_each_step_its_own";
-    let Some(started) = Started::start(TEST, "ahead", Setup { ahead: true, ..PLAIN }, &["--async-scheduling"]) else {
+    let Some(started) = Started::start(TEST, "ahead", &Setup { ahead: true, ..PLAIN }, &["--async-scheduling"]) else {
         return;
     };
     for (clients, level) in [(1, "steps"), (8, "kernels")] {
@@ -295,7 +295,7 @@ fn the_old_drivers_trampolines_a_timeline_and_forced_losses_lose_no_count() {
     // run 1 │ 8 clients, a timeline of all of it
     // run 2 │ inferspan stands still ─ two requests, thousands of launches a step: most find no room ─ it goes on
     const TEST: &str = "the_old_drivers_trampolines_a_timeline_and_forced_losses_lose_no_count";
-    let Some(started) = Started::start(TEST, "old", Setup { driver: Driver::Old, ..PLAIN }, &[]) else { return };
+    let Some(started) = Started::start(TEST, "old", &Setup { driver: Driver::Old, ..PLAIN }, &[]) else { return };
     let place = started.folder.path().join("timeline");
     let file = place.join("run.pftrace");
     let flags = ["--level", "kernels", "--perfetto", file.to_str().expect("UTF-8")];

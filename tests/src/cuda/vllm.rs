@@ -114,7 +114,7 @@ enum Line {
     Start(Worker),
     Graph(WorkerGraph),
     Memory { allocations: u64, bytes: u64 },
-    Step(WorkerStep),
+    Step(Box<WorkerStep>),
 }
 
 /// What all workers of a server did.
@@ -196,7 +196,7 @@ pub fn read(folder: &Path) -> Result<Account> {
                 account.memory.count += allocations;
                 account.memory.bytes += bytes;
             }
-            Line::Step(step) => account.steps.push(step),
+            Line::Step(step) => account.steps.push(*step),
         }
     }
     Ok(account)
