@@ -16,15 +16,18 @@ const COMPLAINTS: &str =
 /// Calls on the worker's threads, by category.
 const CALLS: &str = "select s.category, count(*) from slice s join thread_track on s.track_id = thread_track.id \
      join thread using (utid) where thread.name like 'CUDA calls of thread %' group by 1";
-/// Arrows by what they start and end at.
-const ARROWS: &str = "select case when a.category = 'request' then 'request' else a.name end, \
-     case when b.category like 'cuda,%' then 'call' else b.name end, count(*) from flow \
-     join slice a on a.id = slice_out join slice b on b.id = slice_in group by 1, 2";
+/// Arrows by what they join. The importer lets an arrow begin at the slice that began first: a prefill begins behind its step.
+const ARROWS: &str = "select case when 'request' in (a.category, b.category) then 'request' else 'call' end, count(*) from flow \
+     join slice a on a.id = slice_out join slice b on b.id = slice_in where 'step' in (a.name, b.name) and \
+     ('request' in (a.category, b.category) or b.category like 'cuda,%') group by 1";
+const ALL_ARROWS: &str = "select count(*) from flow";
 /// From a request over its step to what that launched, with the step's id at each end.
-const CHAINS: &str = "select count(*) from flow one join flow two on one.slice_in = two.slice_out \
-     join slice step on step.id = two.slice_out join slice call on call.id = two.slice_in \
-     join slice request on request.id = one.slice_out where request.category = 'request' and step.name = 'step' and \
-     extract_arg(step.arg_set_id, 'debug.step') = extract_arg(call.arg_set_id, 'debug.step')";
+const CHAINS: &str = "with ends as (select slice_out as one, slice_in as other from flow \
+     union all select slice_in, slice_out from flow) select count(*) from ends join slice request on request.id = one \
+     join slice step on step.id = other join flow on flow.slice_out = step.id join slice call on call.id = flow.slice_in \
+     where request.category = 'request' and step.name = 'step' and call.category like 'cuda,%' and \
+     extract_arg(step.arg_set_id, 'debug.step') = extract_arg(call.arg_set_id, 'debug.step') and \
+     extract_arg(request.arg_set_id, 'debug.step') = extract_arg(step.arg_set_id, 'debug.step')";
 
 /// Holds it against the run: each step and call is there once, with an arrow for each link of a request and each step's first call.
 /// Says loudly when there is no Perfetto to ask.
@@ -33,7 +36,7 @@ const CHAINS: &str = "select count(*) from flow one join flow two on one.slice_i
 /// When any of it differs.
 pub fn assert_is(run: &Run, file: &Path, what: &str) {
     let Some(perfetto) = Perfetto::from_env() else { return };
-    let queries = [COMPLAINTS, "select count(*) from slice where name = 'step'", CALLS, ARROWS, CHAINS];
+    let queries = [COMPLAINTS, "select count(*) from slice where name = 'step'", CALLS, ARROWS, CHAINS, ALL_ARROWS];
     let answers = perfetto.query(file, &queries).expect("it opens");
     assert_eq!(answers[0], Rows::new(), "{what}: the importer complains");
     let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} is no number"));
@@ -61,14 +64,12 @@ pub fn assert_is(run: &Run, file: &Path, what: &str) {
     };
     let is_drawn = |span: &&Span| span.name != "engine_step" && is_drawn(span);
     let links = run.spans.iter().filter(is_drawn).count() as u64;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let arrows: BTreeMap<(String, String), u64> =
-        answers[3].iter().map(|row| ((text(&row[0]), text(&row[1])), number(&row[2]))).collect();
-    let of = |from: &str, to: &str| (from.to_owned(), to.to_owned());
-    let steps = run.truth.len() as u64;
+    let arrows: BTreeMap<&str, u64> =
+        answers[3].iter().map(|row| (row[0].as_str().unwrap_or_default(), number(&row[1]))).collect();
     // Which thread launches is learned from its calls: the first step of the one that does has no arrow to it.
-    let expected = BTreeMap::from([(of("request", "step"), links), (of("step", "call"), steps - 1)]);
-    assert_eq!(arrows, expected, "{what}: arrows");
+    let steps = run.truth.len() as u64;
+    assert_eq!(arrows, BTreeMap::from([("request", links), ("call", steps - 1)]), "{what}: arrows");
+    assert_eq!(number(&answers[5][0][0]), links + steps - 1, "{what}: arrows in all");
     let chains = number(&answers[4][0][0]);
     let of_first = run.spans.iter().filter(is_drawn).filter(|span| span.links[0] == run.seen[0].id).count() as u64;
     assert_eq!(chains, links - of_first, "{what}: chains from a request to a launch");

@@ -73,8 +73,8 @@ impl Arrows {
 }
 
 fn draw(id: u64, from: From, step: Step, pen: &mut Pen<'_>) {
-    // Each end has to lie in its slice, and time goes on: ends at one time may be taken for each other (measured, Perfetto's importer).
-    let at = step.start.max(from.1 + 1);
+    // Each end has to lie in its slice, and time only goes on.
+    let at = from.1.max(step.start);
     if at < step.end {
         pen.mark(&Mark::Arrow { id: arrow(&[id, from.0, from.1]), from, to: (step.track, at) });
     }

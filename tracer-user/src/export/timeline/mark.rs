@@ -25,7 +25,7 @@ pub(super) enum Mark<'a> {
         at: u64,
         value: Count,
     },
-    /// From one slice to another; each end lies in its slice, which is drawn already. `from.1` < `to.1`.
+    /// From one slice to another; each end lies in its slice, which is drawn already. `from.1` ≤ `to.1`.
     Arrow {
         id: u64,
         from: (TrackId, u64),

@@ -139,13 +139,13 @@ fn an_arrow_joins_a_request_and_its_step_whichever_comes_first() {
     let late = step(7, (5, 20));
     let slices = ["tiny unfinished 0-100 (0, false)", "decode_step 10-30 (0, false)"];
     let (marks, _) = drawn(&[early, late], false);
-    assert_eq!(marks, [slices[0], slices[1], "step 5-20 (0, false)", "arrow 10-11"]);
+    assert_eq!(marks, [slices[0], slices[1], "step 5-20 (0, false)", "arrow 10-10"]);
     let again = request(vec![
         span(1, None, span::REQUEST, (0, 100), None),
         span(2, Some(1), span::DECODE_STEP, (10, 30), Some(7)),
     ]);
     let (marks, _) = drawn(&[step(7, (5, 20)), again], false);
-    assert_eq!(marks, ["step 5-20 (0, false)", slices[0], slices[1], "arrow 10-11"]);
+    assert_eq!(marks, ["step 5-20 (0, false)", slices[0], slices[1], "arrow 10-10"]);
 }
 
 #[test]
