@@ -252,21 +252,7 @@ pub fn done() -> Vec<u8> {
     chunk("data: [DONE]\n\n")
 }
 
-/// ZMTP frames of one message.
-pub fn zmtp(frames: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (index, frame) in frames.iter().enumerate() {
-        let more = u8::from(index + 1 < frames.len());
-        if let Ok(len) = u8::try_from(frame.len()) {
-            bytes.extend([more, len]);
-        } else {
-            bytes.push(more | 2);
-            bytes.extend((frame.len() as u64).to_be_bytes());
-        }
-        bytes.extend(frame);
-    }
-    bytes
-}
+pub use inferspan_demo_engine::zmtp::framed as zmtp;
 
 /// A request to `path`; `id` is its `X-Request-Id`.
 pub fn post(path: &str, id: Option<&str>, body: &str) -> Vec<u8> {

@@ -3,28 +3,29 @@
 //! Needs root for the attach; says loudly when it is skipped.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use inferspan_harness::folder::Folder;
+use inferspan_harness::proc;
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::{Expect, Plan, Target, at_rest, under_load};
 use inferspan_tests::traffic::{Kind, Load, Until};
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
 
-fn folder(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("inferspan-test-demo-{}-{name}", std::process::id()))
+fn folder(name: &str) -> Folder {
+    Folder::new(&format!("demo-{name}")).expect("a folder")
 }
 
 /// Few blocks, so that there are preemptions, and a small budget, so that prompts are chunked.
 const ARGUMENTS: [&str; 7] =
     ["--blocks", "32", "--max-num-batched-tokens", "128", "--step-ms", "3", "--enable-prompt-tokens-details"];
 
-fn plain(arguments: &[&str], name: &str) -> DemoEngine {
+fn plain(arguments: &[&str], folder: &Folder) -> DemoEngine {
     let mut command = Command::new(ENGINE);
     command.args(arguments);
-    DemoEngine::start(command, &folder(name), |_, announced| Some(announced)).expect("the demo engine starts")
+    DemoEngine::start(command, folder.path(), |_, announced| Some(announced)).expect("the demo engine starts")
 }
 
 fn plan(seed: u64, until: Until) -> Plan {
@@ -57,19 +58,19 @@ fn load(target: &Target, requests: usize) -> Load {
 #[test]
 fn every_number_and_every_tree_is_right() {
     if privileged("every_number_and_every_tree_is_right") {
-        let engine = plain(&ARGUMENTS, "rest");
-        at_rest(&engine.target, &plan(5, Until::Requests(200)), &folder("rest")).unwrap().judge();
-        fs::remove_dir_all(folder("rest")).unwrap();
+        let folder = folder("rest");
+        let engine = plain(&ARGUMENTS, &folder);
+        at_rest(&engine.target, &plan(5, Until::Requests(200)), folder.path()).unwrap().judge();
     }
 }
 
 #[test]
 fn requests_that_begin_after_a_late_attach_are_complete() {
     if privileged("requests_that_begin_after_a_late_attach_are_complete") {
-        let engine = plain(&ARGUMENTS, "late");
+        let folder = folder("late");
+        let engine = plain(&ARGUMENTS, &folder);
         let plan = plan(6, Until::Elapsed(Duration::from_secs(6)));
-        under_load(&engine.target, &plan, &folder("late")).unwrap().judge();
-        fs::remove_dir_all(folder("late")).unwrap();
+        under_load(&engine.target, &plan, folder.path()).unwrap().judge();
     }
 }
 
@@ -89,24 +90,25 @@ fn a_server_in_another_pid_namespace_is_traced_from_the_host() {
             .parse()
             .ok()
     };
-    let engine = DemoEngine::start(command, &folder("namespace"), child_of).unwrap();
-    at_rest(&engine.target, &plan(7, Until::Requests(80)), &folder("namespace")).unwrap().judge();
-    fs::remove_dir_all(folder("namespace")).unwrap();
+    let folder = folder("namespace");
+    let engine = DemoEngine::start(command, folder.path(), child_of).unwrap();
+    at_rest(&engine.target, &plan(7, Until::Requests(80)), folder.path()).unwrap().judge();
 }
 
 #[test]
 fn two_api_servers_are_one_target() {
     if privileged("two_api_servers_are_one_target") {
-        let engine = plain(&[&ARGUMENTS[..], &["--api-servers", "2"]].concat(), "two");
-        at_rest(&engine.target, &plan(8, Until::Requests(80)), &folder("two")).unwrap().judge();
-        fs::remove_dir_all(folder("two")).unwrap();
+        let folder = folder("two");
+        let engine = plain(&[&ARGUMENTS[..], &["--api-servers", "2"]].concat(), &folder);
+        at_rest(&engine.target, &plan(8, Until::Requests(80)), folder.path()).unwrap().judge();
     }
 }
 
 #[test]
 fn the_demo_engine_counts_what_its_clients_saw() {
+    let folder = folder("own");
     for arguments in [&ARGUMENTS[..], &[&ARGUMENTS[..], &["--api-servers", "2"]].concat()] {
-        let engine = plain(arguments, "own");
+        let engine = plain(arguments, &folder);
         let before = engine.target.metrics().unwrap();
         let summary = load(&engine.target, 120).run().unwrap();
         let grown = engine.target.quiet().unwrap().since(&before);
@@ -127,18 +129,17 @@ fn the_demo_engine_counts_what_its_clients_saw() {
         assert!(preemptions > 0.0, "32 blocks and 6 clients make preemptions");
         assert!(grown.sum("vllm:prefix_cache_hits_total", "") > 0.0, "shared prompts hit the prefix cache");
     }
-    fs::remove_dir_all(folder("own")).unwrap();
 }
 
 #[test]
 fn a_stopped_demo_engine_leaves_nothing_behind() {
-    let engine = plain(&ARGUMENTS, "stop");
+    let folder = folder("stop");
+    let engine = plain(&ARGUMENTS, &folder);
     let pid = engine.target.pid;
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     drop(engine);
     assert!(!children.trim().is_empty());
     for child in children.split_whitespace() {
-        assert!(!PathBuf::from(format!("/proc/{child}")).exists(), "process {child} outlived its server");
+        assert!(!proc::is_running(child.parse().unwrap()), "process {child} outlived its server");
     }
-    fs::remove_dir_all(folder("stop")).unwrap();
 }

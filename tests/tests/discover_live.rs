@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use inferspan::discover;
 use inferspan::input::Role;
+use inferspan_harness::folder::Folder;
 use serde_json::Value;
 
 /// The binary, built for the profile of this test.
@@ -92,8 +93,8 @@ fn server_in(directory: &Path, wrap: &[&str], model: &str) -> Group {
     Group(command.current_dir(directory).process_group(0).stdin(Stdio::null()).spawn().unwrap())
 }
 
-fn directory(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("inferspan-live-{name}-{}", std::process::id()))
+fn directory(name: &str) -> Folder {
+    Folder::scratch(&format!("live-{name}")).unwrap()
 }
 
 /// Waits for the server of `model` with its worker; gives `ls --json`'s description of it.
@@ -132,7 +133,7 @@ fn doctor(pid: u32) -> (Value, Option<i32>) {
 #[test]
 fn a_server_is_listed_and_found_from_each_of_its_processes() {
     let directory = directory("plain");
-    let server = server_in(&directory, &[], "live-plain");
+    let server = server_in(directory.path(), &[], "live-plain");
     let listed = listed("live-plain");
     assert_eq!(listed["pid"], server.0.id());
     let roles: Vec<&str> =
@@ -150,7 +151,6 @@ fn a_server_is_listed_and_found_from_each_of_its_processes() {
     assert!(table.starts_with("PID ") && row.contains(" 1 api, 1 engine, 1 worker "), "{table}");
     drop(server);
     assert!(!discover::same_process(listed["pid"].as_u64().unwrap() as u32, listed["start_ticks"].as_u64().unwrap()));
-    let _ = std::fs::remove_dir_all(directory);
 }
 
 #[test]
@@ -218,12 +218,11 @@ fn kernel_threads_are_refused() {
 #[test]
 fn a_wrapper_says_which_pid_to_use() {
     let directory = directory("wrapped");
-    let wrapper = server_in(&directory, &["timeout", "600"], "live-wrapped");
+    let wrapper = server_in(directory.path(), &["timeout", "600"], "live-wrapped");
     let server = listed("live-wrapped")["pid"].as_u64().unwrap();
     assert_ne!(server, u64::from(wrapper.0.id()));
     let failure = discover::server(wrapper.0.id()).unwrap_err();
     assert_eq!((failure.code as u8, failure.fix), (5, format!("use -p {server}")));
-    let _ = std::fs::remove_dir_all(directory);
 }
 
 #[test]
@@ -232,8 +231,11 @@ fn a_server_in_a_pid_namespace_is_found_from_outside_and_its_inner_pid_is_explai
         return;
     }
     let directory = directory("namespace");
-    let _server =
-        server_in(&directory, &["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child"], "live-inner");
+    let _server = server_in(
+        directory.path(),
+        &["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child"],
+        "live-inner",
+    );
     let listed = listed("live-inner");
     let processes = listed["processes"].as_array().unwrap();
     assert_eq!(processes[0]["namespace_pid"], 1);
@@ -259,7 +261,6 @@ fn a_server_in_a_pid_namespace_is_found_from_outside_and_its_inner_pid_is_explai
     let namespace =
         document["checks"].as_array().unwrap().iter().find(|check| check["name"] == "pid_namespace").unwrap();
     assert_eq!(namespace["status"], "FAIL");
-    let _ = std::fs::remove_dir_all(directory);
 }
 
 #[test]
@@ -268,10 +269,10 @@ fn without_privileges_the_missing_ones_are_named() {
         return;
     }
     let directory = directory("nobody");
-    let server = server_in(&directory, &[], "live-nobody");
+    let server = server_in(directory.path(), &[], "live-nobody");
     listed("live-nobody");
     // The build directory may not be open to others.
-    let binary = directory.join("inferspan");
+    let binary = directory.path().join("inferspan");
     std::fs::copy(inferspan(), &binary).unwrap();
     let as_nobody = |mount: &str, arguments: &str| {
         let script = format!(
@@ -302,7 +303,6 @@ fn without_privileges_the_missing_ones_are_named() {
     let output = as_nobody(hidden, "ls");
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), ""));
     assert!(text(&output.stderr).contains("no inference server found"));
-    let _ = std::fs::remove_dir_all(directory);
 }
 
 #[test]
@@ -348,8 +348,7 @@ fn doctor_is_plain_stable_and_ends_quietly_when_its_reader_does() {
 #[test]
 fn an_engine_of_another_name_is_found_like_vllm_and_its_endpoint_answers() {
     let directory = directory("demo");
-    std::fs::create_dir_all(&directory).unwrap();
-    let announce = directory.join("ready.json");
+    let announce = directory.path().join("ready.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_test-engine"));
     command.args(["--served-model-name", "live-demo", "--api-servers", "2", "--announce"]).arg(&announce);
     let engine = Group(command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
@@ -376,7 +375,6 @@ fn an_engine_of_another_name_is_found_like_vllm_and_its_endpoint_answers() {
     assert_eq!(check("target")["status"], "OK");
     assert_eq!(check("endpoint")["status"], "OK", "{}", check("endpoint"));
     assert_eq!(check("tokenizer")["status"], "WARN", "it has none of Hugging Face's");
-    let _ = std::fs::remove_dir_all(directory);
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Facts of GPUs, from a fake NVML that gcc builds: in `ls`, in `doctor`, on the metrics page; and without it, or with one that hangs,
 //! everything else as ever.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use inferspan_harness::attached::Attached;
+use inferspan_harness::folder::Folder;
 use inferspan_harness::http;
-use inferspan_harness::process::{Signal, send};
+use inferspan_harness::process::Signal;
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::Page;
 use inferspan_tests::judge::binary;
@@ -16,17 +17,14 @@ use inferspan_tests::live::may_trace;
 use inferspan_tests::signals::families;
 use serde_json::{Value, json};
 
-fn folder(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("inferspan-test-gpu-{}-{name}", std::process::id()))
-}
-
 /// The folder of the fake `libnvidia-ml.so.1`, built once; nothing without gcc.
 fn nvml(test: &str) -> Option<&'static PathBuf> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let compiler = std::env::var("CC").unwrap_or_else(|_| "gcc".to_owned());
         Command::new(&compiler).arg("--version").output().ok()?;
-        let folder = folder("nvml");
+        // Of all runs of these tests, since none of its statics is dropped.
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("nvml");
         std::fs::create_dir_all(&folder).expect("a folder");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/nvml/nvml.c");
         let mut build = Command::new(&compiler);
@@ -72,11 +70,20 @@ fn check(mut command: Command) -> (String, String) {
     (text("status"), text("detail"))
 }
 
-/// A process that is traced and does nothing, and the tracer; both end with this.
+/// A process that does nothing, and ends with this.
+struct Idle(Child);
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One that is traced, and the tracer; both end with this.
 struct Traced {
-    target: Child,
-    tracer: Child,
-    stderr: BufReader<std::process::ChildStderr>,
+    _target: Idle,
+    tracer: Attached,
     url: String,
 }
 
@@ -88,22 +95,12 @@ impl Traced {
     /// By a verb and flags of its own.
     fn start_as(mut command: Command, verb: &[&str]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-        let target = Command::new("sleep").arg("600").spawn().expect("sleep");
-        let (pid, address) = (target.id().to_string(), format!("127.0.0.1:{port}"));
-        let mut tracer = command
-            .args(verb)
-            .args(["--cuda-only", "-p", &pid, "--metrics", &address])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("inferspan runs");
-        let mut stderr = BufReader::new(tracer.stderr.take().expect("piped"));
-        let mut said = String::new();
-        while !said.contains("inferspan: attached") {
-            assert!(stderr.read_line(&mut said).expect("stderr") > 0, "it ended:\n{said}");
-        }
-        assert!(!said.contains("NVML"), "nothing is said about it: {said}");
-        Self { target, tracer, stderr, url: format!("http://{address}/metrics") }
+        let target = Idle(Command::new("sleep").arg("600").spawn().expect("sleep"));
+        let (pid, address) = (target.0.id().to_string(), format!("127.0.0.1:{port}"));
+        command.args(verb).args(["--cuda-only", "-p", &pid, "--metrics", &address]).stdout(Stdio::null());
+        let tracer = Attached::start(&mut command).expect("inferspan attaches");
+        assert!(!tracer.said.contains("NVML"), "nothing is said about it: {}", tracer.said);
+        Self { _target: target, tracer, url: format!("http://{address}/metrics") }
     }
 
     /// The page, once it `has` what is waited for.
@@ -120,22 +117,12 @@ impl Traced {
     }
 
     /// Ends it as a user does; how long it took.
-    fn end(mut self) -> Duration {
+    fn end(self) -> Duration {
         let start = Instant::now();
-        send(self.tracer.id(), Signal::INT).expect("kill");
-        let mut rest = String::new();
-        while self.stderr.read_line(&mut rest).expect("stderr") > 0 {}
-        assert!(self.tracer.wait().expect("wait").success(), "{rest}");
+        self.tracer.signal(Signal::INT).expect("it runs");
+        let (status, said) = self.tracer.end(Duration::from_mins(1)).expect("inferspan ends");
+        assert!(status.success(), "{said}");
         start.elapsed()
-    }
-}
-
-impl Drop for Traced {
-    fn drop(&mut self) {
-        for child in [&mut self.tracer, &mut self.target] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 
@@ -249,7 +236,8 @@ fn a_doctor_names_the_gpus_and_what_is_wrong_with_them() {
 fn a_server_has_the_gpus_on_which_its_processes_compute() {
     let Some(library) = nvml("a_server_has_the_gpus_on_which_its_processes_compute") else { return };
     let command = Command::new(env!("CARGO_BIN_EXE_test-engine"));
-    let engine = DemoEngine::start(command, &folder("ls"), |_, announced| Some(announced)).expect("demo engine");
+    let folder = Folder::scratch("gpu-ls").expect("a folder");
+    let engine = DemoEngine::start(command, folder.path(), |_, announced| Some(announced)).expect("demo engine");
     let pid = engine.target.pid;
     let ls = |pids: &str, arguments: &[&str]| {
         let mut command = inferspan(Some(library), &[("FAKE_NVML_PIDS", pids)]);
@@ -268,5 +256,4 @@ fn a_server_has_the_gpus_on_which_its_processes_compute() {
     assert_eq!(server("1")["gpu_facts"], json!([]), "another's GPU");
     let table = String::from_utf8(ls(&pid.to_string(), &[]).stdout).expect("a table");
     assert!(table.contains("1x NVIDIA H100 80GB HBM3 (0)"), "{table}");
-    let _ = std::fs::remove_dir_all(folder("ls"));
 }

@@ -48,6 +48,7 @@ impl Drop for Group {
 /// Runs `inferspan`: the most memory that it had, bytes, and what it said to stdout and to stderr.
 fn run(folder: &Folder, arguments: &[&str]) -> (u64, String, String) {
     let at = |name: &str| folder.0.join(name);
+    #[expect(clippy::zombie_processes, reason = "wait4 below waits, and says what it took")]
     let child = Command::new(binary())
         .args(arguments)
         .stdin(Stdio::null())

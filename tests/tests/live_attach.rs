@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use inferspan_harness::folder::Folder;
 use inferspan_harness::process::Signal;
 use inferspan_tests::attached::Attached;
 use inferspan_tests::demo_engine::DemoEngine;
@@ -14,13 +15,11 @@ use inferspan_tests::traffic::{Kind, Load, Until};
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
 
-fn folder(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("inferspan-test-attach-{}-{name}", std::process::id()))
-}
-
-/// A running demo engine; the folder is its and the test's.
-fn engine(name: &str) -> DemoEngine {
-    DemoEngine::start(Command::new(ENGINE), &folder(name), |_, announced| Some(announced)).expect("demo engine")
+/// A running demo engine, in a folder that is its and the test's.
+fn engine(name: &str) -> (DemoEngine, Folder) {
+    let folder = Folder::new(&format!("attach-{name}")).expect("a folder");
+    let engine = DemoEngine::start(Command::new(ENGINE), folder.path(), |_, announced| Some(announced));
+    (engine.expect("demo engine"), folder)
 }
 
 /// Runs `inferspan attach` to its end: exit code and stderr.
@@ -51,9 +50,9 @@ fn both_signals_end_a_trace_that_is_flushed_with_success() {
     if !may_trace("both_signals_end_a_trace_that_is_flushed_with_success") {
         return;
     }
-    let engine = engine("signals");
+    let (engine, folder) = engine("signals");
     for signal in [Signal::INT, Signal::TERM] {
-        let log = folder("signals").join(format!("access-{signal:?}.jsonl"));
+        let log = folder.path().join(format!("access-{signal:?}.jsonl"));
         let attached = attached_to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
         requests(&engine, 4);
         attached.signal(signal);
@@ -129,7 +128,7 @@ fn a_server_that_ends_during_a_trace_ends_it_with_success() {
     if !may_trace("a_server_that_ends_during_a_trace_ends_it_with_success") {
         return;
     }
-    let engine = engine("ends");
+    let (engine, _folder) = engine("ends");
     let attached = attached_to(engine.target.pid, &["--access-log", "/dev/null"]);
     drop(engine);
     let (code, said) = attached.end();
@@ -142,7 +141,7 @@ fn a_duration_ends_a_trace_with_success() {
     if !may_trace("a_duration_ends_a_trace_with_success") {
         return;
     }
-    let engine = engine("duration");
+    let (engine, _folder) = engine("duration");
     let pid = engine.target.pid.to_string();
     let start = Instant::now();
     let (code, said) = attach(&["-p", &pid, "--duration", "1s", "--access-log", "/dev/null"]);
@@ -172,7 +171,7 @@ fn a_missing_capability_is_named() {
     if !may_trace("a_missing_capability_is_named") {
         return;
     }
-    let engine = engine("capability");
+    let (engine, _folder) = engine("capability");
     // Root without the two, and without the one that stands for both.
     let output = Command::new("setpriv")
         .args(["--bounding-set", "-bpf,-perfmon,-sys_admin"])
@@ -191,7 +190,7 @@ fn an_object_that_is_none_is_a_usage_error() {
     if !may_trace("an_object_that_is_none_is_a_usage_error") {
         return;
     }
-    let engine = engine("object");
+    let (engine, _folder) = engine("object");
     let pid = engine.target.pid.to_string();
     let (code, said) = attach(&["-p", &pid, "--bpf-object", "/nonexistent.o", "--access-log", "/dev/null"]);
     assert_eq!(code, Some(2), "{said}");

@@ -1,12 +1,10 @@
-//! The verbs `record` and `replay` on a running demo engine: the replay is what the live run exported, byte for byte, and nothing that
-//! people wrote is in the file.
+//! The verbs `record` and `replay` on a running demo engine: the replay is what the live run exported, byte for byte.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use inferspan::recording::blocks::{self, MAGIC};
+use inferspan::recording::blocks::MAGIC;
+use inferspan_harness::folder::Folder;
 use inferspan_harness::perfetto::Perfetto;
 use inferspan_harness::process::Signal;
 use inferspan_tests::attached::Attached;
@@ -18,18 +16,16 @@ use inferspan_tests::traffic::{Kind, Load, Until};
 const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
 const OUTPUTS: [&str; 4] = ["--traces-out", "--access-log", "--metrics-out", "--chrome"];
 
-/// A folder of the test's own.
-struct Folder(PathBuf);
+/// A folder of the test's own, with what runs exported.
+struct Outputs(Folder);
 
-impl Folder {
+impl Outputs {
     fn new(name: &str) -> Self {
-        let folder = Self(std::env::temp_dir().join(format!("inferspan-test-record-{}-{name}", std::process::id())));
-        std::fs::create_dir_all(&folder.0).expect("a folder");
-        folder
+        Self(Folder::new(&format!("record-{name}")).expect("a folder"))
     }
 
     fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("UTF-8").to_owned()
+        self.0.path().join(name).to_str().expect("UTF-8").to_owned()
     }
 
     /// The output flags, for files that are called after `run`.
@@ -45,14 +41,8 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn engine(folder: &Folder) -> DemoEngine {
-    DemoEngine::start(Command::new(ENGINE), &folder.0, |_, announced| Some(announced)).expect("demo engine")
+fn engine(folder: &Outputs) -> DemoEngine {
+    DemoEngine::start(Command::new(ENGINE), folder.0.path(), |_, announced| Some(announced)).expect("demo engine")
 }
 
 /// Ends a recording: exit code and stderr.
@@ -95,7 +85,7 @@ fn a_replay_is_what_the_live_run_exported_and_the_same_each_time() {
     if !may_trace("a_replay_is_what_the_live_run_exported_and_the_same_each_time") {
         return;
     }
-    let folder = Folder::new("same");
+    let folder = Outputs::new("same");
     let engine = engine(&folder);
     for raw in [false, true] {
         let file = folder.path(if raw { "raw.isrec" } else { "run.isrec" });
@@ -134,7 +124,7 @@ fn a_tracer_that_is_killed_leaves_a_recording_that_can_be_replayed() {
     if !may_trace("a_tracer_that_is_killed_leaves_a_recording_that_can_be_replayed") {
         return;
     }
-    let folder = Folder::new("killed");
+    let folder = Outputs::new("killed");
     let engine = engine(&folder);
     let file = folder.path("run.isrec");
     let recording = Attached::start("record", engine.target.pid, &["-o".to_owned(), file.clone()]);
@@ -153,7 +143,7 @@ fn a_timeline_is_recorded_when_it_is_asked_for_and_opens_in_perfetto() {
     if !may_trace("a_timeline_is_recorded_when_it_is_asked_for_and_opens_in_perfetto") {
         return;
     }
-    let folder = Folder::new("timeline");
+    let folder = Outputs::new("timeline");
     let engine = engine(&folder);
     for format in ["perfetto", "chrome", "otlp-json"] {
         let file = folder.path(format);
@@ -184,7 +174,7 @@ fn a_timeline_is_recorded_when_it_is_asked_for_and_opens_in_perfetto() {
 
 #[test]
 fn what_cannot_be_recorded_or_replayed_is_refused() {
-    let folder = Folder::new("refused");
+    let folder = Outputs::new("refused");
     let file = folder.path("other.isrec");
     std::fs::write(&file, [&MAGIC[..], &99u32.to_le_bytes()].concat()).expect("a file");
     let (code, said) = replay(&file, &[]);
@@ -197,125 +187,4 @@ fn what_cannot_be_recorded_or_replayed_is_refused() {
         .output()
         .expect("inferspan runs");
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Sends a request as it stands and reads the answer to its end.
-fn send_raw(address: &str, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("the engine listens");
-    stream.write_all(request.as_bytes()).expect("a request");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-/// What is in a recording, unpacked.
-fn content(file: &str) -> Vec<u8> {
-    let bytes = std::fs::read(Path::new(file)).expect("a recording");
-    let mut rest = &bytes[12..];
-    let mut content = Vec::new();
-    while let Some(block) = blocks::read(&mut rest).expect("a whole recording") {
-        content.extend(block);
-    }
-    content
-}
-
-/// A request with a secret in every field that a client fills in, and the answers' own words.
-fn plant(engine: &DemoEngine) -> Vec<String> {
-    let address = engine.target.url.trim_start_matches("http://").trim_end_matches('/');
-    let model = &engine.target.model;
-    let mut secrets: Vec<String> = Vec::new();
-    let mut secret = |name: &str| {
-        let text = format!("s3cret-{name}-{:08x}", name.len() * 0x9e37_79b1);
-        secrets.push(text.clone());
-        text
-    };
-    for (path, prompt) in [("chat/completions", "messages"), ("completions", "prompt")] {
-        let content = secret(&format!("{path}-prompt"));
-        let prompt = match prompt {
-            "messages" => format!(
-                r#""messages":[{{"role":"system","content":"{}"}},{{"role":"user","name":"{}","content":[{{"type":"text","text":"{content}"}}]}}]"#,
-                secret("system"),
-                secret("name")
-            ),
-            _ => format!(r#""prompt":"{content}""#),
-        };
-        for stream in [false, true] {
-            let tag = format!("{path}-{stream}");
-            let body = format!(
-                r#"{{"model":"{model}",{prompt},"max_tokens":4,"stream":{stream},"user":"{}","metadata":{{"{}":"{}"}},"stop":["{}"],"suffix":"{}","tools":[{{"type":"function","function":{{"name":"{}","description":"{}"}}}}],"response_format":{{"type":"{}"}},"logit_bias":{{}},"{}":"x"}}"#,
-                secret(&format!("user-{tag}")),
-                secret(&format!("key-{tag}")),
-                secret(&format!("value-{tag}")),
-                secret(&format!("stop-{tag}")),
-                secret(&format!("suffix-{tag}")),
-                secret(&format!("tool-{tag}")),
-                secret(&format!("description-{tag}")),
-                secret(&format!("format-{tag}")),
-                secret(&format!("field-{tag}")),
-            );
-            let request = format!(
-                "POST /v1/{path}?{}={} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nCookie: session={}\r\nUser-Agent: {}\r\nX-Api-Key: {}\r\nReferer: {}\r\n{}: y\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                secret(&format!("query-{tag}")),
-                secret(&format!("query-value-{tag}")),
-                secret(&format!("host-{tag}")),
-                secret(&format!("bearer-{tag}")),
-                secret(&format!("cookie-{tag}")),
-                secret(&format!("agent-{tag}")),
-                secret(&format!("api-key-{tag}")),
-                secret(&format!("referer-{tag}")),
-                secret(&format!("header-{tag}")),
-                body.len(),
-            );
-            let answer = send_raw(address, &request);
-            assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
-        }
-    }
-    let other = format!(
-        "GET /{}?{}=1 HTTP/1.1\r\nHost: x\r\nX-Request-Id: {}\r\nConnection: close\r\n\r\n",
-        secret("path-of-another-endpoint"),
-        secret("query-of-another-endpoint"),
-        secret("id-of-another-endpoint"),
-    );
-    send_raw(address, &other);
-    secrets
-}
-
-#[test]
-fn nothing_that_people_wrote_is_in_a_recording() {
-    if !may_trace("nothing_that_people_wrote_is_in_a_recording") {
-        return;
-    }
-    let folder = Folder::new("secrets");
-    let engine = engine(&folder);
-    let found = |raw: bool| {
-        let file = folder.path(if raw { "raw.isrec" } else { "run.isrec" });
-        let mut arguments = vec!["-o".to_owned(), file.clone(), "--access-log".to_owned(), folder.path("log")];
-        arguments.extend(raw.then(|| "--raw".to_owned()));
-        let recording = Attached::start("record", engine.target.pid, &arguments);
-        let secrets = plant(&engine);
-        // What the model says, by a request of its own: its words are looked for as well.
-        let address = engine.target.url.trim_start_matches("http://").trim_end_matches('/');
-        let body = format!(
-            r#"{{"model":"{}","prompt":"say something","max_tokens":40,"ignore_eos":true}}"#,
-            engine.target.model
-        );
-        let request = format!(
-            "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let answer = send_raw(address, &request);
-        let text = answer.split("\"text\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an output");
-        assert!(text.len() > 8, "{answer}");
-        let (code, said) = end(recording, Signal::INT);
-        assert_eq!(code, Some(0), "{said}");
-        let content = content(&file);
-        let is_in = |what: &str| memchr::memmem::find(&content, what.as_bytes()).is_some();
-        let secrets: Vec<String> = secrets.into_iter().chain([text.to_owned(), "say something".to_owned()]).collect();
-        (secrets.iter().filter(|secret| is_in(secret)).cloned().collect::<Vec<_>>(), secrets.len(), content.len())
-    };
-    let (leaked, planted, size) = found(false);
-    assert_eq!(leaked, [""; 0], "of {planted} secrets, in {size} bytes");
-    assert!(planted > 60 && size > 5_000, "{planted} secrets, {size} bytes");
-    let (kept, planted, _) = found(true);
-    assert_eq!(kept.len(), planted, "a raw recording has them all, so the search finds what is there");
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use inferspan::attach::family::TRACEPOINTS;
+use inferspan_harness::folder::Folder;
 use inferspan_tests::cuda::{Driver, Fixture, Patch, Running, Runtime};
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
@@ -178,15 +179,13 @@ fn a_library_that_is_called_as_the_driver_and_is_none_is_not_probed() {
     if Fixture::for_test(test).is_none() {
         return;
     }
-    let folder = std::env::temp_dir().join(format!("inferspan-test-probes-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let (source, library_file) = (folder.join("none.c"), folder.join("libcuda.so.1"));
+    let folder = Folder::scratch("probes").expect("a folder");
+    let (source, library_file) = (folder.path().join("none.c"), folder.path().join("libcuda.so.1"));
     std::fs::write(&source, "int cuLaunchKernel(void) { return 0; }\n").expect("write");
     let mut build = Command::new(std::env::var("CC").unwrap_or_else(|_| "gcc".to_owned()));
     build.args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"]).arg(&library_file).arg(&source);
     assert!(build.status().expect("gcc").success());
     let document = document(&["probes", "--json", library_file.to_str().expect("UTF-8")]);
-    let _ = std::fs::remove_dir_all(&folder);
     let fake = library(&document, "CUDA driver", "libcuda.so.1");
     assert!(fake["refused"].as_str().is_some_and(|why| why.contains("lacks exports")), "{fake}");
 }

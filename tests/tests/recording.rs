@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use inferspan::attach::Level;
 use inferspan::core::Config;
@@ -13,28 +13,25 @@ use inferspan::export::{Pressure, Sinks};
 use inferspan::input::gpu::{Gpu, Gpus, Throttle};
 use inferspan::input::{Input, LossStage, Lost};
 use inferspan::recording::Entry;
+use inferspan::recording::blocks::MAGIC;
 use inferspan::recording::reader::Recording;
 use inferspan::recording::recorder::Recorder;
 use inferspan::recording::{Header, blocks};
 use inferspan::run::pipeline::Pipeline;
 use inferspan::run::recorded::Opened;
 use inferspan::telemetry::Telemetry;
+use inferspan_harness::folder::Folder;
 use inferspan_tests::judge::Page;
 use inferspan_tests::pipeline::{self, CAPTURES};
 use proptest::prelude::*;
 
 /// A file that goes with the test.
-struct Temporary(PathBuf);
+struct Temporary(PathBuf, #[expect(dead_code, reason = "its drop is what it is for")] Folder);
 
 impl Temporary {
     fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("inferspan-test-{}-{name}", std::process::id())))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let folder = Folder::scratch("recording").expect("a folder");
+        Self(folder.path().join(name), folder)
     }
 }
 
@@ -156,23 +153,37 @@ proptest! {
         prop_assert_eq!(unanswered, 0);
     }
 
-    /// Whatever is in a file: an error or entries, no panic.
+    /// One wrong byte and a cut, anywhere: what is before them is read, whole, and nothing behind.
     #[test]
     fn a_damaged_recording_is_read_up_to_its_damage(at in any::<prop::sample::Index>(), with in 1u8.., cut in any::<prop::sample::Index>()) {
-        let file = Temporary::new(&format!("damaged-{}", at.index(1 << 20)));
-        let whole = recorded();
-        let mut bytes = whole.clone();
-        let len = bytes.len();
-        bytes[at.index(len)] ^= with;
-        bytes.truncate(1 + cut.index(len));
-        std::fs::write(&file.0, &bytes).expect("a file");
-        if let Ok(mut recording) = Recording::open(&file.0) {
-            let mut entries = Vec::new();
-            while let Ok(Some(entry)) = recording.next_entry() {
-                entries.push(entry);
+        let InBlocks { bytes, blocks, entries } = &*IN_BLOCKS;
+        let (at, len) = (at.index(bytes.len()), 1 + cut.index(bytes.len()));
+        let mut damaged = bytes.clone();
+        damaged[at] ^= with;
+        damaged.truncate(len);
+        let file = Temporary::new("damaged");
+        std::fs::write(&file.0, &damaged).expect("a file");
+        // Blocks that are there, up to the one with the wrong byte. Eight bytes of a block's head are reserved, and say nothing.
+        let whole = blocks.iter().take_while(|block| block.to <= len);
+        let harmed = blocks.iter().position(|block| (block.from..block.to).contains(&at) && !(16..24).contains(&(at - block.from)));
+        let whole = whole.count().min(harmed.unwrap_or(blocks.len()));
+        let starts_wrong = at < MAGIC.len() + 4 && at < len;
+        let Ok(mut recording) = Recording::open(&file.0) else {
+            prop_assert!(starts_wrong || whole == 0, "{} blocks are whole", whole);
+            return Ok(());
+        };
+        prop_assert!(!starts_wrong && whole > 0);
+        let mut read = Vec::new();
+        let damage = loop {
+            match recording.next_entry() {
+                Ok(Some(entry)) => read.push(entry),
+                Ok(None) => break None,
+                Err(damage) => break Some(damage),
             }
-            pipeline::replay(entries, false);
-        }
+        };
+        prop_assert_eq!(&read[..], &entries[..blocks[whole - 1].entries]);
+        prop_assert_eq!(damage.is_none(), whole == blocks.len(), "{:?}", damage);
+        pipeline::replay(read, false);
     }
 
     /// What a checksum does not find: payloads that were made to mislead.
@@ -201,14 +212,42 @@ proptest! {
     }
 }
 
-fn recorded() -> Vec<u8> {
-    let (_, entries) = pipeline::record(&inputs(CAPTURES[3]), false);
-    let file = Temporary::new("whole");
-    let mut recorder = Recorder::start(&file.0, &Header { servers: 1, ..Header::default() }).expect("a file");
-    recorder.push(entries);
-    recorder.finish(0);
-    std::fs::read(&file.0).expect("it was just written")
+/// A recording of small blocks.
+struct InBlocks {
+    bytes: Vec<u8>,
+    blocks: Vec<Block>,
+    entries: Vec<Entry>,
 }
+
+/// Where a block lies, and how many entries are in the file up to its end.
+struct Block {
+    from: usize,
+    to: usize,
+    entries: usize,
+}
+
+static IN_BLOCKS: LazyLock<InBlocks> = LazyLock::new(|| {
+    let (_, mut entries) = pipeline::record(&inputs(CAPTURES[3]), false);
+    entries.push(Entry::Complete { late: 0 });
+    let header = rmp_serde::to_vec_named(&Header { servers: 1, ..Header::default() }).expect("a header");
+    let pieces = entries.chunks(entries.len().div_ceil(12)).map(|chunk| {
+        let mut payload = Vec::new();
+        for entry in chunk {
+            rmp_serde::encode::write_named(&mut payload, entry).expect("an entry encodes");
+        }
+        (payload, chunk.len())
+    });
+    let (mut bytes, mut blocks, mut count) = (Vec::new(), Vec::new(), 0);
+    blocks::begin(&mut bytes).expect("memory");
+    for (payload, more) in [(header, 0)].into_iter().chain(pieces) {
+        let from = bytes.len();
+        blocks::write(&mut bytes, &payload).expect("memory");
+        count += more;
+        blocks.push(Block { from, to: bytes.len(), entries: count });
+    }
+    assert!(blocks.len() > 8, "{} blocks", blocks.len());
+    InBlocks { bytes, blocks, entries }
+});
 
 /// Folder of the recordings of real servers.
 fn recordings() -> PathBuf {

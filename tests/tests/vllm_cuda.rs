@@ -16,9 +16,11 @@ use std::time::Duration;
 use inferspan::source::ring::monotonic_ns;
 use inferspan_harness::folder::Folder;
 use inferspan_harness::installed::Vllm;
+use inferspan_harness::process::Signal;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
-use inferspan_tests::cuda::steps::{Run, Span};
+use inferspan_tests::cuda::steps::{Counts, Run, Span, Truth};
+use inferspan_tests::cuda::timeline;
 use inferspan_tests::cuda::vllm::{self, Cuda, Mode};
 use inferspan_tests::cuda::{Driver, Fixture};
 use inferspan_tests::judge::{Attach, Target};
@@ -32,16 +34,26 @@ struct Started {
     folder: Folder,
 }
 
+/// What is not the same for all servers.
+struct Setup {
+    driver: Driver,
+    ahead: bool,
+    late: Option<(u32, Duration)>,
+}
+
+const PLAIN: Setup = Setup { driver: Driver::New, ahead: false, late: None };
+
 impl Started {
     /// `None`, said loudly, when something is missing.
-    fn start(test: &str, name: &str, ahead: bool, arguments: &[&str]) -> Option<Self> {
+    fn start(test: &str, name: &str, setup: &Setup, arguments: &[&str]) -> Option<Self> {
         if !may_trace(test) {
             return None;
         }
         let (installed, fixture) = (Vllm::from_env()?, Fixture::for_test(test)?);
         let folder = Folder::new(&format!("vllm-cuda-{name}")).expect("a folder");
         // Short prompts and decodes are graphs, and prompts of more than 64 tokens are not: all modes of a step in one server.
-        let cuda = Cuda { fixture: &fixture, driver: Driver::New, mode: Mode::FullAndPiecewise, ahead };
+        let &Setup { driver, ahead, late } = setup;
+        let cuda = Cuda { fixture: &fixture, driver, mode: Mode::FullAndPiecewise, ahead, late };
         let arguments = [&["--max-num-seqs", "64"], arguments].concat();
         let server =
             vllm::start(&installed, &cuda, folder.path(), &Interrupt::never(), &arguments).expect("vLLM starts");
@@ -61,23 +73,29 @@ impl Started {
 
     /// Traces so many clients with three requests each; what was written is in `place`.
     fn trace(&self, clients: usize, level: &str, place: &Path) -> Run {
+        self.trace_with(&["--level", level], place, |_| self.send(clients, 3 * clients, clients as u64))
+    }
+
+    /// Traces what `send` sends.
+    fn trace_with(&self, flags: &[&str], place: &Path, send: impl FnOnce(&Attach)) -> Run {
         let kernels = place.join("kernels.jsonl");
-        let flags = ["--level", level, "--engine-steps", "all", "--kernels-out", kernels.to_str().expect("UTF-8")];
-        let attach = Attach::start(self.server.pid, place, &flags).expect("inferspan attaches");
+        let kernels = ["--engine-steps", "all", "--kernels-out", kernels.to_str().expect("UTF-8")];
+        let attach = Attach::start(self.server.pid, place, &[&kernels, flags].concat()).expect("inferspan attaches");
         let from = monotonic_ns();
-        self.send(clients, 3 * clients, clients as u64);
+        send(&attach);
         // The last step's totals come when its threads are looked at.
         std::thread::sleep(Duration::from_millis(500));
+        let page = attach.metrics().expect("its page");
         let said = attach.finish().expect("inferspan ends").stderr;
         let account = vllm::read(self.folder.path()).expect("the workers' account");
-        Run::new(&place.join("traces.jsonl"), &account, from, said)
+        Run::new(&place.join("traces.jsonl"), &account, from, page, said)
     }
 }
 
 #[test]
 fn every_decode_step_links_to_the_step_that_holds_its_launches() {
     const TEST: &str = "every_decode_step_links_to_the_step_that_holds_its_launches";
-    let Some(started) = Started::start(TEST, "one", false, &[]) else { return };
+    let Some(started) = Started::start(TEST, "one", &PLAIN, &[]) else { return };
     let mut modes = BTreeSet::new();
     for (clients, level) in [(1, "steps"), (8, "kernels"), (64, "steps")] {
         let place = started.folder.path().join(format!("{clients}-{level}"));
@@ -93,6 +111,7 @@ fn every_decode_step_links_to_the_step_that_holds_its_launches() {
         assert!(linked > 3 * clients, "{what}: {linked} decode steps\n{}", run.evidence(&[]));
         back(&run, &what);
         shares(&run, &what);
+        memory(&run, &what);
         let named = names(&run, &place);
         eprintln!("{what}: {} steps equal, {linked} decode steps linked, {named} kernels named", run.truth.len());
     }
@@ -148,6 +167,55 @@ fn shares(run: &Run, what: &str) {
     assert!((shared - launched as f64).abs() < 1e-3, "{what}: {shared} of {launched}\n{}", run.evidence(&[]));
 }
 
+/// Device memory of the worker: what its steps allocated and did not free, and the most of it.
+fn memory(run: &Run, what: &str) {
+    let calls = run.truth.iter().flat_map(|truth| &truth.ranks).flat_map(|step| &step.memory);
+    let (mut live, mut peak) = (0, 0);
+    for bytes in calls {
+        live += bytes;
+        peak = peak.max(live);
+    }
+    let seen = ["", "_peak"].map(|of| run.page.sum(&format!("inferspan_cuda_memory{of}_bytes"), "") as i64);
+    assert_eq!(seen, [live, peak], "{what}\n{}", run.evidence(&[]));
+    assert!(peak > 0, "{what}: no step allocated");
+}
+
+/// The collectives of each step are its ranks', and rank 1 is the one that the other waits for.
+fn collectives(run: &Run, what: &str) {
+    let mut apart = Vec::new();
+    for (at, (span, truth)) in run.steps().enumerate() {
+        let evidence = || format!("{what}: step {at}\n{}", run.evidence(&[at]));
+        let entered: usize = truth.ranks.iter().map(|step| step.collectives.len()).sum();
+        assert_eq!(span.count("inferspan.cuda.collectives"), entered as u64, "{}", evidence());
+        let skew = span.seconds("inferspan.cuda.collective_skew_seconds").unwrap_or_else(|| panic!("{}", evidence()));
+        let really = truth.collective_skew_ns().expect("a step has one at least") as f64 / 1e9;
+        // A rank reads the clock just before the call, and may be put aside in between.
+        apart.push((skew - really).abs());
+        assert!((skew - really).abs() < 0.02, "{skew} s, really {really} s: {}", evidence());
+        // The late one is 2 ms behind at the first, and 2 ms more at each that follows.
+        let is_late = truth.ranks[1].collectives.iter().zip(&truth.ranks[0].collectives);
+        let behind = is_late.filter(|(late, other)| late.2 > other.2).count();
+        if behind == truth.ranks[0].collectives.len() {
+            assert!(span.has("inferspan.cuda.straggler_rank"), "{}", evidence());
+            assert_eq!(span.count("inferspan.cuda.straggler_rank"), 1, "{}", evidence());
+        }
+    }
+    apart.sort_by(f64::total_cmp);
+    assert!(apart[apart.len() / 2] < 0.001, "{what}: off by {apart:?} s");
+    let stragglers = run.seen.iter().filter(|span| span.count("inferspan.cuda.straggler_rank") == 1).count();
+    assert!(10 * stragglers > 9 * run.seen.len(), "{what}: {stragglers} of {}\n{}", run.seen.len(), run.evidence(&[]));
+    let kinds = [("AllReduce", "all_reduce"), ("AllGather", "all_gather")];
+    for (theirs, ours) in kinds {
+        let made = run.truth.iter().flat_map(|truth| &truth.ranks).flat_map(|step| &step.collectives);
+        let made = made.filter(|(kind, ..)| kind == theirs).fold((0, 0), |sum, of| (sum.0 + 1, sum.1 + of.1));
+        let label = format!("kind=\"{ours}\"");
+        let seen =
+            ["collectives", "bytes"].map(|of| run.page.sum(&format!("inferspan_nccl_{of}_total"), &label) as u64);
+        assert_eq!(seen, [made.0, made.1], "{what}: {ours}\n{}", run.evidence(&[]));
+        assert!(made.0 > 0, "{what}: no {theirs}");
+    }
+}
+
 /// Launches by name, all steps together, are the workers' own; how many names there are.
 fn names(run: &Run, place: &Path) -> usize {
     let mut by_name: BTreeMap<&str, u64> = BTreeMap::new();
@@ -170,7 +238,9 @@ fn two_workers_are_one_step_and_their_skew_is_their_own() {
     // rank 1 │   ■■■ wait │      │ ■■■  wait │        first calls apart: the skew
     // engine ├── step ────┤      ├── step ───┤        launches of both, processes 2
     const TEST: &str = "two_workers_are_one_step_and_their_skew_is_their_own";
-    let Some(started) = Started::start(TEST, "two", false, &["--tensor-parallel-size", "2"]) else { return };
+    // Rank 1 comes late to collectives, and not to its steps.
+    let setup = Setup { late: Some((1, Duration::from_millis(2))), ..PLAIN };
+    let Some(started) = Started::start(TEST, "two", &setup, &["--tensor-parallel-size", "2"]) else { return };
     for (clients, level) in [(1, "steps"), (8, "kernels")] {
         let place = started.folder.path().join(format!("{clients}-{level}"));
         let run = started.trace(clients, level, &place);
@@ -193,6 +263,7 @@ fn two_workers_are_one_step_and_their_skew_is_their_own() {
         apart.sort_by(f64::total_cmp);
         let median = apart[apart.len() / 2];
         assert!(median < 0.001, "{what}: skews are off by {median} s\n{}", run.evidence(&[]));
+        collectives(&run, &what);
         names(&run, &place);
         eprintln!("{what}: {} steps equal, skews off by {median:.6} s (median)", run.truth.len());
     }
@@ -206,7 +277,9 @@ fn an_engine_that_schedules_ahead_gives_each_step_its_own() {
     // A step that says of itself that it is estimated may have launches of its neighbours: a wait that begins late, as Python's threads
     // do, does not part them for sure. All together are exact.
     const TEST: &str = "an_engine_that_schedules_ahead_gives_each_step_its_own";
-    let Some(started) = Started::start(TEST, "ahead", true, &["--async-scheduling"]) else { return };
+    let Some(started) = Started::start(TEST, "ahead", &Setup { ahead: true, ..PLAIN }, &["--async-scheduling"]) else {
+        return;
+    };
     for (clients, level) in [(1, "steps"), (8, "kernels")] {
         let place = started.folder.path().join(format!("{clients}-{level}"));
         let run = started.trace(clients, level, &place);
@@ -215,4 +288,51 @@ fn an_engine_that_schedules_ahead_gives_each_step_its_own() {
         assert!(2 * estimated < run.truth.len(), "{what}: {estimated} steps are estimated\n{}", run.evidence(&[]));
         eprintln!("{what}: {} steps, {estimated} of them estimated", run.truth.len());
     }
+}
+
+#[test]
+fn the_old_drivers_trampolines_a_timeline_and_forced_losses_lose_no_count() {
+    // run 1 │ 8 clients, a timeline of all of it
+    // run 2 │ inferspan stands still ─ two requests, thousands of launches a step: most find no room ─ it goes on
+    const TEST: &str = "the_old_drivers_trampolines_a_timeline_and_forced_losses_lose_no_count";
+    let Some(started) = Started::start(TEST, "old", &Setup { driver: Driver::Old, ..PLAIN }, &[]) else { return };
+    let place = started.folder.path().join("timeline");
+    let file = place.join("run.pftrace");
+    let flags = ["--level", "kernels", "--perfetto", file.to_str().expect("UTF-8")];
+    let run = started.trace_with(&flags, &place, |_| started.send(8, 24, 8));
+    let what = "the old driver, a timeline";
+    assert_eq!(run.assert_counts(what), 0);
+    assert!(links(&run, what) > 24);
+    names(&run, &place);
+    timeline::assert_is(&run, &file, what);
+
+    let place = started.folder.path().join("losses");
+    let run = started.trace_with(&["--level", "kernels"], &place, |attach| {
+        attach.signal(Signal::STOP).expect("it runs");
+        vllm::burst(started.folder.path(), 6000).expect("a file");
+        started.send(1, 2, 5);
+        vllm::burst(started.folder.path(), 0).expect("no file");
+        std::thread::sleep(Duration::from_millis(200));
+        attach.signal(Signal::CONT).expect("it runs");
+        started.send(1, 2, 6);
+    });
+    let what = "the old driver, losses";
+    let made = run.truth.iter().map(Truth::counts).fold(Counts::default(), Counts::plus);
+    let total = |name: &str, label: &str| run.page.sum(name, label) as u64;
+    let lost = total("inferspan_events_dropped_total", "stage=\"launch_ring\"");
+    assert!(made.launches > 60_000 && lost > 1000, "{made:?}, {lost} lost\n{}", run.said);
+    let copies = |kind: &str| {
+        let label = format!("kind=\"{kind}\"");
+        (total("inferspan_cuda_copies_total", &label), total("inferspan_cuda_copy_bytes_total", &label))
+    };
+    let seen = Counts {
+        launches: total("inferspan_cuda_launches_total", ""),
+        graph_launches: total("inferspan_cuda_graph_launches_total", ""),
+        h2d: copies("h2d"),
+        d2h: copies("d2h"),
+        waits: made.waits,
+    };
+    assert_eq!(seen, made, "{what}\n{}", run.evidence(&[]));
+    names(&run, &place);
+    eprintln!("{what}: {} launches, {lost} records lost", made.launches);
 }

@@ -121,7 +121,14 @@ pub fn plan(kind: Kind, body: &[u8], model: &str) -> Result<Plan, Reject> {
 }
 
 fn template(messages: &Value) -> Result<String, Reject> {
-    let messages = messages.as_array().ok_or_else(|| Reject::bad("messages", "Field required: messages"))?;
+    let messages = messages.as_array().ok_or_else(|| match messages {
+        Value::Null => Reject::bad("messages", "Field required: messages"),
+        // As pydantic does, it repeats what it got.
+        other => {
+            let said = format!("{{'type': 'list_type', 'loc': ('body', 'messages'), 'msg': 'Input should be a valid list', 'input': {other}}}");
+            Reject::new(400, "Bad Request", None, &format!("[{said}]"))
+        }
+    })?;
     let mut text = String::new();
     for message in messages {
         let role = message["role"].as_str().unwrap_or("user");

@@ -66,6 +66,9 @@ pub struct Arguments {
     /// Say in every usage how many prompt tokens came from the prefix cache.
     #[arg(long)]
     enable_prompt_tokens_details: bool,
+    /// Taken as vLLM takes it; nobody is asked for it.
+    #[arg(long = "api-key", value_name = "KEY")]
+    _api_key: Option<String>,
     /// Folder of the fake CUDA libraries that the engine shall drive in every step (`tests/fixtures/cuda`).
     #[arg(long, value_name = "FOLDER", requires = "cuda_account")]
     cuda: Option<PathBuf>,

@@ -349,6 +349,26 @@ impl Decoder {
     }
 }
 
+/// What is before a frame on the wire; `more` is [`MORE`], or 0 for the last one of a message.
+fn head(len: usize, more: u8) -> Vec<u8> {
+    if let Ok(short) = u8::try_from(len) {
+        return vec![more, short];
+    }
+    let mut head = vec![more | LONG];
+    head.extend((len as u64).to_be_bytes());
+    head
+}
+
+/// A message on the wire.
+pub fn framed(message: &[Vec<u8>]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for (frame, left) in message.iter().zip((0..message.len()).rev()) {
+        wire.extend(head(frame.len(), if left > 0 { MORE } else { 0 }));
+        wire.extend(frame);
+    }
+    wire
+}
+
 /// Frames to batches, as libzmq's encoder cuts them.
 #[derive(Debug, Default)]
 struct Encoder {
@@ -365,14 +385,7 @@ impl Encoder {
     fn message(&mut self, message: &Message) {
         for (frame, left) in message.iter().zip((0..message.len()).rev()) {
             let more = if left > 0 { MORE } else { 0 };
-            let mut head = Vec::with_capacity(9);
-            if let Ok(short) = u8::try_from(frame.len()) {
-                head.extend([more, short]);
-            } else {
-                head.push(more | LONG);
-                head.extend((frame.len() as u64).to_be_bytes());
-            }
-            self.segments.push_back(head);
+            self.segments.push_back(head(frame.len(), more));
             self.segments.push_back(frame.clone());
         }
     }
@@ -462,6 +475,7 @@ mod tests {
             }
             bytes.extend(batch);
         }
+        assert_eq!(bytes, messages.iter().flat_map(|message| framed(message)).collect::<Vec<u8>>());
         for cut in [1, 2, 7, 255, 8192] {
             let mut decoder = Decoder::default();
             let frames: Vec<Vec<u8>> =

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use inferspan_gpu_check::truth::Truth;
+use inferspan_harness::attached::Attached;
 
 use crate::compare::Kernel;
 
 /// For a program's next word, and for its end. PyTorch loads for a minute from a cold disk.
 const LIMIT: Duration = Duration::from_mins(5);
-/// For Inferspan to be attached, or to end behind its target: it reads libraries of gigabytes.
-const ATTACH_LIMIT: Duration = Duration::from_mins(2);
+/// For Inferspan to end behind its target: it reads libraries of gigabytes.
+const END_LIMIT: Duration = Duration::from_mins(2);
 
 /// What Inferspan saw.
 #[derive(Debug)]
@@ -143,19 +144,11 @@ pub(crate) fn run(inferspan: &Path, program: &mut Command, level: &str, folder: 
     let mut command = Command::new(inferspan);
     command.args(["attach", "--cuda-only", "-p", &program.pid().to_string(), "--level", level]);
     command.arg("--kernels-out").arg(&kernels).arg("--metrics-out").arg(&page);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut tracer = Started::new(&mut command)?;
-    let lines = Started::lines(tracer.child.stderr.take().context("stderr is no pipe")?);
-    let mut said = String::new();
-    while !said.lines().any(|line| line.starts_with("inferspan: attached")) {
-        let line = lines.recv_timeout(ATTACH_LIMIT).with_context(|| format!("inferspan did not attach:\n{said}"))?;
-        said.push_str(&line);
-        said.push('\n');
-    }
+    let tracer = Attached::start(command.stdout(Stdio::null()))?;
     let truth = program.finish()?;
     // It ends with its target.
-    tracer.end(ATTACH_LIMIT)?;
-    said.extend(lines.iter().map(|line| line + "\n"));
+    let (status, said) = tracer.end(END_LIMIT)?;
+    ensure!(status.success(), "inferspan: {status}:\n{said}");
     fs::write(folder.join("stderr.txt"), &said).context("cannot write what inferspan said")?;
     let read =
         |path: &Path| fs::read_to_string(path).with_context(|| format!("inferspan did not write {}", path.display()));

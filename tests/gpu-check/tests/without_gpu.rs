@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use inferspan_gpu_check::truth::{Amount, Truth};
+use inferspan_harness::folder::Folder;
 use inferspan_tests::cuda::{Driver, Fixture, Runtime};
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
@@ -12,20 +13,19 @@ use serde_json::Value;
 
 /// The folder, with the report, and how it ended.
 struct Done {
-    folder: PathBuf,
+    folder: Folder,
     output: Output,
 }
 
 impl Done {
     fn run(test: &str, libraries: &[PathBuf]) -> Self {
-        let folder = std::env::temp_dir().join(format!("inferspan-gpu-check-{}-{test}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
+        let folder = Folder::scratch(&format!("gpu-check-{test}")).expect("a folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-check"));
         command
             .arg("--inferspan")
             .arg(binary())
             .args(["--launches", "2000", "--turns", "1", "--rounds", "40"])
-            .arg(&folder);
+            .arg(folder.path());
         command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).expect("no colon"));
         Self { folder, output: command.output().expect("gpu-check runs") }
     }
@@ -33,16 +33,10 @@ impl Done {
     fn report(&self) -> Value {
         let stderr = String::from_utf8_lossy(&self.output.stderr);
         assert_eq!(self.output.status.code(), Some(5), "{stderr}");
-        let read = |name: &str| std::fs::read_to_string(self.folder.join(name)).expect("the report");
+        let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).expect("the report");
         assert!(read("report.md").contains("**No GPU"));
         assert!(stderr.contains("NOT DONE: facts of a GPU: needs the NVIDIA kernel module"), "{stderr}");
         serde_json::from_str(&read("report.json")).expect("JSON")
-    }
-}
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -5,11 +5,13 @@
 //! owner. What does not come up is an error with the end of what it printed. Nothing here depends on the product, so that
 //! `cargo xtask` builds on a bare machine within seconds.
 
+pub mod attached;
 pub mod folder;
 pub mod http;
 pub mod installed;
 pub mod jaeger;
 pub mod perfetto;
+pub mod proc;
 pub mod process;
 pub mod prometheus;
 pub mod server;

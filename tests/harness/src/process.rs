@@ -242,56 +242,48 @@ pub fn display(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
+    use crate::proc::is_running;
     use crate::wait::wait_for;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("inferspan-process-{}-{name}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        folder
+    fn folder() -> Folder {
+        Folder::scratch("process").unwrap()
     }
 
     #[test]
     fn dropping_a_process_ends_what_it_started() {
-        let folder = folder("drop");
+        let folder = folder();
         let process =
-            Process::start("sh", Command::new("sh").args(["-c", "sleep 600 & echo $!; wait"]), &folder).unwrap();
-        let read = || Ok(fs::read_to_string(&process.output)?.trim().parse::<i32>().ok());
+            Process::start("sh", Command::new("sh").args(["-c", "sleep 600 & echo $!; wait"]), folder.path()).unwrap();
+        let read = || Ok(fs::read_to_string(&process.output)?.trim().parse::<u32>().ok());
         let interrupt = Interrupt::never();
         let child = wait_for("the child", Duration::from_secs(10), &interrupt, &mut [], read).unwrap();
         drop(process);
-        let gone = || Ok(!running(child)).map(|gone| gone.then_some(()));
+        let gone = || Ok(!is_running(child)).map(|gone| gone.then_some(()));
         wait_for("its end", Duration::from_secs(10), &interrupt, &mut [], gone).unwrap();
-        fs::remove_dir_all(&folder).unwrap();
-    }
-
-    /// Neither gone nor a zombie that nobody has collected yet.
-    fn running(pid: i32) -> bool {
-        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
     }
 
     #[test]
     fn what_is_printed_on_the_terminal_is_kept() {
-        let folder = folder("terminal");
+        let folder = folder();
         let mut command = Command::new("sh");
         command.args(["-c", "test -t 1 && echo one && echo two; sleep 600"]);
-        let mut process = Process::start_on_terminal("sh", &mut command, &folder).unwrap();
+        let mut process = Process::start_on_terminal("sh", &mut command, folder.path()).unwrap();
         let read = || Ok(fs::read_to_string(&process.output)?.ends_with("two\n").then_some(()));
         wait_for("the lines", Duration::from_secs(10), &Interrupt::never(), &mut [], read).unwrap();
         process.stop_with(Signal::TERM, Duration::from_secs(10)).unwrap();
         assert_eq!(fs::read_to_string(&process.output).unwrap(), "one\ntwo\n");
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn a_process_that_ends_early_is_named_with_what_it_printed() {
-        let folder = folder("early");
+        let folder = folder();
         let mut process =
-            Process::start("sh", Command::new("sh").args(["-c", "echo broken >&2; exit 3"]), &folder).unwrap();
+            Process::start("sh", Command::new("sh").args(["-c", "echo broken >&2; exit 3"]), folder.path()).unwrap();
         let interrupt = Interrupt::never();
         let never = || Ok(None::<()>);
         let error = wait_for("an answer", Duration::from_secs(10), &interrupt, &mut [&mut process], never).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("exit code 3") && text.contains("broken"), "{text}");
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
 use inferspan_tests::traffic::{Client, Random};
@@ -110,19 +110,6 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(((sorted.len() as f64 - 1.0) * share).round() as usize).copied().unwrap_or(0.0)
 }
 
-fn own_cpu() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<f64> = text
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or(0.0))
-        .collect();
-    // utime and stime, in USER_HZ, which is 100 on every Linux.
-    Duration::from_millis(fields.get(11..13).map_or(0.0, |ticks| ticks.iter().sum::<f64>() * 10.0) as u64).as_secs_f64()
-}
-
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let start = Instant::now();
@@ -154,7 +141,7 @@ fn main() -> anyhow::Result<()> {
         itl_p50: quantile(&all.between, 0.5),
         itl_p99: quantile(&all.between, 0.99),
         ttft_p50: quantile(&all.first, 0.5),
-        cpu: own_cpu(),
+        cpu: inferspan_harness::proc::cpu_time(std::process::id()).as_secs_f64(),
     };
     println!("{}", serde_json::to_string(&summary)?);
     Ok(())

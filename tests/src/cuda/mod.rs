@@ -6,10 +6,11 @@
 mod build;
 mod program;
 pub mod steps;
+pub mod timeline;
 pub mod traced;
 mod truth;
 pub mod vllm;
 
 pub use build::{Driver, Fixture, Runtime};
-pub use program::{Patch, Program, Running};
+pub use program::{Patch, Program, Pulse, Running};
 pub use truth::{Amount, Bench, Graph, Launches, Step, Tally, ThreadTruth, Truth};

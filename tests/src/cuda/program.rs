@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -35,12 +35,13 @@ pub struct Program {
     user: User,
     libraries: Vec<PathBuf>,
     patch: Option<Patch>,
+    environment: Vec<(String, OsString)>,
     script: String,
 }
 
 impl Program {
     pub(super) fn new(folder: PathBuf, user: User, libraries: Vec<PathBuf>) -> Self {
-        Self { folder, user, libraries, patch: None, script: String::new() }
+        Self { folder, user, libraries, patch: None, environment: Vec::new(), script: String::new() }
     }
 
     /// What it does (`fixtures/cuda/README.md`).
@@ -63,6 +64,23 @@ impl Program {
     #[must_use]
     pub fn patched(mut self, patch: Patch) -> Self {
         self.patch = Some(patch);
+        self
+    }
+
+    /// Opens CUDA when it is let go, behind `ready`.
+    #[must_use]
+    pub fn late(self) -> Self {
+        self.with_variable("FAKE_CUDA_LATE", "1".into())
+    }
+
+    /// Counts its launch calls in this file, which outlives it ([`Pulse`]).
+    #[must_use]
+    pub fn with_pulse(self, file: &Path) -> Self {
+        self.with_variable("FAKE_CUDA_PULSE", file.into())
+    }
+
+    fn with_variable(mut self, name: &str, value: OsString) -> Self {
+        self.environment.push((name.to_owned(), value));
         self
     }
 
@@ -105,17 +123,26 @@ impl Program {
     /// The same by a command that ends in [`Program::words`].
     pub fn spawn_with(&self, mut command: Command) -> Result<Running> {
         let path = std::env::join_paths(&self.libraries).context("a colon in the cache folder's path")?;
-        let mut child = command
-            .env("LD_LIBRARY_PATH", path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {command:?}"))?;
-        let stdin = child.stdin.take().context("no pipe")?;
-        let stdout = BufReader::new(child.stdout.take().context("no pipe")?);
-        let mut running = Running { child, stdin, stdout, is_done: false };
-        running.reach("ready")?;
-        Ok(running)
+        command.env("LD_LIBRARY_PATH", path).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Running::spawn(command)
+    }
+}
+
+/// Launch calls of a program, whatever became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    pub begun: u64,
+    /// At most one a thread less, of a program that was killed.
+    pub done: u64,
+}
+
+impl Pulse {
+    /// Of all threads of the program that was started with this file.
+    pub fn read(file: &Path) -> Result<Self> {
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let (numbers, _) = bytes.as_chunks::<8>();
+        let sum = |place: usize| numbers.iter().skip(place).step_by(2).map(|number| u64::from_ne_bytes(*number)).sum();
+        Ok(Self { begun: sum(0), done: sum(1) })
     }
 }
 
@@ -129,6 +156,17 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts any program that says the same words, and waits until it is ready.
+    pub fn spawn(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let stdin = child.stdin.take().context("no pipe")?;
+        let stdout = BufReader::new(child.stdout.take().context("no pipe")?);
+        let mut running = Self { child, stdin, stdout, is_done: false };
+        running.reach("ready")?;
+        Ok(running)
+    }
+
     /// Its process, or that of the command that it was started with.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -154,13 +192,25 @@ impl Running {
     }
 
     /// Waits until its script is over, lets it end, and gives its account.
-    pub fn finish(mut self) -> Result<Truth> {
+    pub fn finish(self) -> Result<Truth> {
+        serde_json::from_str(&self.account()?).context("the program's account")
+    }
+
+    /// The same as it says it.
+    pub fn account(mut self) -> Result<String> {
         self.reach_end()?;
         self.start()?;
         let line = self.line()?;
         let status = self.child.wait().context("cannot wait")?;
         ensure!(status.success(), "the program failed: {status}");
-        serde_json::from_str(&line).context("the program's account")
+        Ok(line)
+    }
+
+    /// Kills it, wherever it is.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("cannot kill")?;
+        self.child.wait().context("cannot wait")?;
+        Ok(())
     }
 
     /// Waits until it is gone; for scripts that `exit`.

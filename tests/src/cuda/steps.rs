@@ -13,6 +13,7 @@ use inferspan::source::ring::monotonic_ns;
 use serde_json::Value;
 
 use super::vllm::{Account, WorkerStep};
+use crate::judge::Page;
 
 /// Steps before and after one that differs, in a message.
 const AROUND: usize = 3;
@@ -40,6 +41,10 @@ impl Span {
 
     pub fn seconds(&self, key: &str) -> Option<f64> {
         self.attributes.get(key)?["doubleValue"].as_f64()
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.attributes.contains_key(key)
     }
 
     pub fn is_set(&self, key: &str) -> bool {
@@ -146,6 +151,17 @@ impl Truth {
         }
     }
 
+    /// By how much the last rank was behind the first at a collective, the most of all, ns; `None` without any.
+    pub fn collective_skew_ns(&self) -> Option<u64> {
+        let (first, others) = self.ranks.split_first()?;
+        let apart = first.collectives.iter().enumerate().map(|(at, (.., entered))| {
+            let entered = others.iter().map(|step| step.collectives[at].2).chain([*entered]);
+            let (first, last) = entered.fold((u64::MAX, 0), |(first, last), at| (first.min(at), last.max(at)));
+            last - first
+        });
+        apart.max()
+    }
+
     /// Between the first calls of its ranks, ns.
     pub fn skew_ns(&self) -> u64 {
         let firsts = || self.ranks.iter().map(|step| step.first_call_ns);
@@ -160,6 +176,8 @@ pub struct Run {
     /// The spans of engine steps, and the steps of the workers, each in their order.
     pub seen: Vec<Span>,
     pub truth: Vec<Truth>,
+    /// Its metrics.
+    pub page: Page,
     /// What inferspan said on stderr; its losses are in the last line.
     pub said: String,
     /// From monotonic to unix, ns.
@@ -168,7 +186,7 @@ pub struct Run {
 
 impl Run {
     /// Of the steps that began after `from`, ns of `CLOCK_MONOTONIC`.
-    pub fn new(traces: &Path, account: &Account, from: u64, said: String) -> Self {
+    pub fn new(traces: &Path, account: &Account, from: u64, page: Page, said: String) -> Self {
         let spans = spans(traces);
         let mut seen: Vec<Span> = spans.iter().filter(|span| span.name == "engine_step").cloned().collect();
         seen.sort_by_key(|step| step.end);
@@ -182,7 +200,7 @@ impl Run {
             Truth { ranks }
         });
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64;
-        Self { spans, seen, truth: truth.collect(), said, offset: unix - monotonic_ns() }
+        Self { spans, seen, truth: truth.collect(), page, said, offset: unix - monotonic_ns() }
     }
 
     /// Each step with its span.

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 
+use inferspan_harness::folder::Folder;
 use inferspan_harness::process::Signal;
 use serde::Deserialize;
 
@@ -42,16 +42,15 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Tracer {
     attached: Attached,
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Tracer {
     /// # Panics
     /// When it does not attach.
     pub fn attach(test: &str, pid: u32, arguments: &[&str]) -> Self {
-        let folder = std::env::temp_dir().join(format!("inferspan-test-cuda-{}-{test}-{pid}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder");
-        let file = |name: &str| folder.join(name).display().to_string();
+        let folder = Folder::new(&format!("cuda-{test}-{pid}")).expect("a folder");
+        let file = |name: &str| folder.path().join(name).display().to_string();
         let mut all = vec!["--cuda-only".to_owned(), "--kernels-out".to_owned(), file("kernels.jsonl")];
         all.extend(["--metrics-out".to_owned(), file("metrics.txt")]);
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -69,10 +68,9 @@ impl Tracer {
     pub fn end(self) -> Seen {
         let (code, said) = self.attached.end();
         assert_eq!(code, Some(0), "{said}");
-        let read = |name: &str| fs::read_to_string(self.folder.join(name)).expect("inferspan wrote it");
+        let read = |name: &str| fs::read_to_string(self.folder.path().join(name)).expect("inferspan wrote it");
         let page = Page::parse(&read("metrics.txt"));
         let kernels = read("kernels.jsonl").lines().map(|line| serde_json::from_str(line).expect("a row")).collect();
-        let _ = fs::remove_dir_all(&self.folder);
         Seen { page, kernels, said }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! ```ignore
 //! let (Some(installed), Some(fixture)) = (Vllm::from_env(), Fixture::for_test("…")) else { return };
-//! let cuda = Cuda { fixture: &fixture, driver: Driver::New, mode: Mode::Full, ahead: false };
+//! let cuda = Cuda { fixture: &fixture, driver: Driver::New, mode: Mode::Full, ahead: false, late: None };
 //! let server = vllm::start(&installed, &cuda, folder.path(), &Interrupt::never(), &["--max-num-seqs", "64"]).unwrap();
 //! // attach to server.pid, send requests to server.url, detach
 //! let account = vllm::read(folder.path()).unwrap();
@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use inferspan_harness::installed::Vllm;
@@ -45,6 +46,8 @@ pub struct Cuda<'a> {
     pub mode: Mode,
     /// Lets `--async-scheduling` count, which vLLM switches off on a CPU.
     pub ahead: bool,
+    /// A rank that comes so much later to every collective.
+    pub late: Option<(u32, Duration)>,
 }
 
 /// Starts vLLM with the plug-in. The account is in `folder`.
@@ -57,7 +60,7 @@ pub fn start(
 ) -> Result<Server> {
     let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is not UTF-8");
     let (plugin, libraries) = (text(&sources().join("vllm-plugin"))?, text(cuda.fixture.folder())?);
-    let truth = text(&folder.join(TRUTH))?;
+    let (truth, burst) = (text(&folder.join(TRUTH))?, text(&folder.join(BURST))?);
     let driver = match cuda.driver {
         Driver::Old => "old",
         Driver::New => "new",
@@ -77,6 +80,7 @@ pub fn start(
         ("INFERSPAN_FAKE_CUDA_DRIVER", driver),
         ("INFERSPAN_FAKE_CUDA_MODE", mode),
         ("INFERSPAN_FAKE_CUDA_TRUTH", truth.as_str()),
+        ("INFERSPAN_FAKE_CUDA_BURST", burst.as_str()),
         // Several workers find no NUMA node each to bind themselves to.
         ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
         ("OMP_NUM_THREADS", "1"),
@@ -86,12 +90,22 @@ pub fn start(
         // A step keeps the GPU busy for longer than the CPU needs for the next one, as a real model does: 22 kernels are 3.3 ms.
         environment.push(("FAKE_CUDA_KERNEL_US", "150"));
     }
+    let late = cuda.late.map(|(rank, by)| format!("{rank}:{}", by.as_micros()));
+    environment.extend(late.as_deref().map(|late| ("INFERSPAN_FAKE_CUDA_LATE", late)));
     // Of another server in this folder.
     let _ = fs::remove_file(folder.join(TRUTH));
     Server::start_vllm(installed, folder, interrupt, arguments, &environment)
 }
 
 const TRUTH: &str = "cuda-truth.jsonl";
+const BURST: &str = "cuda-burst";
+
+/// Lets each step of the server with this folder launch so many kernels more, until it is told 0.
+pub fn burst(folder: &Path, launches: u32) -> Result<()> {
+    let path = folder.join(BURST);
+    let done = if launches == 0 { fs::remove_file(&path) } else { fs::write(&path, launches.to_string()) };
+    done.with_context(|| format!("cannot change {}", path.display()))
+}
 
 /// A line of the account.
 #[derive(Debug, Clone, Deserialize)]
@@ -100,7 +114,7 @@ enum Line {
     Start(Worker),
     Graph(WorkerGraph),
     Memory { allocations: u64, bytes: u64 },
-    Step(WorkerStep),
+    Step(Box<WorkerStep>),
 }
 
 /// What all workers of a server did.
@@ -153,7 +167,7 @@ pub struct WorkerStep {
     pub requests: BTreeMap<String, u64>,
     /// By registered name.
     pub launches: BTreeMap<String, u64>,
-    /// Of each launch in order: registered name, grid and block, shared memory.
+    /// Of each launch but a burst's, in order: registered name, grid and block, shared memory.
     pub shapes: Vec<(String, [u32; 6], u32)>,
     /// Launches of graphs by their names.
     pub graphs: BTreeMap<String, u64>,
@@ -163,6 +177,10 @@ pub struct WorkerStep {
     /// `stream`, `event`
     pub syncs: BTreeMap<String, u64>,
     pub sync_wait_ns: u64,
+    /// Of each collective in order: kind as NCCL spells it, bytes, ns of `CLOCK_MONOTONIC` before the call.
+    pub collectives: Vec<(String, u64, u64)>,
+    /// Of each call in order: bytes of device memory allocated, or less than zero, freed.
+    pub memory: Vec<i64>,
 }
 
 /// The account of the server that was started with this folder, so far.
@@ -178,7 +196,7 @@ pub fn read(folder: &Path) -> Result<Account> {
                 account.memory.count += allocations;
                 account.memory.bytes += bytes;
             }
-            Line::Step(step) => account.steps.push(step),
+            Line::Step(step) => account.steps.push(*step),
         }
     }
     Ok(account)

@@ -3,12 +3,11 @@
 //! What was recorded is replayed at the end, and what the replay exports is held against what the live run exported.
 
 use std::fs;
-use std::io::{self, BufRead as _, BufReader};
+use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread::{self, JoinHandle};
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,7 +15,12 @@ use serde_json::Value;
 use super::Page;
 use super::Traces;
 use crate::traffic::Client;
-use inferspan_harness::process::{Signal, send};
+use inferspan_harness::attached::Attached;
+use inferspan_harness::proc;
+use inferspan_harness::process::Signal;
+
+/// From Ctrl-C to its end.
+const DETACH_LIMIT: Duration = Duration::from_secs(30);
 
 /// The binary under test: `INFERSPAN_BIN`, else the newest build beside the test.
 pub fn binary() -> PathBuf {
@@ -34,10 +38,9 @@ pub fn binary() -> PathBuf {
 /// A running `inferspan attach`.
 #[derive(Debug)]
 pub struct Attach {
-    child: Child,
+    attached: Attached,
     folder: PathBuf,
     metrics: String,
-    said: JoinHandle<String>,
     recording: Option<PathBuf>,
     /// From the start of the process to its word that it is attached.
     pub took: Duration,
@@ -89,50 +92,13 @@ impl Attach {
     fn run(verb: &str, pid: u32, folder: &Path, arguments: &[&str]) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let metrics = format!("127.0.0.1:{}", TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
-        let start = Instant::now();
-        let mut child = Command::new(binary())
-            .args([verb, "-p", &pid.to_string(), "--metrics", &metrics])
-            .arg("--access-log")
-            .arg(folder.join("access.jsonl"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(folder.join("stdout.txt"))?)
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"))?;
-        let (lines, attached) = channel();
-        let said = thread::spawn(move || {
-            let mut all = String::new();
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                all.push_str(&line);
-                all.push('\n');
-                // Nobody listens any more once it is attached.
-                let _ = lines.send(line);
-            }
-            all
-        });
-        let mut attach =
-            Self { child, folder: folder.to_owned(), metrics, said, recording: None, took: Duration::ZERO };
-        attach.wait_attached(&attached)?;
-        attach.took = start.elapsed();
-        Ok(attach)
-    }
-
-    fn wait_attached(&mut self, lines: &Receiver<String>) -> io::Result<()> {
-        let start = Instant::now();
-        let mut seen = String::new();
-        while start.elapsed() < Duration::from_mins(1) {
-            match lines.recv_timeout(Duration::from_secs(1)) {
-                Ok(line) if line.starts_with("inferspan: attached") => return Ok(()),
-                Ok(line) => seen = format!("{seen}{line}\n"),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        // It is of no use any more; how it ends does not matter.
-        let _ = self.child.kill();
-        let status = self.child.wait()?;
-        Err(io::Error::other(format!("inferspan attach did not say `inferspan: attached` ({status}):\n{seen}")))
+        let mut command = Command::new(binary());
+        command.args([verb, "-p", &pid.to_string(), "--metrics", &metrics]);
+        command.arg("--access-log").arg(folder.join("access.jsonl")).args(arguments);
+        command.stdout(fs::File::create(folder.join("stdout.txt"))?);
+        let attached = Attached::start(&mut command).map_err(io::Error::other)?;
+        let took = attached.took;
+        Ok(Self { attached, folder: folder.to_owned(), metrics, recording: None, took })
     }
 
     /// The text of the tracer's own `/metrics`.
@@ -161,29 +127,17 @@ impl Attach {
 
     /// CPU time used so far, seconds.
     pub fn cpu(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        // utime and stime, in USER_HZ, which is 100 on every Linux.
-        (ticks(11) + ticks(12)) / 100.0
+        proc::cpu_time(self.attached.pid()).as_secs_f64()
+    }
+
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.attached.signal(signal).map_err(io::Error::other)
     }
 
     /// Ctrl-C, and what was written.
-    pub fn finish(mut self) -> io::Result<Finished> {
-        send(self.child.id(), Signal::INT)?;
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            if start.elapsed() > Duration::from_secs(30) {
-                let _ = self.child.kill();
-                return Err(io::Error::other("inferspan did not detach within 30 s of Ctrl-C"));
-            }
-            thread::sleep(Duration::from_millis(20));
-        };
-        let reader = std::mem::replace(&mut self.said, thread::spawn(String::new));
-        let stderr = reader.join().unwrap_or_default();
+    pub fn finish(self) -> io::Result<Finished> {
+        self.signal(Signal::INT)?;
+        let (status, stderr) = self.attached.end(DETACH_LIMIT).map_err(io::Error::other)?;
         if !matches!(status.code(), Some(0 | 130)) {
             return Err(io::Error::other(format!("inferspan ended with {status}:\n{stderr}")));
         }
@@ -223,12 +177,4 @@ fn replay(file: &Path, folder: &Path) -> io::Result<Vec<String>> {
     }
     eprintln!("replayed in {:.2} s: {}", start.elapsed().as_secs_f64(), said.lines().next().unwrap_or_default());
     Ok(faults)
-}
-
-impl Drop for Attach {
-    fn drop(&mut self) {
-        // After `finish` it is gone, and these say so.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -4,6 +4,8 @@
 
 use std::io::{self, Write};
 
+use inferspan_demo_engine::zmtp::framed;
+
 /// libzmq's batch: a longer message leaves, and is read, in one call of this and one of the rest.
 const BATCH: usize = 8192;
 /// When the log begins, unix seconds.
@@ -31,22 +33,6 @@ pub(super) struct Log<W: Write> {
     calls: u64,
     bytes: u64,
     hex: Vec<u8>,
-}
-
-/// Frames on the wire.
-fn framed(frames: &[Vec<u8>]) -> Vec<u8> {
-    let mut wire = Vec::new();
-    for (index, frame) in frames.iter().enumerate() {
-        let more = u8::from(index + 1 < frames.len());
-        if let Ok(short) = u8::try_from(frame.len()) {
-            wire.extend([more, short]);
-        } else {
-            wire.push(more | 2);
-            wire.extend((frame.len() as u64).to_be_bytes());
-        }
-        wire.extend(frame);
-    }
-    wire
 }
 
 /// Appends two digits a byte.

@@ -6,6 +6,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use super::Level;
 use super::family::{FAMILIES, Family, Library as Kind, Point, Scope};
@@ -68,6 +69,10 @@ pub struct Libraries {
     /// The user knows why.
     refused: BTreeSet<(Number, FileId, String)>,
     links: BTreeMap<(u32, Number), Vec<Link>>,
+    /// Since when what stood in for a library that came is taken back, until the library itself is probed.
+    gave_way: Option<Instant>,
+    /// For the user, at the end of this round.
+    said: Vec<String>,
     /// Of files, in whatever process: they end with the session.
     of_files: Vec<Link>,
 }
@@ -88,6 +93,8 @@ impl Libraries {
             present: BTreeSet::new(),
             refused: BTreeSet::new(),
             links: BTreeMap::new(),
+            gave_way: None,
+            said: Vec::new(),
             of_files: Vec::new(),
         }
     }
@@ -152,6 +159,7 @@ impl Libraries {
                 result.warnings.push(text);
             }
         }
+        result.warnings.append(&mut self.said);
         result.probed.extend(found.into_iter().map(|(process, functions)| Probed { family, process, functions }));
     }
 
@@ -212,6 +220,13 @@ impl Libraries {
             Ok(links) => links,
             Err(error) => return because(&error),
         };
+        if let Some(since) = self.gave_way.take() {
+            let ms = since.elapsed().as_millis() + 1;
+            self.said.push(format!(
+                "the {} came to process {process} while it was traced: for {ms} ms {}",
+                family.what, family.without
+            ));
+        }
         match family.scope {
             Scope::Process => self.links.entry((process, number)).or_default().extend(links),
             Scope::File => {
@@ -231,8 +246,11 @@ impl Libraries {
     fn make_way(&mut self, probes: &mut Probes, number: Number, process: u32) {
         self.present.insert((process, number));
         for (other, family) in FAMILIES.iter().enumerate() {
-            if family.unless.is_some_and(|of| number_of(of) == number) {
-                probes.detach(self.links.remove(&(process, other)).unwrap_or_default());
+            if family.unless.is_some_and(|of| number_of(of) == number)
+                && let Some(links) = self.links.remove(&(process, other))
+            {
+                self.gave_way = Some(Instant::now());
+                probes.detach(links);
             }
         }
     }

@@ -7,15 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use inferspan_harness::http;
 use inferspan_harness::process::{Process, Signal};
 use inferspan_harness::server::Server;
-use inferspan_harness::wait::{Interrupt, wait_for};
+use inferspan_harness::wait::Interrupt;
+use inferspan_harness::{attached, http, proc};
 use serde_json::{Value, json};
 
 use super::overhead;
@@ -27,9 +27,6 @@ pub(super) const VARIANTS: [(&str, &[&str]); 1] = [("requests", &["--level", "re
 
 /// Whether the kernel counts what programs take.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// A tracer attaches in a fraction of a second; a minute is a failure.
-const ATTACH_LIMIT: Duration = Duration::from_mins(1);
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -208,11 +205,7 @@ impl Bench<'_> {
         command.args(["attach", "-p", &self.server.pid.to_string(), "--metrics", &format!("127.0.0.1:{port}")]);
         command.arg("--access-log").arg(self.folder.join("access.jsonl")).args(flags);
         let mut tracer = Process::start("inferspan", &mut command, &self.folder)?;
-        let errors = tracer.errors.clone();
-        wait_for("inferspan to attach", ATTACH_LIMIT, &self.interrupt, &mut [&mut tracer], || {
-            let said = fs::read_to_string(&errors).unwrap_or_default();
-            Ok(said.lines().any(|line| line.starts_with("inferspan: attached")).then_some(()))
-        })?;
+        attached::wait(&mut tracer, &mut [], &self.interrupt)?;
         Ok(tracer)
     }
 
@@ -230,51 +223,23 @@ impl Bench<'_> {
     /// CPU time by role so far, ns.
     fn cpu(&self, tracer: Option<&Process>) -> Result<BTreeMap<&'static str, u64>> {
         let mut used = BTreeMap::new();
-        for pid in family(self.server.pid)? {
-            *used.entry(role(pid, self.server.pid)).or_insert(0) += cpu_nanos(pid);
+        for pid in proc::family(self.server.pid).context("cannot list /proc")? {
+            *used.entry(role(pid, self.server.pid)).or_insert(0) += proc::cpu_nanos(pid);
         }
         if let Some(tracer) = tracer {
-            used.insert("inferspan", cpu_nanos(tracer.pid()));
+            used.insert("inferspan", proc::cpu_nanos(tracer.pid()));
         }
         Ok(used)
     }
 }
 
-/// A process and all it started.
-fn family(root: u32) -> Result<Vec<u32>> {
-    let mut parents = BTreeMap::new();
-    for entry in fs::read_dir("/proc").context("cannot list /proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // One that ended meanwhile has no stat.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        // The parent is the second field after the name, which ends with the last bracket (proc(5)).
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
-        parents.insert(pid, parent.unwrap_or(0));
-    }
-    let mut found = vec![root];
-    let mut at = 0;
-    while let Some(&parent) = found.get(at) {
-        found.extend(parents.iter().filter(|(_, of)| **of == parent).map(|(pid, _)| *pid));
-        at += 1;
-    }
-    Ok(found)
-}
-
 /// By the title that vLLM gives its processes; the one that was started is the API server.
 fn role(pid: u32, root: u32) -> &'static str {
-    let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let title = String::from_utf8_lossy(&title);
+    let title = proc::title(pid);
     [("VLLM::Engine", "engine"), ("VLLM::Worker", "worker"), ("VLLM::API", "api")]
         .into_iter()
         .find(|(start, _)| title.starts_with(start))
         .map_or(if pid == root { "api" } else { "other" }, |(_, role)| role)
-}
-
-/// Time on a CPU of all its threads, ns; 0 when it is gone. Threads that ended are not in it, and a server at work ends none.
-fn cpu_nanos(pid: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let first = |path: &Path| fs::read_to_string(path).ok()?.split_whitespace().next()?.parse::<u64>().ok();
-    tasks.filter_map(|task| first(&task.path().join("schedstat"))).sum()
 }
 
 #[cfg(test)]
@@ -282,10 +247,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_is_of_its_own_family_and_has_used_time() {
+    fn what_was_started_is_the_api_server() {
         let pid = std::process::id();
-        assert!(family(pid).unwrap().contains(&pid));
-        assert!(cpu_nanos(pid) > 0);
         assert_eq!((role(pid, pid), role(pid, 1)), ("api", "other"));
     }
 }

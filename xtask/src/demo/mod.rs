@@ -16,17 +16,17 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use inferspan_harness::http;
 use inferspan_harness::process::{Process, Signal};
 use inferspan_harness::prometheus::Prometheus;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::{Interrupt, wait_for};
+use inferspan_harness::{attached, http};
 
 use self::backends::{Jaeger, start_prometheus};
 use crate::{build, shell};
 
-/// From the start of `attach` to an answer of its metrics page.
-const ATTACH_LIMIT: Duration = Duration::from_secs(30);
+/// From the word of `attach` that it is attached to an answer of its metrics page.
+const PAGE_LIMIT: Duration = Duration::from_secs(30);
 /// From the last request to what it left being in Prometheus and Jaeger.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
 /// What `attach` may take to detach, flush its exporters and print its summary.
@@ -150,11 +150,11 @@ fn attach(
     }
     shell::step("attaching", || {
         let mut attach = Process::start_on_terminal("attach", command, folder)?;
-        let (page, said) = (format!("http://{metrics}/metrics"), folder.join("attach.err"));
         // The page is there before the probes are.
-        let is_attached = || fs::read_to_string(&said).is_ok_and(|said| said.contains("inferspan: attached"));
-        let ready = || Ok((http::answers(&page) && is_attached()).then_some(()));
-        wait_for("attach", ATTACH_LIMIT, interrupt, &mut [&mut attach, &mut server.process], ready)?;
+        attached::wait(&mut attach, &mut [&mut server.process], interrupt)?;
+        let page = format!("http://{metrics}/metrics");
+        let ready = || Ok(http::answers(&page).then_some(()));
+        wait_for("the metrics page", PAGE_LIMIT, interrupt, &mut [&mut attach, &mut server.process], ready)?;
         Ok(attach)
     })
 }
