@@ -170,9 +170,8 @@ fn strings(words: &[&str]) -> Vec<String> {
 fn a_replay_says_of_the_gpus_what_the_live_run_said() {
     let test = "a_replay_says_of_the_gpus_what_the_live_run_said";
     let Some(library) = nvml(test).filter(|_| may_trace(test)) else { return };
-    let folder = folder("replay");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let path = |name: &str| folder.join(name).to_str().expect("UTF-8").to_owned();
+    let folder = Folder::scratch("gpu-replay").expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
     let (recording, live, again) = (path("run.isrec"), path("live"), path("again"));
     let verb = ["record", "-o", &recording, "--metrics-out", &live];
     let traced = Traced::start_as(inferspan(Some(library), &[]), &verb);
@@ -186,7 +185,6 @@ fn a_replay_says_of_the_gpus_what_the_live_run_said() {
     };
     assert!(of_gpus(&live).len() > 20, "{:?}", of_gpus(&live));
     assert_eq!(of_gpus(&live), of_gpus(&again));
-    let _ = std::fs::remove_dir_all(folder);
 }
 
 #[test]
