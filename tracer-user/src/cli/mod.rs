@@ -58,6 +58,11 @@ fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// To whoever watches; a terminal that is gone is nobody's concern.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "inferspan: {line}");
+}
+
 /// Runs the verb; the exit code is the caller's to use.
 pub fn run(cli: Cli) -> anyhow::Result<Code> {
     match cli.verb {

@@ -1,10 +1,10 @@
 //! What `attach` and `record` share: the flags, and what is said of a trace.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::say;
 use super::target::{TargetArgs, find};
 use crate::attach::Level;
 use crate::attach::loader::Options;
@@ -117,11 +117,6 @@ fn introduce(begun: &mut Begun, plan: &Plan) {
         say("prompts and outputs are neither kept nor exported; nothing is written to the server");
     }
     say(&telling::attached(begun));
-}
-
-/// To whoever watches; a terminal that is gone is nobody's concern.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "inferspan: {line}");
 }
 
 fn warn(what: &str) {
