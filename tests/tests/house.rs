@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 use inferspan::engine::ENGINES;
 use inferspan_tests::signals::repository;
 
-/// Where help and messages may name an engine: to say what is not timed, or as whose numbers ours are meant.
-const MESSAGES: [(&str, &str); 1] = [("doctor/target.rs", "vLLM's Rust front end are not timed")];
-
 /// Every file below a folder whose name ends so.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -144,14 +141,9 @@ fn no_code_outside_its_room_names_an_engine() {
         let text = fs::read_to_string(&path).expect("a source file");
         for (number, line) in without_tests(&text).lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let may_say = MESSAGES.iter().any(|(file, message)| path.ends_with(file) && code.contains(message));
             let names_one = ENGINES.iter().any(|engine| code.to_lowercase().contains(engine.name()));
-            assert!(!names_one || may_say, "{}:{}: {line}", path.display(), number + 1);
+            assert!(!names_one, "{}:{}: {line}", path.display(), number + 1);
         }
-    }
-    for (file, message) in MESSAGES {
-        let text = fs::read_to_string(source().join(file)).expect("a source file");
-        assert!(text.contains(message), "{file} no longer says {message:?}");
     }
 }
 

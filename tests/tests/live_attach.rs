@@ -74,8 +74,8 @@ fn a_hangup_opens_the_log_anew_where_there_is_one_and_ends_the_trace_elsewhere()
     if !may_trace(test) {
         return;
     }
-    let engine = engine("hangup");
-    let log = folder("hangup").join("access.jsonl");
+    let (engine, folder) = engine("hangup");
+    let log = folder.path().join("access.jsonl");
     let attached = attached_to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
     requests(&engine, 4);
     let lines = |path: &PathBuf| fs::read_to_string(path).map_or(0, |text| text.lines().count());
@@ -110,7 +110,7 @@ fn a_trace_that_nobody_reads_any_more_ends() {
     if !may_trace("a_trace_that_nobody_reads_any_more_ends") {
         return;
     }
-    let engine = engine("unread");
+    let (engine, _folder) = engine("unread");
     let mut command = Command::new(binary());
     command.args(["attach", "-p", &engine.target.pid.to_string()]);
     let mut attach = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("inferspan runs");
