@@ -5,9 +5,11 @@
 //! [`PATIENCE`], though a driver in trouble may not answer for minutes. Refused: GPUs over [`GPUS_MAX`], processes over
 //! [`PROCESSES_MAX`]. These facts are the tracer's own: they are no part of the run, and a replay has none.
 
+mod log;
 mod nvml;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -16,6 +18,8 @@ pub use watch::{Readings, Watch};
 
 /// The largest machines have 16.
 pub const GPUS_MAX: u32 = 64;
+/// Kinds of critical errors of one GPU; NVIDIA has some 150.
+pub const XIDS_MAX: usize = 64;
 /// Of one GPU.
 pub const PROCESSES_MAX: usize = 4096;
 /// How long a user waits. Without its persistence daemon the driver takes a second or two a GPU to start.
@@ -30,6 +34,18 @@ pub enum NoGpus {
     Refused(String),
     #[error("NVML does not answer within {} s", PATIENCE.as_secs())]
     Silent,
+}
+
+/// How often a GPU had each critical error (Xid), by NVIDIA's number; [`XID_UNKNOWN`] is one that the driver does not number.
+pub type Xids = BTreeMap<u64, u64>;
+pub const XID_UNKNOWN: u64 = 999;
+
+/// A place on the PCI bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PciAddress {
+    pub domain: u32,
+    pub bus: u32,
+    pub device: u32,
 }
 
 /// What the driver says at one moment.
@@ -64,6 +80,10 @@ pub struct Gpu {
     /// Since the driver was loaded; of GPUs with ECC switched on.
     pub ecc_corrected: Option<u64>,
     pub ecc_uncorrected: Option<u64>,
+    /// Critical errors: since the watch began; of [`read`], as far back as the kernel's log goes. `None`: neither says it.
+    pub xids: Option<Xids>,
+    /// Where it stands.
+    pub pci: Option<PciAddress>,
     /// Those that compute on it, as the namespace of this process numbers them.
     pub processes: Option<Vec<u32>>,
 }
@@ -112,12 +132,29 @@ impl Gpu {
     }
 }
 
+/// What the driver says, and what the log has said before.
+fn once(open: &nvml::Open) -> Gpus {
+    let mut errors = open.errors();
+    let mut gpus = open.read(&mut errors);
+    let logged = log::xids();
+    for gpu in &mut gpus.all {
+        let Some(of) = gpu.pci.and_then(|pci| logged.get(&pci)) else { continue };
+        let told = gpu.xids.get_or_insert_default();
+        // What came just now stands in both.
+        for (number, count) in of {
+            let told = told.entry(*number).or_default();
+            *told = (*told).max(*count);
+        }
+    }
+    gpus
+}
+
 /// Asks once.
 pub fn read() -> Result<Gpus, NoGpus> {
     let (say, hear) = mpsc::channel();
     // It cannot be ended; a driver that answers later answers nobody.
     let asked = thread::Builder::new().name("gpus".to_owned()).spawn(move || {
-        let _ = say.send(nvml::open().map(|open| open.read()));
+        let _ = say.send(nvml::open().map(|open| once(&open)));
     });
     asked.map_err(|error| NoGpus::Refused(error.to_string()))?;
     hear.recv_timeout(PATIENCE).unwrap_or(Err(NoGpus::Silent))

@@ -1,4 +1,4 @@
-//! A thread that asks the driver every [`PERIOD`], and the newest answer.
+//! A thread that asks the driver every [`PERIOD`], critical errors (Xid) among it, and the newest answer.
 //!
 //! Invariants: whoever reads waits for nobody; an answer older than [`STALE`] (the driver hangs; the watch has ended) is none. Dropping the
 //! watch ends the thread, and waits for it no longer than [`FAREWELL`].
@@ -56,8 +56,9 @@ impl Watch {
             // Goes last.
             let _end = end;
             let Ok(open) = nvml::open() else { return };
+            let mut errors = open.errors();
             loop {
-                readings.set(open.read());
+                readings.set(open.read(&mut errors));
                 if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
