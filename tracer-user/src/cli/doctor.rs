@@ -13,6 +13,7 @@ use std::io::IsTerminal as _;
 
 use serde_json::{Value, json};
 
+pub(super) use self::cuda::memory_hooks;
 use super::ls::print;
 use crate::discover::failure::parse_pid;
 use crate::exit::Code;

@@ -16,6 +16,7 @@ use std::path::Path;
 use super::Level;
 use super::code::Code;
 use super::exports::Exports;
+use super::prologue::Why;
 use crate::input::{Probe, Role};
 
 /// Functions that are probed together.
@@ -119,6 +120,8 @@ pub struct Point {
     pub quickest: u64,
     /// The kernel carries that instruction out itself, as far as is known.
     pub is_emulated: bool,
+    /// Why it is that instruction.
+    pub why: Why,
     /// The file's bytes from the entry to behind that instruction.
     pub code: Vec<u8>,
     pub symbol: String,
