@@ -276,6 +276,9 @@ fn conclude(end: StoppedBy, finished: &Ended, telemetry: &Telemetry) -> Code {
     if let Some(line) = summary.left_out_line() {
         eprintln!("inferspan: {line}");
     }
+    if let Some(line) = summary.grown_line() {
+        eprintln!("inferspan: {line}");
+    }
     let recording_failed = recorded.as_ref().is_some_and(|recorded| !say_recorded(recorded));
     eprintln!(
         "inferspan: detached: {} requests, {} spans exported, {} dropped; {} socket, {} tokenizer, {} process and {} CUDA events, lost: {lost}",

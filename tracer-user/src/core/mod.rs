@@ -179,6 +179,7 @@ impl Core {
                     Fact::Server(server) => self.engine = engine::by_name(&server.engine),
                     Fact::Parent { tgid, parent } => self.cuda.parent(*tgid, *parent),
                     Fact::Kernel { function, name } => self.cuda.named(*function, name),
+                    Fact::Caller { process, address, library } => self.cuda_caller(*process, *address, library),
                     _ => {}
                 }
                 self.about.fact(fact);
@@ -274,6 +275,8 @@ impl Core {
     }
 
     fn emit_step(&mut self, step: &Step, out: &mut Vec<Output>) {
+        let first_call = if step.start.is_none() { self.first_call(step) } else { None };
+        let step = &Step { start: step.start.or(first_call), ..*step };
         let edges = (step.start.unwrap_or(step.end), step.end);
         let cuda = self.cuda_step(step, edges);
         let batch = self.batches.take(step.reference);
@@ -284,6 +287,7 @@ impl Core {
             if let Some(mut cuda) = cuda {
                 let labels = self.about.labels(step.engine);
                 out.push(Output::Metric(Metric::CudaGap { labels, seconds: cuda.gap_ns as f64 / 1e9 }));
+                cuda.begins_with_call = first_call.is_some();
                 self.calls_of_step(step.engine, edges, (step.trace_id, step.span_id), &mut cuda, out);
                 step.cuda = Some(cuda);
             }
@@ -292,7 +296,10 @@ impl Core {
             step.batch = roots.take(EngineStep::MAX_LINKS).collect();
             let seconds = (step.end_ns - step.start_ns) as f64 / 1e9;
             let labels = self.about.labels(step.engine);
-            out.push(Output::Metric(Metric::Step { labels, seconds }));
+            // Where its first call stands for its start, it is longer than that.
+            if first_call.is_none() {
+                out.push(Output::Metric(Metric::Step { labels, seconds }));
+            }
             out.push(Output::Step(Box::new(step)));
         }
     }

@@ -93,6 +93,11 @@ impl Run {
         self.sinks.push(self.pipeline.outputs());
     }
 
+    /// What a user should hear of before the run is over, since the last call.
+    pub fn take_unsaid(&mut self) -> Vec<String> {
+        self.sinks.take_unsaid()
+    }
+
     /// The stream is over: everything held and everything open goes out.
     pub fn close(&mut self) {
         while self.pipeline.finish_part() {

@@ -1,7 +1,7 @@
 //! Graphs of a process: what was captured into them, and how often they were launched.
 //!
-//! Enters: captures, what is enqueued into them, instantiations. Leaves: how many nodes an instantiated graph has, `None` when its capture
-//! was not seen, or it was changed since.
+//! Enters: captures, what is enqueued into them, instantiations. Leaves: what an instantiated graph holds, `None` when its capture was not
+//! seen; and whether it was changed since.
 
 use std::collections::BTreeMap;
 
@@ -24,8 +24,10 @@ pub(super) struct Contents {
 /// An instantiated graph.
 #[derive(Debug, Default)]
 pub(super) struct Exec {
-    /// `None`: not seen, or changed.
+    /// `None`: not seen.
     pub contents: Option<Contents>,
+    /// It was updated since, and may hold something else.
+    pub changed: bool,
     pub replays: u64,
 }
 
@@ -61,12 +63,12 @@ impl Graphs {
             }
             CallKind::Instantiate { exec, graph } => {
                 let contents = self.captured.get(&graph).cloned();
-                self.execs.insert(exec, Exec { contents, replays: 0 });
+                self.execs.insert(exec, Exec { contents, ..Exec::default() });
                 bound(&mut self.execs);
             }
             CallKind::ExecUpdate { exec } => {
                 if let Some(exec) = self.execs.get_mut(&exec) {
-                    exec.contents = None;
+                    exec.changed = true;
                 }
             }
             CallKind::ExecDestroy { exec } => {
@@ -126,7 +128,8 @@ mod tests {
         let exec = graphs.get(9).expect("instantiated");
         assert_eq!((exec.replays, exec.contents.clone()), (2, Some(Contents { kernels: vec![key], nodes: 2 })));
         graphs.called(1, &call(CallKind::ExecUpdate { exec: 9 }));
-        assert_eq!(graphs.get(9).expect("still there").contents, None);
+        let exec = graphs.get(9).expect("still there");
+        assert!(exec.changed && exec.contents.is_some());
     }
 
     #[test]
