@@ -7,7 +7,7 @@ use aya_ebpf::{
 use tracer_ebpf::wire::header::Header;
 use tracer_ebpf::wire::ring;
 
-use crate::maps::{self, DATA, DROPS, EDGES, LAUNCHES};
+use crate::maps::{self, DATA, DROPS, EDGES, LAUNCHES, RARE};
 
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
@@ -19,10 +19,25 @@ pub fn header(at: u64, pid_tgid: u64, kind: u32) -> Header {
     Header { at, process: (pid_tgid >> 32) as u32, thread: pid_tgid as u32, kind, pad: 0 }
 }
 
+/// The ring with the index `RING`.
+#[inline(always)]
+fn ring_of<const RING: u32>() -> &'static RingBuf {
+    match RING {
+        ring::EDGES => &EDGES,
+        ring::DATA => &DATA,
+        ring::LAUNCHES => &LAUNCHES,
+        _ => &RARE,
+    }
+}
+
 /// The reader drains by timer; it is woken only when waiting for the timer would risk the ring.
 #[inline(always)]
-fn wake(ring: &RingBuf, above: u64) -> u64 {
-    if ring.query(BPF_RB_AVAIL_DATA) > above { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
+fn wake<const RING: u32>() -> u64 {
+    if ring_of::<RING>().query(BPF_RB_AVAIL_DATA) > maps::wake_bytes::<RING>() {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    }
 }
 
 #[inline(always)]
@@ -38,43 +53,34 @@ pub fn count_drops(index: u32, count: u64) {
     }
 }
 
-/// Puts a fixed-size record into a ring, which has the index `RING`.
+/// Puts a record into the ring `RING`; counted where it has no room.
 #[inline(always)]
-pub fn record<T: 'static, const RING: u32>(ring: &RingBuf, record: &T) {
-    if ring.output::<T>(record, wake(ring, maps::wake_bytes::<RING>())).is_err() {
+pub fn put<T: ?Sized + 'static, const RING: u32>(record: &T) {
+    if ring_of::<RING>().output::<T>(record, wake::<RING>()).is_err() {
         count_drop(RING);
     }
 }
 
-/// Puts a fixed-size record into the ring of request edges.
+/// Puts a record into the ring of request edges.
 #[inline(always)]
 pub fn edge<T: 'static>(edge: &T) {
-    record::<T, { ring::EDGES }>(&EDGES, edge);
+    put::<T, { ring::EDGES }>(edge);
 }
 
-/// Room for a record in the ring of CUDA calls; counted where there is none. It is to be written, and handed to [`launched`].
+/// Room for a record in the ring `RING`; counted where there is none. It is to be written, and handed to [`submit`].
 #[inline(always)]
-pub fn launch_room<T: 'static>() -> Option<RingBufEntry<T>> {
-    let room = LAUNCHES.reserve::<T>(0);
+pub fn room<T: 'static, const RING: u32>() -> Option<RingBufEntry<T>> {
+    let room = ring_of::<RING>().reserve::<T>(0);
     if room.is_none() {
-        count_drop(ring::LAUNCHES);
+        count_drop(RING);
     }
     room
 }
 
-/// The record is written. `look`: see whether the reader should be woken; the ring holds thousands of records, so not each has to.
+/// The record is written. `look`: see whether the reader should be woken; a ring holds thousands of records, so not each has to.
 #[inline(always)]
-pub fn launched<T: 'static>(record: RingBufEntry<T>, look: bool) {
-    let flags = if look { wake(&LAUNCHES, maps::wake_bytes::<{ ring::LAUNCHES }>()) } else { BPF_RB_NO_WAKEUP };
-    record.submit(flags);
-}
-
-/// Puts a payload record into the ring of payloads.
-#[inline(always)]
-pub fn data(record: &[u8]) {
-    if DATA.output::<[u8]>(record, wake(&DATA, maps::wake_bytes::<{ ring::DATA }>())).is_err() {
-        count_drop(ring::DATA);
-    }
+pub fn submit<T: 'static, const RING: u32>(record: RingBufEntry<T>, look: bool) {
+    record.submit(if look { wake::<RING>() } else { BPF_RB_NO_WAKEUP });
 }
 
 /// `CLOCK_MONOTONIC`, ns.

@@ -2,11 +2,14 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
-use tracer_ebpf::wire::cuda::{FUNCTIONS_MAX, FunctionKey, LEVEL_STEPS, THREADS_MAX, Thread};
-use tracer_ebpf::wire::net::{CAPS as CAPS_LEN, CAPTURE_MAX, Data, Descriptor, Told};
-use tracer_ebpf::wire::ring::{DROPS_LEN, RINGS};
+use tracer_ebpf::wire::cuda::{
+    BLOCKS_MAX, Block, CAPTURES_MAX, CaptureKey, FUNCTIONS_MAX, FunctionKey, LEVEL_STEPS, PROCESSES_MAX, Process,
+    THREADS_MAX, Thread,
+};
+use tracer_ebpf::wire::net::{CAPS as CAPS_LEN, CAPTURE_MAX, Data, Descriptor, Told, UNKNOWN_CAP};
+use tracer_ebpf::wire::ring::{self, BYTES, DROPS_LEN, RINGS, WAKE_PART};
 use tracer_ebpf::wire::target::{DESCRIPTORS_MAX, OFFSETS_LEN};
 
 /// Traced thread groups: tgid → flags of [`tracer_ebpf::wire::target`].
@@ -24,15 +27,19 @@ pub static TOLD: LruHashMap<u64, Told> = LruHashMap::with_max_entries(16_384, 0)
 
 /// Request edges: few, small, and never starved by payloads.
 #[map]
-pub static EDGES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub static EDGES: RingBuf = RingBuf::with_byte_size(BYTES[ring::EDGES as usize], 0);
 
 /// Payloads.
 #[map]
-pub static DATA: RingBuf = RingBuf::with_byte_size(1 << 23, 0);
+pub static DATA: RingBuf = RingBuf::with_byte_size(BYTES[ring::DATA as usize], 0);
 
-/// Calls of CUDA libraries.
+/// Calls of CUDA libraries of which there may be millions.
 #[map]
-pub static LAUNCHES: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
+pub static LAUNCHES: RingBuf = RingBuf::with_byte_size(BYTES[ring::LAUNCHES as usize], 0);
+
+/// Those that are rare.
+#[map]
+pub static RARE: RingBuf = RingBuf::with_byte_size(BYTES[ring::RARE as usize], 0);
 
 /// What found its ring or the table full, since the load, by the indices of [`tracer_ebpf::wire::ring`]; one counter a place and CPU.
 #[map]
@@ -106,7 +113,24 @@ pub static FUNCTIONS: HashMap<FunctionKey, u64> = HashMap::with_max_entries(FUNC
 #[map]
 pub static NAMES_AT: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
-/// Streams that are being captured: process and stream → the thread (upper half) and the number of its capture.
+/// What each process holds, and has sent. User space takes out what is dead.
+#[map]
+pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// The most device memory that each process held, as the programs on each CPU saw it: without compare-and-swap no place that all write
+/// keeps a maximum.
+#[map]
+pub static PEAKS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// Blocks of device memory that are held, and their bytes.
+#[map]
+pub static BLOCKS: HashMap<Block, u64> = HashMap::with_max_entries(BLOCKS_MAX, 0);
+
+/// Captures that are open: their mark → the nodes that were counted. User space takes out those of processes that are gone.
+#[map]
+pub static OPEN: HashMap<CaptureKey, u64> = HashMap::with_max_entries(CAPTURES_MAX, 0);
+
+/// Streams that are being captured, and the mark of their capture. One that is not in [`OPEN`] is over.
 #[map]
 pub static CAPTURES: LruHashMap<StreamKey, u64> = LruHashMap::with_max_entries(4096, 0);
 
@@ -119,7 +143,7 @@ pub static CAPTURED_EVENTS: LruHashMap<StreamKey, u64> = LruHashMap::with_max_en
 #[derive(Clone, Copy)]
 pub struct StreamKey {
     pub process: u64,
-    /// A stream's or an event's handle.
+    /// An event's handle; or what stands for a stream, see `capture::stream`.
     pub handle: u64,
 }
 
@@ -130,6 +154,7 @@ pub struct Pending {
     pub entered: u64,
     pub a: u64,
     pub b: u64,
+    /// A stream's handle; of padded memory the address of its pitch.
     pub stream: u64,
     pub caller: u64,
 }
@@ -142,6 +167,10 @@ pub static PENDING: LruHashMap<CallKey, Pending> = LruHashMap::with_max_entries(
 #[unsafe(no_mangle)]
 static mut EPOCH: u64 = 0;
 
+/// Captures that are open in any process: while there are none, no launch looks for its stream's.
+#[unsafe(no_mangle)]
+static mut CAPTURING: u64 = 0;
+
 /// How much is recorded of CUDA calls: `LEVEL_*` of the wire.
 #[unsafe(no_mangle)]
 static LEVEL: u32 = LEVEL_STEPS;
@@ -152,11 +181,16 @@ static SAMPLE: u32 = 1;
 
 /// Capture caps in bytes, by [`tracer_ebpf::wire::net::cap_index`].
 #[unsafe(no_mangle)]
-static CAPS: [u32; CAPS_LEN] = [256; CAPS_LEN];
+static CAPS: [u32; CAPS_LEN] = [UNKNOWN_CAP; CAPS_LEN];
 
-/// A ring that holds more than this many bytes wakes its reader; a quarter of the ring. By the rings' indices.
+/// A ring that holds more than this many bytes wakes its reader. By the rings' indices.
 #[unsafe(no_mangle)]
-static WAKE_BYTES: [u64; RINGS] = [1 << 18; RINGS];
+static WAKE_BYTES: [u64; RINGS] = [
+    (BYTES[0] / WAKE_PART) as u64,
+    (BYTES[1] / WAKE_PART) as u64,
+    (BYTES[2] / WAKE_PART) as u64,
+    (BYTES[3] / WAKE_PART) as u64,
+];
 
 /// Offsets in this kernel's structs, from its BTF, by `OFFSET_*` of the wire; 0 where it does not say.
 #[unsafe(no_mangle)]
@@ -209,6 +243,19 @@ pub fn epoch() -> u32 {
 #[inline(always)]
 pub fn next_epoch() {
     add(&raw mut EPOCH, 1);
+}
+
+/// Whether a process captures anything.
+#[inline(always)]
+pub fn is_capturing() -> bool {
+    // SAFETY: a static. Volatile: another CPU may change it.
+    unsafe { core::ptr::read_volatile(&raw const CAPTURING) != 0 }
+}
+
+/// So many captures more are open; fewer where it wraps.
+#[inline(always)]
+pub fn captures_changed(by: u64) {
+    add(&raw mut CAPTURING, by);
 }
 
 /// Adds to a counter that other CPUs add to at the same time.

@@ -243,7 +243,9 @@ pub enum LossStage {
     DataRing,
     /// The ring of CUDA calls was full. What is counted in the kernel is not lost by this.
     LaunchRing,
-    /// The kernel's tables of CUDA threads or functions were full: calls that are not counted.
+    /// The ring of rare CUDA calls was full: what graphs hold is not known any more.
+    RareRing,
+    /// The kernel's tables of CUDA threads, functions or memory were full: calls that are not counted.
     CudaTable,
     /// The user-space queue was full.
     Queue,
@@ -271,10 +273,11 @@ pub enum LossStage {
 
 impl LossStage {
     /// Every stage, in the order of the enum.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::EdgeRing,
         Self::DataRing,
         Self::LaunchRing,
+        Self::RareRing,
         Self::CudaTable,
         Self::Queue,
         Self::Decode,
@@ -294,6 +297,7 @@ impl LossStage {
             Self::EdgeRing => "edge_ring",
             Self::DataRing => "data_ring",
             Self::LaunchRing => "launch_ring",
+            Self::RareRing => "rare_ring",
             Self::CudaTable => "cuda_table",
             Self::Queue => "queue",
             Self::Decode => "decode",

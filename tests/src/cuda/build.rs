@@ -141,7 +141,7 @@ fn cache() -> PathBuf {
 /// Of the names and contents of all C sources.
 fn hash(folder: &Path) -> Result<u64> {
     let mut files = Vec::new();
-    for folder in [folder.to_owned(), folder.join("program")] {
+    for folder in [folder.to_owned(), folder.join("program"), folder.join("calls")] {
         for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
             files.push(entry?.path());
         }

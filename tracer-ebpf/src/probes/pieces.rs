@@ -13,6 +13,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use tracer_ebpf::wire::net::{CAPTURE_MAX, Data, Descriptor, FLAG_STARTS, KIND_DATA_IN, KIND_DATA_OUT, cap_index};
+use tracer_ebpf::wire::ring;
 
 use crate::{
     emit,
@@ -227,5 +228,5 @@ fn piece(scratch: *mut Scratch, call: &Data, start: u64, len: u64, captured: u64
         };
         core::slice::from_raw_parts(head.cast::<u8>(), size_of::<Data>() + captured as usize)
     };
-    emit::data(record);
+    emit::put::<[u8], { ring::DATA }>(record);
 }

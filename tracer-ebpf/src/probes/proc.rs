@@ -17,6 +17,8 @@ use crate::{
     table,
 };
 
+use super::cuda;
+
 /// A child's descriptors below this get their parent's classes; above, user space looks. Bounds the work of a fork.
 const INHERITED_MAX: u32 = 64;
 
@@ -78,6 +80,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     };
     // Of two threads that end at once, both may see 0; one of them removes.
     if is_last && TARGETS.remove(tgid).is_ok() {
+        cuda::ended(tgid);
         emit::edge(&Process { header: emit::header(emit::now(), pid_tgid, KIND_EXITED) });
     }
     0

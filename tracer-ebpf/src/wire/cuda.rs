@@ -12,10 +12,11 @@ pub const KIND_CUDA_BURST: u32 = 96;
 pub const KIND_CUDA_FUNCTION: u32 = 97;
 /// A launch ([`Launch`]).
 pub const KIND_CUDA_LAUNCH: u32 = 98;
-/// Another call ([`Call`]).
-pub const KIND_CUDA_CALL: u32 = 99;
+// 99 was a call with flags in the place of its capture.
 /// A traced process mapped a file so that it can be executed ([`Mapped`]).
 pub const KIND_MAPPED: u32 = 100;
+/// Another call ([`Call`]).
+pub const KIND_CUDA_CALL: u32 = 101;
 
 /// `LEVEL` global: calls are counted; only calls that are rare, or inside a capture, have records of their own.
 pub const LEVEL_STEPS: u32 = 1;
@@ -31,6 +32,12 @@ pub const BURST_MAX: u64 = 1_000_000;
 pub const THREADS_MAX: u32 = 4096;
 /// Functions that are told apart, in all traced processes.
 pub const FUNCTIONS_MAX: u32 = 65_536;
+/// Processes that call CUDA at a time.
+pub const PROCESSES_MAX: u32 = 1024;
+/// Blocks of device memory that are held at a time, in all traced processes: caching allocators hold some hundreds each.
+pub const BLOCKS_MAX: u32 = 131_072;
+/// Captures that are open at a time, in all traced processes.
+pub const CAPTURES_MAX: u32 = 1024;
 
 /// Kinds of copies, `cudaMemcpyKind` (driver_types.h): host to host, host to device, device to host, device to device; then default
 /// (the addresses say it), and between devices.
@@ -66,12 +73,56 @@ const _: () = assert!(size_of::<Sums>() == 168);
 #[derive(Debug, Clone, Copy)]
 pub struct Thread {
     pub sums: Sums,
-    /// Captures that it has begun and not ended, and the number of the newest of them.
-    pub captures: u32,
-    pub capture: u32,
+    /// Captures that it has begun; see [`capture_number`].
+    pub captures: u64,
 }
 
 const _: () = assert!(size_of::<Thread>() == 176);
+
+/// Kinds of collectives, from [`NCCL_ALL_REDUCE`] on.
+pub const COLLECTIVES: usize = 10;
+
+/// What is kept of a process, never set back but `live` and `captures`. Told by no record: user space looks at it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Device memory that it holds of what was allocated since it is traced, bytes.
+    pub live: u64,
+    /// Captures that are open.
+    pub captures: u64,
+    /// Collectives outside of captures, and their bytes, by kind.
+    pub collectives: [u64; COLLECTIVES],
+    pub collective_bytes: [u64; COLLECTIVES],
+}
+
+const _: () = assert!(size_of::<Process>() == 176);
+
+/// Key of the map of blocks: device memory that a process holds.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    pub process: u64,
+    pub address: u64,
+}
+
+const _: () = assert!(size_of::<Block>() == 16);
+
+/// Key of the map of open captures.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaptureKey {
+    pub process: u64,
+    /// The thread that began it (upper half), and which of its captures it is.
+    pub mark: u64,
+}
+
+const _: () = assert!(size_of::<CaptureKey>() == 16);
+
+/// The number of the capture with a mark: no other open one of its process has it, since Linux has at most 2^22 threads
+/// (`PID_MAX_LIMIT`) and none has a thousand captures open. Never 0.
+pub const fn capture_number(mark: u64) -> u32 {
+    ((mark >> 32) as u32) << 10 | (mark as u32 & 0x3ff)
+}
 
 /// The header's thread had called nothing for [`QUIET`], or went on for [`BURST_MAX`]; `sums` are those before this call.
 #[repr(C)]
@@ -148,7 +199,7 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub shared: u32,
-    /// Of a captured one: the number of the capture, of its thread. Else the launches that it stands for, of which the others were left
+    /// Of a captured one: the [`capture_number`]. Else the launches that it stands for, of which the others were left
     /// out by sampling.
     pub number: u32,
 }
@@ -163,17 +214,18 @@ pub const CUDA_WAIT_EVENT: u32 = 67; // event
 pub const CUDA_WAIT_DEVICE: u32 = 68;
 pub const CUDA_EVENT_RECORD: u32 = 69; // event
 pub const CUDA_STREAM_WAIT: u32 = 70; // event
-pub const CUDA_ALLOC: u32 = 71; // address, bytes
-pub const CUDA_FREE: u32 = 72; // address
+pub const CUDA_ALLOC: u32 = 71; // address, bytes; `stream`: what the process holds then, bytes
+pub const CUDA_FREE: u32 = 72; // address, bytes (0: not known); `stream` as above
 pub const CUDA_HOST_ALLOC: u32 = 73; // address, bytes
 pub const CUDA_HOST_FREE: u32 = 74; // address
-pub const CUDA_CAPTURE_BEGIN: u32 = 75; // capture's number
-pub const CUDA_CAPTURE_END: u32 = 76; // graph, capture's number
+pub const CUDA_CAPTURE_BEGIN: u32 = 75; // capture's number, graph that it goes into (0: a new one)
+pub const CUDA_CAPTURE_END: u32 = 76; // graph, capture's number and, in the upper half, nodes that were counted
 pub const CUDA_INSTANTIATE: u32 = 77; // exec, graph
 pub const CUDA_EXEC_DESTROY: u32 = 78; // exec
 pub const CUDA_EXEC_UPDATE: u32 = 79; // exec, graph
 pub const CUDA_GRAPH_LAUNCH: u32 = 80; // exec
 pub const CUDA_UNLOAD: u32 = 81;
+pub const CUDA_GRAPH_DESTROY: u32 = 82; // graph
 /// Collectives; `a`: bytes of the buffer that is counted, `b`: the communicator.
 pub const NCCL_ALL_REDUCE: u32 = 96;
 pub const NCCL_ALL_GATHER: u32 = 97;
@@ -183,6 +235,13 @@ pub const NCCL_REDUCE: u32 = 100;
 pub const NCCL_SEND: u32 = 101;
 pub const NCCL_RECV: u32 = 102;
 pub const NCCL_ALL_TO_ALL: u32 = 103;
+pub const NCCL_GATHER: u32 = 104;
+pub const NCCL_SCATTER: u32 = 105;
+
+const _: () = assert!((NCCL_SCATTER - NCCL_ALL_REDUCE) as usize + 1 == COLLECTIVES);
+
+/// Flag of a cookie: the default stream (0) of the point is the calling thread's own (`_ptsz`, `_ptds`).
+pub const PER_THREAD: u32 = 1 << 16;
 
 /// Cookies of variants of a call whose arguments lie elsewhere; a record says the plain one.
 pub const VARIANT: u32 = 1 << 8;
@@ -191,7 +250,38 @@ pub const CUDA_COPY_2D: u32 = CUDA_COPY | (2 * VARIANT);
 pub const CUDA_COPY_2D_ASYNC: u32 = CUDA_COPY | (3 * VARIANT);
 pub const CUDA_COPY_PEER: u32 = CUDA_COPY | (4 * VARIANT);
 pub const CUDA_COPY_PEER_ASYNC: u32 = CUDA_COPY | (5 * VARIANT);
+pub const CUDA_COPY_SYMBOL: u32 = CUDA_COPY | (6 * VARIANT);
+pub const CUDA_COPY_SYMBOL_ASYNC: u32 = CUDA_COPY | (7 * VARIANT);
+/// Those with arrays: to or from one, in rows, between two.
+pub const CUDA_COPY_ARRAY: u32 = CUDA_COPY | (8 * VARIANT);
+pub const CUDA_COPY_ARRAY_ASYNC: u32 = CUDA_COPY | (9 * VARIANT);
+pub const CUDA_COPY_ARRAY_2D: u32 = CUDA_COPY | (10 * VARIANT);
+pub const CUDA_COPY_ARRAY_2D_ASYNC: u32 = CUDA_COPY | (11 * VARIANT);
+pub const CUDA_COPY_ARRAYS: u32 = CUDA_COPY | (12 * VARIANT);
+pub const CUDA_COPY_ARRAYS_2D: u32 = CUDA_COPY | (13 * VARIANT);
+pub const CUDA_COPY_3D: u32 = CUDA_COPY | (14 * VARIANT);
+pub const CUDA_COPY_3D_ASYNC: u32 = CUDA_COPY | (15 * VARIANT);
+pub const CUDA_COPY_3D_PEER: u32 = CUDA_COPY | (16 * VARIANT);
+pub const CUDA_COPY_3D_PEER_ASYNC: u32 = CUDA_COPY | (17 * VARIANT);
+/// Many copies in one call. Those of CUDA 12 have one more argument before the stream.
+pub const CUDA_COPY_BATCH: u32 = CUDA_COPY | (18 * VARIANT);
+pub const CUDA_COPY_BATCH_12: u32 = CUDA_COPY | (19 * VARIANT);
+pub const CUDA_COPY_3D_BATCH: u32 = CUDA_COPY | (20 * VARIANT);
+pub const CUDA_COPY_3D_BATCH_12: u32 = CUDA_COPY | (21 * VARIANT);
 pub const CUDA_SET_ASYNC: u32 = CUDA_SET | VARIANT;
+pub const CUDA_SET_2D: u32 = CUDA_SET | (2 * VARIANT);
+pub const CUDA_SET_2D_ASYNC: u32 = CUDA_SET | (3 * VARIANT);
+pub const CUDA_SET_3D: u32 = CUDA_SET | (4 * VARIANT);
+pub const CUDA_SET_3D_ASYNC: u32 = CUDA_SET | (5 * VARIANT);
+/// Rows that CUDA pads.
+pub const CUDA_ALLOC_PITCH: u32 = CUDA_ALLOC | VARIANT;
+pub const CUDA_ALLOC_3D: u32 = CUDA_ALLOC | (2 * VARIANT);
+/// Memory that the host has already.
+pub const CUDA_HOST_REGISTER: u32 = CUDA_HOST_ALLOC | VARIANT;
+/// Into a graph that is there.
+pub const CUDA_CAPTURE_BEGIN_INTO: u32 = CUDA_CAPTURE_BEGIN | VARIANT;
+/// `ncclBcast`, which may go on to `ncclBroadcast`.
+pub const NCCL_BCAST: u32 = NCCL_BROADCAST | VARIANT;
 
 /// A call that is no launch of a kernel; of a timed one (waits, allocations, ends of captures, instantiations) when it returned.
 #[repr(C)]
@@ -201,8 +291,8 @@ pub struct Call {
     /// When it was entered.
     pub entered: u64,
     pub call: u32,
-    /// `FLAG_*`.
-    pub flags: u32,
+    /// The [`capture_number`] where its stream is captured: no work, but a node of a graph; else 0.
+    pub capture: u32,
     pub a: u64,
     pub b: u64,
     /// 0 where it names none.

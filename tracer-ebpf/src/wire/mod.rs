@@ -6,6 +6,7 @@
 pub mod call;
 pub mod cuda;
 pub mod header;
+pub mod map;
 pub mod net;
 pub mod proc;
 pub mod ring;

@@ -47,6 +47,9 @@ pub const fn cap_index(class: u32, out: bool, tail: bool) -> usize {
 /// Elements of the `CAPS` global: a power of two above every [`cap_index`].
 pub const CAPS: usize = 32;
 
+/// Bytes of a call's head that are captured of a descriptor of which nobody has said what it is.
+pub const UNKNOWN_CAP: u32 = 256;
+
 /// Most payload of one record, bytes. A longer call takes several.
 pub const CAPTURE_MAX: usize = 16 * 1024;
 

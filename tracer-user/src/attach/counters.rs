@@ -8,9 +8,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use aya::maps::{HashMap as Map, MapData};
 use tracer_ebpf::wire::cuda::{FunctionKey as WireKey, Thread};
 
+use super::memory::Memory;
 use crate::decode::record::cuda::{key, sums};
 use crate::input::EventNanos;
-use crate::input::cuda::{FunctionKey, Sums};
+use crate::input::cuda::{FunctionKey, OfProcess, Sums};
 
 /// A thread that called nothing for so long will not tell of its burst by itself soon, ns.
 const IDLE: EventNanos = 2_000_000;
@@ -52,12 +53,21 @@ pub struct Counters {
     met: HashSet<FunctionKey>,
     /// Threads that called of late.
     busy: BTreeSet<u64>,
+    memory: Memory,
 }
 
 impl Counters {
-    pub(super) fn new(threads: Map<MapData, u64, ThreadRow>, functions: Map<MapData, FunctionRow, u64>) -> Self {
+    pub(super) fn new(
+        (threads, functions): (Map<MapData, u64, ThreadRow>, Map<MapData, FunctionRow, u64>),
+        memory: Memory,
+    ) -> Self {
         let (told, counted, met, busy) = (HashMap::new(), HashMap::new(), HashSet::new(), BTreeSet::new());
-        Self { threads, functions, told, counted, met, busy }
+        Self { threads, functions, told, counted, met, busy, memory }
+    }
+
+    /// What processes hold, and have sent, where it has moved since it was told; of one process, or of all.
+    pub fn processes(&mut self, only: Option<u32>) -> Vec<(u32, OfProcess)> {
+        self.memory.moved(only)
     }
 
     /// A burst of the thread was told of by the kernel side.
@@ -168,5 +178,6 @@ impl Counters {
         }
         self.counted.retain(|function, _| function.process != process);
         self.met.retain(|function| function.process != process);
+        self.memory.forget(process);
     }
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use object::elf::{DT_SONAME, EM_X86_64, SHT_DYNAMIC, SHT_DYNSYM, STT_FUNC};
+use object::elf::{DT_SONAME, EM_X86_64, SHN_UNDEF, SHT_DYNAMIC, SHT_DYNSYM, STT_FUNC, STT_NOTYPE};
 use object::read::ReadCache;
 use object::read::elf::{Dyn as _, ElfFile64, FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, elf};
@@ -26,6 +26,7 @@ const FUNCTIONS_MAX: usize = 200_000;
 #[derive(Debug)]
 pub struct Exports {
     file: File,
+    soname: Option<String>,
     segments: Vec<Segment>,
     functions: BTreeMap<String, u64>,
 }
@@ -53,15 +54,17 @@ fn with_elf<T>(file: &File, look: impl FnOnce(&Elf<'_>, &ReadCache<File>) -> Opt
 
 /// What a library calls itself.
 pub fn soname(file: &File) -> io::Result<Option<String>> {
-    with_elf(file, |elf, cache| {
-        let endian = elf.endian();
-        let sections = elf.elf_section_table();
-        let (entries, link) = sections.dynamic(endian, cache).ok()??;
-        let strings = sections.strings(endian, cache, link).ok()?;
-        let entry = entries.iter().find(|entry| entry.d_tag(endian) == DT_SONAME)?;
-        let name = strings.get(u32::try_from(entry.d_val(endian)).ok()?).ok()?;
-        Some(String::from_utf8_lossy(name).into_owned())
-    })
+    with_elf(file, soname_of)
+}
+
+fn soname_of(elf: &Elf<'_>, cache: &ReadCache<File>) -> Option<String> {
+    let endian = elf.endian();
+    let sections = elf.elf_section_table();
+    let (entries, link) = sections.dynamic(endian, cache).ok()??;
+    let strings = sections.strings(endian, cache, link).ok()?;
+    let entry = entries.iter().find(|entry| entry.d_tag(endian) == DT_SONAME)?;
+    let name = strings.get(u32::try_from(entry.d_val(endian)).ok()?).ok()?;
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 impl Exports {
@@ -70,27 +73,40 @@ impl Exports {
         let found = with_elf(file, |elf, cache| {
             let endian = elf.endian();
             let segments = elf.elf_program_headers().iter().filter(|header| header.p_type(endian) == elf::PT_LOAD);
-            let segments = segments.map(|header| Segment {
-                address: header.p_vaddr(endian),
-                offset: header.p_offset(endian),
-                size: header.p_filesz(endian),
-                executable: header.p_flags(endian).contains(elf::PF_X),
-            });
+            let segments: Vec<Segment> = segments
+                .map(|header| Segment {
+                    address: header.p_vaddr(endian),
+                    offset: header.p_offset(endian),
+                    size: header.p_filesz(endian),
+                    executable: header.p_flags(endian).contains(elf::PF_X),
+                })
+                .collect();
+            // Written in assembly they may have no type; of an indirect one this address is not where callers go.
+            let is_function = |symbol: &elf::Sym64<Endianness>| {
+                matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE)
+                    && symbol.st_shndx(endian) != SHN_UNDEF
+                    && file_offset(symbol.st_value(endian), &segments).is_some()
+            };
             let symbols = elf.elf_section_table().symbols(endian, cache, SHT_DYNSYM).ok()?;
             let strings = symbols.strings();
             let functions = symbols
                 .iter()
-                .filter(|symbol| symbol.st_type() == STT_FUNC && symbol.st_value(endian) != 0)
+                .filter(|symbol| is_function(symbol))
                 .take(FUNCTIONS_MAX)
                 .filter_map(|symbol| {
                     let name = std::str::from_utf8(symbol.name(endian, strings).ok()?).ok()?;
                     Some((name.to_owned(), symbol.st_value(endian)))
                 })
                 .collect();
-            Some((segments.collect(), functions))
+            Some((soname_of(elf, cache), segments, functions))
         })?;
-        let Some((segments, functions)) = found else { return Ok(None) };
-        Ok(Some(Self { file: file.try_clone()?, segments, functions }))
+        let Some((soname, segments, functions)) = found else { return Ok(None) };
+        Ok(Some(Self { file: file.try_clone()?, soname, segments, functions }))
+    }
+
+    /// What the library calls itself.
+    pub fn soname(&self) -> Option<&str> {
+        self.soname.as_deref()
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -131,6 +147,9 @@ mod tests {
         assert_eq!(soname(&libc()).expect("read").as_deref(), Some("libc.so.6"));
         let exports = Exports::read(&libc()).expect("read").expect("a library");
         assert!(exports.has("getenv") && !exports.has("cuInit"));
+        assert!(!exports.has("memcpy"), "an indirect function: callers go elsewhere");
+        assert!(!exports.has("environ") && !exports.has("GLIBC_2.2.5"), "no code");
+        assert_eq!(exports.soname(), Some("libc.so.6"));
         let point = exports.point(ENTERED, 7, "getenv").expect("a function");
         assert!(!exports.bytes(point.offset, 16).is_empty());
         assert_eq!(exports.point(ENTERED, 7, "cuInit"), None);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::code::Code;
 use super::exports::{self, Exports};
-use super::family::{Family, Find, Point};
+use super::family::{ALIKE_MAX, Family, Find, Point};
 use super::plan::Library;
 use crate::proc::Proc;
 use crate::proc::text::Mapping;
@@ -44,7 +44,7 @@ pub fn reach(library: &Library) -> io::Result<PathBuf> {
 }
 
 /// The points of a family in the library that `path` leads to; empty when it has none, or is stripped of their names; `None` when it is no
-/// such library, and only looks like one.
+/// such library, and only looks like one. All or nothing: an error where more than [`ALIKE_MAX`] are found by what they look like.
 pub fn points(path: &Path, family: &Family) -> io::Result<Option<Vec<Point>>> {
     let file = File::open(path)?;
     let find = match family.points {
@@ -58,7 +58,12 @@ pub fn points(path: &Path, family: &Family) -> io::Result<Option<Vec<Point>>> {
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     let code = Code::parse(&bytes).map_err(io::Error::other)?;
-    Ok(Some(find(&code)))
+    let points = find(&code);
+    if points.len() > ALIKE_MAX {
+        let many = format!("{} of its functions look like those that are probed, and {ALIKE_MAX} may", points.len());
+        return Err(io::Error::other(many));
+    }
+    Ok(Some(points))
 }
 
 /// What the library that `path` leads to calls itself.
@@ -107,4 +112,40 @@ pub fn is_as_in_file(process: u32, mappings: &[Mapping], library: &Library, poin
             live == file || (*live == BREAKPOINT && (at == 0 || at as u64 == point.quickest))
         });
     if is_same { Ok(()) } else { Err(Patched::Differs) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::Level;
+    use crate::attach::family::{ENTERED, Library as Kind, Scope};
+    use crate::input::Probe;
+
+    #[test]
+    fn a_library_with_too_many_look_alikes_is_left_alone() {
+        let family = |points| Family {
+            what: "",
+            without: "",
+            probe: Probe::FrontEnd,
+            library: Kind::Path(|_| true),
+            roles: &[],
+            scope: Scope::File,
+            level: Level::Requests,
+            needs_messages: false,
+            unless: None,
+            likeness: None,
+            names_kernels: false,
+            points: Find::Code(points),
+            hidden: "",
+        };
+        // This very binary has thousands of functions, and this one.
+        let itself = Path::new("/proc/self/exe");
+        let all = points(itself, &family(|code| code.functions(ENTERED, |_| Some(1))));
+        assert!(all.expect_err("too many").to_string().ends_with("and 64 may"));
+        let this = points(
+            itself,
+            &family(|code| code.functions(ENTERED, |symbol| symbol.contains("with_too_many_look_alikes").then_some(1))),
+        );
+        assert!(!this.expect("read").expect("a library").is_empty());
+    }
 }

@@ -8,7 +8,6 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Level;
-use super::family::driver::DRIVER;
 use super::family::{FAMILIES, Family, Library as Kind, Point, Scope};
 use super::files;
 use super::handles::{self, NamesAt};
@@ -201,7 +200,7 @@ impl Libraries {
             (points.to_vec(), Vec::new())
         };
         self.make_way(probes, number, process);
-        if std::ptr::eq(family, &raw const DRIVER) {
+        if family.names_kernels {
             // Before the first launch is seen.
             let names_at = *self.names_at.entry(library.id()).or_insert_with(|| handles::names_at(&path));
             self.names_of.insert(process, names_at);

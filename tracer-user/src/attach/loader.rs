@@ -17,8 +17,9 @@ use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::wire::call::cookie;
 use tracer_ebpf::wire::cuda::{LEVEL_KERNELS, LEVEL_STEPS, NAME_AT};
 use tracer_ebpf::wire::net::{
-    CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, cap_index,
+    CAPS, CLASS_ENGINE, CLASS_HTTP, CLASS_TCP, CLASS_UNIX, CLASS_UNKNOWN, HEAD_MAX, UNKNOWN_CAP, cap_index,
 };
+use tracer_ebpf::wire::ring::WAKE_PART;
 use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 
 use super::Level;
@@ -26,7 +27,8 @@ use super::btf;
 use super::counters::Counters;
 use super::error::{LoadError, attach_error, io_error, load_error, program_error};
 use super::family::{At, Point, Program, TRACEPOINTS, Tracepoint};
-use super::rings::{RINGS, WAKE_PART};
+use super::memory::Memory;
+use super::rings::RINGS;
 use super::table::Table;
 use super::uprobes::{Multi, Places};
 
@@ -66,7 +68,7 @@ impl Default for Caps {
             http_in: cap(64 * 1024, 16 * 1024),
             http_out: cap(4 * 1024, 4 * 1024),
             engine: cap(HEAD_MAX, 16 * 1024),
-            unknown: cap(256, 0),
+            unknown: cap(UNKNOWN_CAP, 0),
         }
     }
 }
@@ -196,6 +198,10 @@ impl Probes {
             .override_global("SAMPLE", &sample, true)
             .map_max_entries("DESCRIPTORS", options.descriptors)
             .map_max_entries("SCRATCH", cpus);
+        if options.level == Level::Requests {
+            // Nothing of CUDA is probed, and its table of memory takes 11 MiB.
+            loader.map_max_entries("BLOCKS", 1);
+        }
         for (ring, bytes) in RINGS.iter().zip(options.ring_bytes) {
             loader.map_max_entries(ring.map, bytes);
         }
@@ -212,7 +218,13 @@ impl Probes {
             rings: RINGS.iter().map(|ring| take(&mut ebpf, ring.map)).collect::<Result<_, _>>()?,
             drops: take(&mut ebpf, "DROPS")?,
             table: Table::new(take(&mut ebpf, "TARGETS")?, take(&mut ebpf, "DESCRIPTORS")?, take(&mut ebpf, "TOLD")?),
-            counters: Counters::new(take(&mut ebpf, "THREADS")?, take(&mut ebpf, "FUNCTIONS")?),
+            counters: Counters::new(
+                (take(&mut ebpf, "THREADS")?, take(&mut ebpf, "FUNCTIONS")?),
+                Memory::new(
+                    (take(&mut ebpf, "PROCESSES")?, take(&mut ebpf, "PEAKS")?),
+                    (take(&mut ebpf, "BLOCKS")?, take(&mut ebpf, "OPEN")?),
+                ),
+            ),
         };
         let tail_calls = take(&mut ebpf, "CONTINUE")?;
         let names_at = take(&mut ebpf, "NAMES_AT")?;

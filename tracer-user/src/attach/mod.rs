@@ -14,6 +14,7 @@ pub mod files;
 pub mod handles;
 pub mod libraries;
 pub mod loader;
+mod memory;
 pub mod plan;
 pub mod prologue;
 pub mod rings;

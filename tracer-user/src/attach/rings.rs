@@ -1,6 +1,6 @@
 //! The rings, as a list.
 
-use tracer_ebpf::wire::ring::RINGS as COUNT;
+use tracer_ebpf::wire::ring::{self, BYTES, RINGS as COUNT};
 
 use crate::input::LossStage;
 
@@ -15,14 +15,14 @@ pub struct Ring {
     pub bytes: u32,
 }
 
+const fn ring(index: u32, map: &'static str, stage: LossStage) -> Ring {
+    Ring { map, stage, bytes: BYTES[index as usize] }
+}
+
 /// By their indices on the wire.
 pub const RINGS: [Ring; COUNT] = [
-    Ring { map: "EDGES", stage: LossStage::EdgeRing, bytes: 1 << 20 },
-    // 0.5 s of a server that moves 16 MiB/s through its sockets; the reader drains every 10 ms.
-    Ring { map: "DATA", stage: LossStage::DataRing, bytes: 1 << 23 },
-    // 40,000 launches: 40 ms of a million a second.
-    Ring { map: "LAUNCHES", stage: LossStage::LaunchRing, bytes: 1 << 22 },
+    ring(ring::EDGES, "EDGES", LossStage::EdgeRing),
+    ring(ring::DATA, "DATA", LossStage::DataRing),
+    ring(ring::LAUNCHES, "LAUNCHES", LossStage::LaunchRing),
+    ring(ring::RARE, "RARE", LossStage::RareRing),
 ];
-
-/// A ring that holds more than this part of its size wakes its reader.
-pub const WAKE_PART: u32 = 4;

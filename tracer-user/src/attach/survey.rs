@@ -10,9 +10,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::exports::Exports;
-use super::family::driver::DRIVER;
-use super::family::nccl::COLLECTIVES;
-use super::family::runtime::{CALLS, LAUNCHES};
 use super::family::{FAMILIES, Family, Library as Kind, Point, Scope};
 use super::files;
 use super::handles::{self, NamesAt};
@@ -44,14 +41,6 @@ pub struct Judged {
     pub point: Point,
     pub refused: Option<String>,
 }
-
-/// An export by which a library that calls itself otherwise looks like one of the family.
-const LIKENESS: [(&Family, &str); 4] = [
-    (&DRIVER, "cuLaunchKernel"),
-    (&LAUNCHES, "cudaLaunchKernel"),
-    (&CALLS, "cudaMemcpyAsync"),
-    (&COLLECTIVES, "ncclAllReduce"),
-];
 
 /// What would be probed in processes. `has_messages`: they are an engine's whose messages are read.
 pub fn processes(processes: &[Process], has_messages: bool) -> Vec<Surveyed> {
@@ -107,7 +96,7 @@ fn survey(reached: &Path, shown: &Path, family: &'static Family) -> Option<Surve
     if let Kind::Soname(is_called) = family.library
         && !base.soname.as_deref().is_some_and(is_called)
     {
-        let (_, likeness) = LIKENESS.into_iter().find(|(like, _)| std::ptr::eq(*like, family))?;
+        let likeness = family.likeness?;
         let exports = Exports::read(&File::open(reached).ok()?).ok()??;
         let name = base.soname.clone().unwrap_or_else(|| "nothing".to_owned());
         return if exports.has(likeness) {
@@ -120,7 +109,7 @@ fn survey(reached: &Path, shown: &Path, family: &'static Family) -> Option<Surve
         Ok(Some(points)) if points.is_empty() => Some(Surveyed { refused: Some(family.hidden.to_owned()), ..base }),
         Ok(Some(points)) => {
             let points = points.into_iter().map(|point| Judged { point, refused: None }).collect();
-            let names_at = std::ptr::eq(family, &raw const DRIVER).then(|| handles::names_at(reached));
+            let names_at = family.names_kernels.then(|| handles::names_at(reached));
             Some(Surveyed { points, names_at, ..base })
         }
         Ok(None) => looks(base, "it lacks exports that every such library has".to_owned()),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, MapData, MapError};
+use tracer_ebpf::wire::map::{EXIST, NO_EXIST};
 use tracer_ebpf::wire::net::{CLASS_IGNORED, CLASS_UNKNOWN, Descriptor, Told};
 use tracer_ebpf::wire::target::{CAPTURE, KNOWN, LIBRARIES};
 
@@ -14,11 +15,6 @@ use super::Target;
 use crate::decode::record::net::Class;
 use crate::input::End;
 use crate::proc::{Proc, descriptors};
-
-/// `BPF_NOEXIST`: what the kernel side has learned since wins over what `/proc` said.
-const NO_EXIST: u64 = 1;
-/// `BPF_EXIST`: a process that is gone stays gone.
-const EXIST: u64 = 2;
 
 /// [`Descriptor`] as a map's value.
 #[repr(transparent)]
@@ -76,6 +72,7 @@ impl Table {
     /// From here on, a descriptor of the process without an entry is ignored. Only after [`Self::look`].
     pub fn set_known(&mut self, tgid: u32) {
         if let Ok(flags) = self.targets.get(&tgid, 0) {
+            // A process that is gone stays gone.
             let _ = self.targets.insert(tgid, flags | KNOWN, EXIST);
         }
     }
@@ -99,6 +96,7 @@ impl Table {
                 None if class == Class::Ignored => {}
                 None => {
                     let entry = Descriptor { class: class.to_wire(), pad: 0, lifetime: now, moved_in: 0, moved_out: 0 };
+                    // What the kernel side has learned since wins over what `/proc` said.
                     match self.descriptors.insert(key.0, Entry(entry), NO_EXIST) {
                         Ok(()) if descriptors::class_of(tgid, fd).is_ok() => {
                             made.insert(fd, now);

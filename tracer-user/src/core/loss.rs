@@ -38,6 +38,9 @@ impl Core {
     /// The source lost records. It has counted them already.
     pub(super) fn lost(&mut self, lost: Lost, out: &mut Vec<Output>) {
         self.now = self.now.max(lost.at);
+        if matches!(lost.stage, LossStage::RareRing | LossStage::Queue | LossStage::Decode) {
+            self.cuda_lost();
+        }
         match lost.stage {
             LossStage::EdgeRing | LossStage::Queue | LossStage::Decode | LossStage::DataRing => {}
             // A connection that is not followed has nothing to mark.

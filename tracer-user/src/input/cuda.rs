@@ -4,6 +4,7 @@
 //! but the time it tells. All else is one record a call.
 
 use serde::{Deserialize, Serialize};
+use tracer_ebpf::wire::cuda::{CALLERS, COLLECTIVES, COPIES};
 
 use super::EventNanos;
 pub use crate::kernel::class::Class;
@@ -17,7 +18,7 @@ pub enum Seen {
     Function {
         key: FunctionKey,
         /// Return addresses, the innermost first; 0 where one was not read.
-        callers: [u64; 4],
+        callers: [u64; CALLERS],
         /// What stands where a handle has its name; `None` where that is no text.
         text: Option<String>,
     },
@@ -27,8 +28,21 @@ pub enum Seen {
     Counts(Vec<(FunctionKey, u64)>),
     /// The thread is gone; its totals were told.
     ThreadEnded,
+    /// What the process holds, and has sent.
+    Process(OfProcess),
     /// What a GPU did: a record of CUPTI's. Nothing makes them yet; see docs/architecture.md.
     Activity(Activity),
+}
+
+/// What a process holds now, and has sent since it was first seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OfProcess {
+    /// Device memory that it allocated since, now and at most, bytes.
+    pub live: u64,
+    pub peak: u64,
+    /// By [`CollectiveKind`], outside of captures.
+    pub collectives: [u64; COLLECTIVES],
+    pub collective_bytes: [u64; COLLECTIVES],
 }
 
 /// One record of CUPTI's activity API: exact times of the GPU. On the event clock, as whoever reads the records converts them.
@@ -59,8 +73,8 @@ pub struct Sums {
     pub launches: u64,
     pub graph_launches: u64,
     /// By [`CopyKind`].
-    pub copies: [u64; 6],
-    pub copy_bytes: [u64; 6],
+    pub copies: [u64; COPIES],
+    pub copy_bytes: [u64; COPIES],
     pub sets: u64,
     pub set_bytes: u64,
     pub waits: u64,
@@ -97,7 +111,7 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Bytes.
     pub shared: u32,
-    /// The number of the capture of its thread that it is a node of.
+    /// The number of the capture of its process that it is a node of.
     pub capture: Option<u32>,
     /// Launches that it stands for.
     pub weight: u32,
@@ -112,8 +126,9 @@ pub struct Call {
     pub stream: u64,
     /// Where it returns to.
     pub caller: u64,
-    /// Its stream is captured: a node of a graph, no work.
-    pub captured: bool,
+    /// The number of the capture of its process that it is a node of: no work.
+    #[serde(default)]
+    pub capture: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,15 +136,20 @@ pub enum CallKind {
     Copy { kind: CopyKind, bytes: u64 },
     Set { bytes: u64 },
     Wait { of: WaitOf },
-    Alloc { address: u64, bytes: u64 },
-    Free { address: u64 },
+    // `live`: device memory that the process holds behind it, bytes.
+    Alloc { address: u64, bytes: u64, live: u64 },
+    // `bytes`: 0 where it was allocated before the attach.
+    Free { address: u64, bytes: u64, live: u64 },
     HostAlloc { address: u64, bytes: u64 },
     HostFree { address: u64 },
-    CaptureBegin { number: u32 },
-    CaptureEnd { graph: u64, number: u32 },
+    // `into`: the graph that it goes into; 0 for a new one.
+    CaptureBegin { number: u32, into: u64 },
+    // `nodes`: as many were enqueued, whether or not they were told.
+    CaptureEnd { graph: u64, number: u32, nodes: u32 },
     Instantiate { exec: u64, graph: u64 },
     ExecDestroy { exec: u64 },
     ExecUpdate { exec: u64 },
+    GraphDestroy { graph: u64 },
     GraphLaunch { exec: u64 },
     Unload,
     Collective { kind: CollectiveKind, bytes: u64, communicator: u64 },
@@ -180,6 +200,8 @@ words! {
         Send = "send",
         Recv = "recv",
         AllToAll = "all_to_all",
+        Gather = "gather",
+        Scatter = "scatter",
     }
 }
 

@@ -123,10 +123,11 @@ pub enum Metric {
     CudaActivity {
         labels: Labels,
     },
-    /// A collective, of so many bytes.
-    Collective {
+    /// So many collectives of a kind, of so many bytes together.
+    Collectives {
         labels: Labels,
         kind: CollectiveKind,
+        count: u64,
         bytes: u64,
     },
     /// The response's own `usage` contradicts what was counted.

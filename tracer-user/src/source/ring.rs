@@ -207,6 +207,7 @@ impl Drain {
                 last_tick = now;
                 let moved = self.counters.threads(now, false);
                 self.tell_threads(now, moved);
+                self.tell_processes(now, None);
                 self.report_losses(now);
                 self.records.report_delivered();
                 self.records.push(Input::Tick(now));
@@ -215,6 +216,7 @@ impl Drain {
                 // Nobody calls the programs any more.
                 self.count_all(EventNanos::MAX);
                 self.tell_unmet(now);
+                self.tell_processes(now, None);
                 self.records.hand_over();
                 return;
             }
@@ -258,6 +260,7 @@ impl Drain {
                 self.tell_threads(*at, moved);
                 self.tell_functions(*at);
                 self.tell_unmet(*at);
+                self.tell_processes(*at, Some(*process));
                 self.counters.forget(*process);
             }
             _ => {}
@@ -293,6 +296,14 @@ impl Drain {
         }
         for (process, counts) in by_process {
             let what = What::Cuda(Box::new(Seen::Counts(counts)));
+            self.records.push(Input::Event(Event { at, process, thread: process, what }));
+        }
+    }
+
+    /// Tells what processes hold, and have sent; of one, or of all.
+    fn tell_processes(&mut self, at: EventNanos, only: Option<u32>) {
+        for (process, sums) in self.counters.processes(only) {
+            let what = What::Cuda(Box::new(Seen::Process(sums)));
             self.records.push(Input::Event(Event { at, process, thread: process, what }));
         }
     }

@@ -1,165 +1,61 @@
-//! Calls of the CUDA runtime and of NCCL that are no launches. The probe's cookie says which.
+//! Calls of the CUDA libraries that move nothing: waits, memory, events, captures, graphs, modules. The probe's cookie says which.
 
 use aya_ebpf::{
-    helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid},
+    helpers::bpf_get_current_pid_tgid,
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::wire::call::cookie_function;
 use tracer_ebpf::wire::cuda::{
-    COPIES, COPY_DEFAULT, COPY_PEER, CUDA_ALLOC, CUDA_CAPTURE_BEGIN, CUDA_CAPTURE_END, CUDA_COPY, CUDA_COPY_2D,
-    CUDA_COPY_2D_ASYNC, CUDA_COPY_ASYNC, CUDA_COPY_PEER, CUDA_COPY_PEER_ASYNC, CUDA_EVENT_RECORD, CUDA_EXEC_DESTROY,
-    CUDA_EXEC_UPDATE, CUDA_FREE, CUDA_HOST_ALLOC, CUDA_HOST_FREE, CUDA_INSTANTIATE, CUDA_SET, CUDA_SET_ASYNC,
-    CUDA_STREAM_WAIT, CUDA_UNLOAD, CUDA_WAIT_DEVICE, CUDA_WAIT_EVENT, CUDA_WAIT_STREAM, Call, FLAG_CAPTURED,
-    KIND_CUDA_CALL, LEVEL_KERNELS, NCCL_ALL_GATHER, NCCL_ALL_REDUCE, NCCL_ALL_TO_ALL, NCCL_BROADCAST, NCCL_RECV,
-    NCCL_REDUCE, NCCL_REDUCE_SCATTER, NCCL_SEND, VARIANT,
+    CUDA_ALLOC, CUDA_ALLOC_3D, CUDA_ALLOC_PITCH, CUDA_CAPTURE_BEGIN, CUDA_CAPTURE_BEGIN_INTO, CUDA_CAPTURE_END,
+    CUDA_EVENT_RECORD, CUDA_EXEC_DESTROY, CUDA_EXEC_UPDATE, CUDA_FREE, CUDA_GRAPH_DESTROY, CUDA_HOST_ALLOC,
+    CUDA_HOST_FREE, CUDA_HOST_REGISTER, CUDA_INSTANTIATE, CUDA_STREAM_WAIT, CUDA_UNLOAD, CUDA_WAIT_DEVICE,
+    CUDA_WAIT_EVENT, CUDA_WAIT_STREAM, LEVEL_KERNELS, Thread,
 };
+use tracer_ebpf::wire::ring;
 
-use super::{Registers, calls, capture, registers, thread, word};
+use super::{Registers, calls, capture, memory, point, record, registers, thread, word};
 use crate::emit;
-use crate::maps::{CallKey, PENDING, Pending, level, next_epoch};
+use crate::maps::{CallKey, PENDING, Pending, is_capturing, level, next_epoch};
 
-/// Bytes of an element, by `ncclDataType_t` (nccl.h): int8, uint8, int32, uint32, int64, uint64, float16, float32, float64, bfloat16,
-/// float8e4m3, float8e5m2.
-const fn element(datatype: u32) -> u64 {
-    match datatype {
-        0 | 1 | 10 | 11 => 1,
-        6 | 9 => 2,
-        2 | 3 | 7 => 4,
-        4 | 5 | 8 => 8,
-        _ => 0,
-    }
-}
-
-#[inline(always)]
-fn record(pid_tgid: u64, at: u64, call: u32, flags: u32, of: Pending) {
-    let Some(mut room) = emit::launch_room::<Call>() else { return };
-    let Pending { entered, a, b, stream, caller } = of;
-    let header = emit::header(at, pid_tgid, KIND_CUDA_CALL);
-    room.write(Call { header, entered, call: call & (VARIANT - 1), flags, a, b, stream, caller });
-    emit::launched(room, true);
-}
-
-#[inline(always)]
-fn function(ctx: &impl aya_ebpf::EbpfContext) -> (u64, u32) {
-    // SAFETY: the context is this program's own.
-    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
-    (cookie, cookie_function(cookie))
-}
-
-/// Copies and sets: counted, and recorded at the level of kernels.
-#[uprobe]
-pub fn cuda_move(ctx: ProbeContext) -> u32 {
-    let regs = registers(ctx.regs);
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let Some(thread) = thread(pid_tgid) else { return 0 };
-    let (_, function) = function(&ctx);
-    let now = emit::now();
-    // Kind, bytes, stream.
-    let (kind, bytes, stream) = match function {
-        CUDA_COPY => (regs.rcx as u32, regs.rdx, 0),
-        CUDA_COPY_ASYNC => (regs.rcx as u32, regs.rdx, regs.r8),
-        CUDA_COPY_2D => (word(regs.rsp + 8) as u32, regs.r8 * regs.r9, 0),
-        CUDA_COPY_2D_ASYNC => (word(regs.rsp + 8) as u32, regs.r8 * regs.r9, word(regs.rsp + 16)),
-        CUDA_COPY_PEER => (COPY_PEER, regs.r8, 0),
-        CUDA_COPY_PEER_ASYNC => (COPY_PEER, regs.r8, regs.r9),
-        CUDA_SET => (0, regs.rdx, 0),
-        CUDA_SET_ASYNC => (0, regs.rdx, regs.rcx),
-        _ => return 0,
-    };
-    let is_copy = function & (VARIANT - 1) == CUDA_COPY;
-    let kind = if kind < COPIES as u32 { kind } else { COPY_DEFAULT };
-    let sums = calls(thread, pid_tgid, now);
-    let captured = capture::is_any(thread) && capture::of(thread, pid_tgid, stream).is_some();
-    if captured {
-        // A node of a graph.
-    } else if is_copy {
-        let kind = kind as usize & 7;
-        if kind < COPIES {
-            sums.copies[kind] += 1;
-            sums.copy_bytes[kind] += bytes;
-        }
-    } else {
-        sums.sets += 1;
-        sums.set_bytes += bytes;
-    }
-    if captured || level() >= LEVEL_KERNELS {
-        let flags = if captured { FLAG_CAPTURED } else { 0 };
-        let (a, caller) = (u64::from(kind), word(regs.rsp));
-        record(pid_tgid, now, function, flags, Pending { entered: now, a, b: bytes, stream, caller });
-    }
-    0
-}
+/// `cudaErrorStreamCaptureWrongThread` and the driver's: another thread must end the capture, which goes on.
+const WRONG_THREAD: u32 = 908;
 
 /// What is rare, and recorded at its entry; events, which only move captures; the unloading of modules.
 #[uprobe]
 pub fn cuda_call(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
     let pid_tgid = bpf_get_current_pid_tgid();
-    let Some(thread) = thread(pid_tgid) else { return 0 };
-    let (_, function) = function(&ctx);
+    if thread(pid_tgid).is_none() {
+        return 0;
+    }
+    let (_, function, per_thread) = point(&ctx);
     let now = emit::now();
     let mut of = Pending { entered: now, a: regs.rdi, b: 0, stream: 0, caller: word(regs.rsp) };
     match function {
         CUDA_EVENT_RECORD | CUDA_STREAM_WAIT => {
-            if capture::is_any(thread) {
-                event(thread, pid_tgid, function, &regs);
+            if is_capturing() {
+                event(pid_tgid, function, per_thread, &regs);
             }
             return 0;
         }
-        CUDA_FREE => of.stream = regs.rsi,
-        CUDA_HOST_FREE | CUDA_EXEC_DESTROY => {}
+        CUDA_FREE => (of.b, of.stream) = memory::freed(pid_tgid, regs.rdi),
+        CUDA_HOST_FREE | CUDA_EXEC_DESTROY | CUDA_GRAPH_DESTROY => {}
         CUDA_EXEC_UPDATE => of.b = regs.rsi,
-        CUDA_CAPTURE_BEGIN => {
-            of.stream = regs.rdi;
-            match capture::begin(thread, pid_tgid, regs.rdi) {
-                Some(number) => of.a = u64::from(number),
-                None => return 0,
-            }
-        }
-        CUDA_UNLOAD => {
-            next_epoch();
-        }
+        CUDA_UNLOAD => next_epoch(),
         _ => return 0,
     }
-    record(pid_tgid, now, function, 0, of);
+    record::<{ ring::RARE }>(pid_tgid, now, function, 0, of);
     0
 }
 
-/// `cudaEventRecord(event, stream)` and `cudaStreamWaitEvent(stream, event, …)` of a thread that captures.
+/// `cudaEventRecord(event, stream)` and `cudaStreamWaitEvent(stream, event, …)` while anything is captured.
 #[inline(always)]
-fn event(thread: *mut tracer_ebpf::wire::cuda::Thread, pid_tgid: u64, function: u32, regs: &Registers) {
+fn event(pid_tgid: u64, function: u32, per_thread: bool, regs: &Registers) {
     if function == CUDA_EVENT_RECORD {
-        if let Some(number) = capture::of(thread, pid_tgid, regs.rsi) {
-            capture::recorded(pid_tgid, regs.rdi, number);
-        }
+        capture::recorded(capture::stream(pid_tgid, regs.rsi, per_thread), regs.rdi);
     } else {
-        capture::joined(thread, pid_tgid, regs.rdi, regs.rsi);
+        capture::joined(capture::stream(pid_tgid, regs.rdi, per_thread), regs.rsi);
     }
-}
-
-/// Collectives, at their entry.
-#[uprobe]
-pub fn nccl_call(ctx: ProbeContext) -> u32 {
-    let regs = registers(ctx.regs);
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let Some(thread) = thread(pid_tgid) else { return 0 };
-    let (_, function) = function(&ctx);
-    let now = emit::now();
-    // Count, data type, communicator, stream.
-    let (count, datatype, communicator, stream) = match function {
-        NCCL_ALL_REDUCE | NCCL_REDUCE_SCATTER | NCCL_BROADCAST => (regs.rdx, regs.rcx, regs.r9, word(regs.rsp + 8)),
-        NCCL_REDUCE => (regs.rdx, regs.rcx, word(regs.rsp + 8), word(regs.rsp + 16)),
-        NCCL_ALL_GATHER | NCCL_ALL_TO_ALL => (regs.rdx, regs.rcx, regs.r8, regs.r9),
-        NCCL_SEND | NCCL_RECV => (regs.rsi, regs.rdx, regs.r8, regs.r9),
-        _ => return 0,
-    };
-    calls(thread, pid_tgid, now);
-    let captured = capture::is_any(thread) && capture::of(thread, pid_tgid, stream).is_some();
-    let flags = if captured { FLAG_CAPTURED } else { 0 };
-    let (a, caller) = (count * element(datatype as u32), word(regs.rsp));
-    record(pid_tgid, now, function, flags, Pending { entered: now, a, b: communicator, stream, caller });
-    0
 }
 
 /// The entry of a call whose return says something.
@@ -168,17 +64,18 @@ pub fn cuda_entry(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
     let pid_tgid = bpf_get_current_pid_tgid();
     let Some(thread) = thread(pid_tgid) else { return 0 };
-    let (cookie, function) = function(&ctx);
+    let (cookie, function, _) = point(&ctx);
     let now = emit::now();
     // Of those with an out-parameter, its address is in `a`.
     let mut of = Pending { entered: now, a: regs.rdi, b: regs.rsi, stream: 0, caller: word(regs.rsp) };
     match function {
-        CUDA_WAIT_STREAM => of.stream = regs.rdi,
-        CUDA_CAPTURE_END => {
-            of.stream = regs.rdi;
-            of.a = regs.rsi;
-            of.b = u64::from(capture::end(thread, pid_tgid, regs.rdi));
-        }
+        CUDA_WAIT_STREAM | CUDA_CAPTURE_BEGIN => (of.b, of.stream) = (0, regs.rdi),
+        CUDA_CAPTURE_BEGIN_INTO => of.stream = regs.rdi,
+        CUDA_CAPTURE_END => (of.a, of.stream) = (regs.rsi, regs.rdi),
+        // `cudaMallocPitch(address, pitch, width, height)`: height, where its pitch will be.
+        CUDA_ALLOC_PITCH => (of.b, of.stream) = (regs.rcx, regs.rsi),
+        // `cudaMalloc3D(pitched, extent)`: the extent by value, of which the pitch replaces the width.
+        CUDA_ALLOC_3D => (of.b, of.stream) = (word(regs.rsp + 16) * word(regs.rsp + 24), regs.rdi + 8),
         _ => {}
     }
     if is_wait(function) {
@@ -197,7 +94,7 @@ fn is_wait(function: u32) -> bool {
 pub fn cuda_return(ctx: RetProbeContext) -> u32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let Some(thread) = thread(pid_tgid) else { return 0 };
-    let (cookie, function) = function(&ctx);
+    let (cookie, function, per_thread) = point(&ctx);
     let key = CallKey { thread: pid_tgid, cookie };
     // SAFETY: a value that only this thread writes.
     let Some(mut of) = (unsafe { PENDING.get(key) }).copied() else { return 0 };
@@ -209,24 +106,56 @@ pub fn cuda_return(ctx: RetProbeContext) -> u32 {
         sums.waits += 1;
         sums.wait_ns += now - of.entered;
         sums.last = now;
-        if level() < LEVEL_KERNELS {
-            return 0;
+        if level() >= LEVEL_KERNELS {
+            if function != CUDA_WAIT_EVENT {
+                of.a = 0;
+            }
+            of.b = 0;
+            record::<{ ring::LAUNCHES }>(pid_tgid, now, function, 0, of);
         }
-        if function != CUDA_WAIT_EVENT {
-            of.a = 0;
-        }
-        of.b = 0;
-    } else {
-        // What failed gave nothing.
-        // SAFETY: the kernel's copy of the registers, valid while the program runs.
-        if unsafe { (*ctx.regs).rax } as u32 != 0 {
-            return 0;
-        }
-        match function {
-            CUDA_ALLOC | CUDA_HOST_ALLOC | CUDA_INSTANTIATE | CUDA_CAPTURE_END => of.a = word(of.a),
-            _ => return 0,
-        }
+        return 0;
     }
-    record(pid_tgid, now, function, 0, of);
+    // SAFETY: the kernel's copy of the registers, valid while the program runs.
+    let error = unsafe { (*ctx.regs).rax } as u32;
+    if returned(thread, pid_tgid, function, per_thread, error, &mut of) {
+        record::<{ ring::RARE }>(pid_tgid, now, function, 0, of);
+    }
     0
+}
+
+/// A call that is no wait has come back; whether it is to be told of. What failed gave nothing.
+#[inline(always)]
+fn returned(thread: *mut Thread, pid_tgid: u64, function: u32, per_thread: bool, error: u32, of: &mut Pending) -> bool {
+    if function == CUDA_CAPTURE_END {
+        if error == WRONG_THREAD {
+            return false;
+        }
+        let Some((number, nodes)) = capture::ended(pid_tgid, capture::stream(pid_tgid, of.stream, per_thread)) else {
+            return false;
+        };
+        of.a = word(of.a);
+        of.b = nodes << 32 | u64::from(number);
+        return error == 0;
+    }
+    if error != 0 {
+        return false;
+    }
+    match function {
+        CUDA_ALLOC | CUDA_ALLOC_PITCH | CUDA_ALLOC_3D => {
+            if function != CUDA_ALLOC {
+                of.b *= word(of.stream);
+            }
+            of.a = word(of.a);
+            of.stream = memory::allocated(pid_tgid, of.a, of.b);
+        }
+        CUDA_HOST_ALLOC | CUDA_INSTANTIATE => of.a = word(of.a),
+        CUDA_HOST_REGISTER => {}
+        CUDA_CAPTURE_BEGIN | CUDA_CAPTURE_BEGIN_INTO => {
+            let stream = capture::stream(pid_tgid, of.stream, per_thread);
+            let Some(number) = capture::begun(thread, pid_tgid, stream) else { return false };
+            of.a = u64::from(number);
+        }
+        _ => return false,
+    }
+    true
 }

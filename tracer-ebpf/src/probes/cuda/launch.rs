@@ -1,6 +1,6 @@
 //! Launches of kernels and graphs.
 //!
-//! At the level of steps nothing of the target's memory is read but at a function's first launch, and of a thread that captures.
+//! At the level of steps nothing of the target's memory is read but at a function's first launch, and while anything is captured.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user_str},
@@ -8,14 +8,15 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use tracer_ebpf::wire::cuda::{
-    API_DRIVER, API_RUNTIME, CUDA_GRAPH_LAUNCH, Call, FLAG_CAPTURED, FLAG_RUNTIME, Function, FunctionKey,
-    KIND_CUDA_CALL, KIND_CUDA_FUNCTION, KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_AT, NAME_MAX,
+    API_DRIVER, API_RUNTIME, CUDA_GRAPH_LAUNCH, FLAG_CAPTURED, FLAG_RUNTIME, Function, FunctionKey, KIND_CUDA_FUNCTION,
+    KIND_CUDA_LAUNCH, LEVEL_KERNELS, Launch, NAME_AT, NAME_MAX,
 };
+use tracer_ebpf::wire::map::NO_EXIST;
 use tracer_ebpf::wire::ring;
 
-use super::{Registers, calls, capture, registers, thread, word};
+use super::{Registers, calls, capture, point, registers, thread, word};
 use crate::emit;
-use crate::maps::{FUNCTIONS, NAMES_AT, add, epoch, level, sample};
+use crate::maps::{FUNCTIONS, NAMES_AT, Pending, add, epoch, is_capturing, level, sample};
 
 /// A thread sees to the reader every so many launches; a quarter of the ring holds 13,000. A power of two.
 const LOOK_EVERY: u64 = 64;
@@ -53,7 +54,7 @@ fn on_stack<const WORDS: usize>(regs: Registers) -> [u64; WORDS] {
 #[uprobe]
 pub fn cuda_launch(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
-    launch(regs, API_DRIVER, regs.rdi, || {
+    launch(&ctx, regs, API_DRIVER, regs.rdi, || {
         let [block_z, shared, stream] = on_stack(regs);
         Shape {
             grid: [regs.rsi as u32, regs.rdx as u32, regs.rcx as u32],
@@ -68,7 +69,7 @@ pub fn cuda_launch(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn cuda_runtime_launch(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
-    launch(regs, API_RUNTIME, regs.rdi, || {
+    launch(&ctx, regs, API_RUNTIME, regs.rdi, || {
         let [shared, stream] = on_stack(regs);
         Shape {
             grid: [regs.rsi as u32, (regs.rsi >> 32) as u32, regs.rdx as u32],
@@ -83,14 +84,14 @@ pub fn cuda_runtime_launch(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn cuda_launch_ex(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
-    launch(regs, API_DRIVER, regs.rsi, || configured(regs))
+    launch(&ctx, regs, API_DRIVER, regs.rsi, || configured(regs))
 }
 
 /// `cudaLaunchKernelExC(config, func, …)`.
 #[uprobe]
 pub fn cuda_runtime_launch_ex(ctx: ProbeContext) -> u32 {
     let regs = registers(ctx.regs);
-    launch(regs, API_RUNTIME, regs.rsi, || configured(regs))
+    launch(&ctx, regs, API_RUNTIME, regs.rsi, || configured(regs))
 }
 
 #[inline(always)]
@@ -103,22 +104,23 @@ fn configured(regs: Registers) -> Shape {
 }
 
 #[inline(always)]
-fn launch(regs: Registers, api: u32, function: u64, shape: impl Fn() -> Shape) -> u32 {
+fn launch(ctx: &ProbeContext, regs: Registers, api: u32, function: u64, shape: impl Fn() -> Shape) -> u32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let Some(thread) = thread(pid_tgid) else { return 0 };
     let now = emit::now();
     let key = FunctionKey { process: (pid_tgid >> 32) as u32, epoch: epoch(), function, api, pad: 0 };
     let sums = calls(thread, pid_tgid, now);
     let mut captured = None;
-    if capture::is_any(thread) {
-        captured = capture::of(thread, pid_tgid, shape().stream);
+    if is_capturing() {
+        let (_, _, per_thread) = point(ctx);
+        captured = capture::of(capture::stream(pid_tgid, shape().stream, per_thread));
     }
     let mut weight = 1;
-    if let Some(number) = captured {
+    if let Some(capture) = captured {
         sums.captured += 1;
         first_of(regs, pid_tgid, now, key, 0);
         // A graph's contents are worth a record at any level.
-        record(pid_tgid, now, key, shape(), FLAG_CAPTURED, number, true);
+        record::<{ ring::RARE }>(pid_tgid, now, key, shape(), FLAG_CAPTURED, capture.node(), true);
         return 0;
     }
     sums.launches += 1;
@@ -132,14 +134,22 @@ fn launch(regs: Registers, api: u32, function: u64, shape: impl Fn() -> Shape) -
             }
             weight = every as u32;
         }
-        record(pid_tgid, now, key, shape(), 0, weight, seen & (LOOK_EVERY - 1) == 0);
+        record::<{ ring::LAUNCHES }>(pid_tgid, now, key, shape(), 0, weight, seen & (LOOK_EVERY - 1) == 0);
     }
     0
 }
 
 #[inline(always)]
-fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, number: u32, look: bool) {
-    let Some(mut room) = emit::launch_room::<Launch>() else { return };
+fn record<const RING: u32>(
+    pid_tgid: u64,
+    now: u64,
+    key: FunctionKey,
+    shape: Shape,
+    flags: u32,
+    number: u32,
+    look: bool,
+) {
+    let Some(mut room) = emit::room::<Launch, RING>() else { return };
     let Shape { grid, block, shared, stream } = shape;
     let flags = if key.api == API_RUNTIME { flags | FLAG_RUNTIME } else { flags };
     let record = room.as_mut_ptr();
@@ -156,7 +166,7 @@ fn record(pid_tgid: u64, now: u64, key: FunctionKey, shape: Shape, flags: u32, n
         (*record).shared = shared;
         (*record).number = number;
     }
-    emit::launched(room, look);
+    emit::submit::<Launch, RING>(room, look);
 }
 
 /// Threads of a block in a direction, as a record has them.
@@ -174,19 +184,18 @@ pub fn cuda_graph_launch(ctx: ProbeContext) -> u32 {
     let now = emit::now();
     let (exec, stream) = (regs.rdi, regs.rsi);
     let sums = calls(thread, pid_tgid, now);
-    let captured = capture::is_any(thread) && capture::of(thread, pid_tgid, stream).is_some();
-    if captured {
-        sums.captured += 1;
-    } else {
-        sums.graph_launches += 1;
+    let of = Pending { entered: now, a: exec, b: 0, stream, caller: word(regs.rsp) };
+    if is_capturing() {
+        let (_, _, per_thread) = point(&ctx);
+        if let Some(capture) = capture::of(capture::stream(pid_tgid, stream, per_thread)) {
+            sums.captured += 1;
+            super::record::<{ ring::RARE }>(pid_tgid, now, CUDA_GRAPH_LAUNCH, capture.node(), of);
+            return 0;
+        }
     }
-    if captured || level() >= LEVEL_KERNELS {
-        let Some(mut room) = emit::launch_room::<Call>() else { return 0 };
-        let header = emit::header(now, pid_tgid, KIND_CUDA_CALL);
-        let flags = if captured { FLAG_CAPTURED } else { 0 };
-        let caller = word(regs.rsp);
-        room.write(Call { header, entered: now, call: CUDA_GRAPH_LAUNCH, flags, a: exec, b: 0, stream, caller });
-        emit::launched(room, true);
+    sums.graph_launches += 1;
+    if level() >= LEVEL_KERNELS {
+        super::record::<{ ring::LAUNCHES }>(pid_tgid, now, CUDA_GRAPH_LAUNCH, 0, of);
     }
     0
 }
@@ -211,7 +220,6 @@ fn names_at(process: u32) -> u32 {
 /// A function that may be new: it gets its entry, with so many launches, and a record.
 #[inline(always)]
 fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches: u64) {
-    const NO_EXIST: u64 = 1;
     if launches == 0 && FUNCTIONS.get_ptr_mut(key).is_some() {
         return;
     }
@@ -224,7 +232,7 @@ fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches
         }
         return;
     }
-    let Some(mut room) = emit::launch_room::<Function>() else { return };
+    let Some(mut room) = emit::room::<Function, { ring::RARE }>() else { return };
     let record = room.as_mut_ptr();
     let frame = regs.rbp;
     let (first, second) = (word(frame), word(frame + 8));
@@ -243,5 +251,5 @@ fn first_of(regs: Registers, pid_tgid: u64, now: u64, key: FunctionKey, launches
         // With its end.
         (*record).name_len = if text != 0 && len > 1 { len as u32 - 1 } else { 0 };
     }
-    emit::launched(room, true);
+    emit::submit::<Function, { ring::RARE }>(room, true);
 }

@@ -1,20 +1,30 @@
 //! Calls of the CUDA libraries, in the threads of traced processes.
 //!
-//! [`launch`]: kernels and graphs, at the driver, or at the runtime where no driver is mapped. [`call`]: all else. A thread's sums are in
-//! `THREADS`, which only its own programs write; that look-up is the filter as well, so a launch costs one more for its function.
+//! [`launch`]: kernels and graphs, at the driver, or at the runtime where no driver is mapped. [`moves`]: copies and sets. [`nccl`]:
+//! collectives. [`call`]: all else. A thread's sums are in `THREADS`, which only its own programs write; that look-up is the filter as well,
+//! so a launch costs one more for its function.
 
 mod call;
 mod capture;
 mod launch;
+mod memory;
+mod moves;
+mod nccl;
 
 use core::ptr::read_volatile;
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
-use aya_ebpf::helpers::bpf_probe_read_user;
-use tracer_ebpf::wire::cuda::{BURST_MAX, Burst, COPIES, KIND_CUDA_BURST, QUIET, Sums, Thread};
+use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_probe_read_user};
+use tracer_ebpf::wire::call::cookie_function;
+use tracer_ebpf::wire::cuda::{
+    BURST_MAX, Burst, COLLECTIVES, COPIES, Call, KIND_CUDA_BURST, KIND_CUDA_CALL, PER_THREAD, Process, QUIET, Sums,
+    Thread, VARIANT,
+};
+use tracer_ebpf::wire::map::NO_EXIST;
 use tracer_ebpf::wire::ring;
 
-use crate::maps::THREADS;
+use crate::maps::{PROCESSES, Pending, THREADS};
 use crate::{emit, filter};
 
 /// The current thread's sums; nothing when its process is not traced, or there is no room for it.
@@ -37,10 +47,55 @@ fn thread(pid_tgid: u64) -> Option<*mut Thread> {
         wait_ns: 0,
         captured: 0,
     };
-    if THREADS.insert(pid_tgid, Thread { sums, captures: 0, capture: 0 }, 0).is_err() {
+    if THREADS.insert(pid_tgid, Thread { sums, captures: 0 }, 0).is_err() {
         emit::count_drop(ring::DROPS_CUDA);
     }
     THREADS.get_ptr_mut(pid_tgid)
+}
+
+/// The current process's sums, which many threads write; nothing when it is not traced, or there is no room for it.
+#[inline(always)]
+fn process(pid_tgid: u64) -> Option<*mut Process> {
+    let tgid = (pid_tgid >> 32) as u32;
+    if let Some(process) = PROCESSES.get_ptr_mut(tgid) {
+        return Some(process);
+    }
+    filter::target(tgid)?;
+    let process = Process { live: 0, captures: 0, collectives: [0; COLLECTIVES], collective_bytes: [0; COLLECTIVES] };
+    // Another thread may be faster.
+    let _ = PROCESSES.insert(tgid, process, NO_EXIST);
+    let process = PROCESSES.get_ptr_mut(tgid);
+    if process.is_none() {
+        emit::count_drop(ring::DROPS_CUDA);
+    }
+    process
+}
+
+/// A process is gone.
+#[inline(always)]
+pub fn ended(tgid: u32) {
+    if let Some(process) = PROCESSES.get_ptr_mut(tgid) {
+        capture::process_ended(process);
+    }
+}
+
+/// Which probe it is: the cookie; the call, without the flag of the per-thread stream; and that.
+#[inline(always)]
+fn point(ctx: &impl EbpfContext) -> (u64, u32, bool) {
+    // SAFETY: the context is this program's own.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let function = cookie_function(cookie);
+    (cookie, function & !PER_THREAD, function & PER_THREAD != 0)
+}
+
+/// Tells of a call, in the ring `RING`; `capture`: the number of the one that it is a node of.
+#[inline(always)]
+fn record<const RING: u32>(pid_tgid: u64, at: u64, call: u32, capture: u32, of: Pending) {
+    let Some(mut room) = emit::room::<Call, RING>() else { return };
+    let Pending { entered, a, b, stream, caller } = of;
+    let header = emit::header(at, pid_tgid, KIND_CUDA_CALL);
+    room.write(Call { header, entered, call: call & (VARIANT - 1), capture, a, b, stream, caller });
+    emit::submit::<Call, RING>(room, true);
 }
 
 /// The thread calls something now: the burst before is told of when this is no part of it.
@@ -51,14 +106,14 @@ fn calls(thread: *mut Thread, pid_tgid: u64, now: u64) -> &'static mut Sums {
     if sums.last == 0 {
         sums.first = now;
     } else if now - sums.last > QUIET || now - sums.first > BURST_MAX {
-        if let Some(mut room) = emit::launch_room::<Burst>() {
+        if let Some(mut room) = emit::room::<Burst, { ring::LAUNCHES }>() {
             let record = room.as_mut_ptr();
             // SAFETY: the room is a record's.
             unsafe {
                 (*record).header = emit::header(now, pid_tgid, KIND_CUDA_BURST);
                 (*record).sums = *sums;
             }
-            emit::launched(room, true);
+            emit::submit::<Burst, { ring::LAUNCHES }>(room, true);
         }
         sums.first = now;
     }

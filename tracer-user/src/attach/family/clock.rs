@@ -25,6 +25,8 @@ pub static CLOCK: Family = Family {
     level: Level::Requests,
     needs_messages: true,
     unless: None,
+    likeness: None,
+    names_kernels: false,
     points: Find::Code(|code| {
         let point = |at| code.point(ENTERED, FUNCTION_CLOCK, at, "time.time");
         time_time(code.bytes()).and_then(point).into_iter().collect()

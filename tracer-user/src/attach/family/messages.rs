@@ -19,6 +19,8 @@ pub static MESSAGES: Family = Family {
     level: Level::Requests,
     needs_messages: true,
     unless: None,
+    likeness: None,
+    names_kernels: false,
     // `JSONDecoder_decode` is another one; `.cold` is no entry.
     points: Find::Code(|code| {
         code.functions(ENTERED, |symbol| (symbol == "Decoder_decode").then_some(FUNCTION_DECODE))

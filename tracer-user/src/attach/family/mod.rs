@@ -13,8 +13,10 @@ pub mod tokenizer;
 
 use std::path::Path;
 
+use tracer_ebpf::wire::cuda::PER_THREAD;
+
 use super::Level;
-use super::code::Code;
+use super::code::{Code, once_each};
 use super::exports::Exports;
 use super::prologue::Why;
 use crate::input::{Probe, Role};
@@ -39,6 +41,10 @@ pub struct Family {
     pub needs_messages: bool,
     /// Not in a process where this one is.
     pub unless: Option<&'static Self>,
+    /// An export by which a library that calls itself otherwise looks like one of the family.
+    pub likeness: Option<&'static str>,
+    /// Its handles keep the names of kernels.
+    pub names_kernels: bool,
     /// Finds them in such a file; empty where they are not in it, or have no names there.
     pub points: Find,
     /// Why none are found, when none are.
@@ -76,6 +82,10 @@ impl Library {
     }
 }
 
+/// Functions of a library that are found by what their symbols look like. The libraries that are known have a dozen; each is a probe or
+/// two, and a descriptor.
+pub const ALIKE_MAX: usize = 64;
+
 /// How the functions are found in a file.
 #[derive(Debug, Clone, Copy)]
 pub enum Find {
@@ -83,6 +93,27 @@ pub enum Find {
     /// `None`: it only looks like such a library.
     Exports(fn(&Exports) -> Option<Vec<Point>>),
 }
+
+/// An exported function of CUDA, what runs there, and as which `CUDA_*` or `NCCL_*` of the wire.
+type Row = (&'static str, &'static [Program], u32);
+
+/// The points of those of `rows` that a library exports. A twin of the per-thread default stream says so in its name.
+fn exported(exports: &Exports, rows: &[Row]) -> Vec<Point> {
+    let points = rows.iter().filter_map(|(symbol, programs, call)| {
+        let per_thread = symbol.ends_with("_ptsz") || symbol.ends_with("_ptds");
+        exports.point(programs, if per_thread { call | PER_THREAD } else { *call }, symbol)
+    });
+    once_each(points.collect())
+}
+
+const fn entry(name: &'static str) -> [Program; 1] {
+    [Program { name, at: At::Quickest }]
+}
+
+/// A call of CUDA of which the entry is enough, and one whose return says something.
+const CALL: &[Program] = &entry("cuda_call");
+const RETURNING: &[Program] =
+    &[Program { name: "cuda_entry", at: At::Quickest }, Program { name: "cuda_return", at: At::Return }];
 
 /// Whose calls reach the programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,10 +3,8 @@
 use tracer_ebpf::wire::cuda as wire;
 
 use super::driver::RUNS_THE_MODEL;
-use super::{At, Family, Find, Library, Point, Program, Scope};
+use super::{At, Family, Find, Library, Program, Row, Scope, entry, exported};
 use crate::attach::Level;
-use crate::attach::code::once_each;
-use crate::attach::exports::Exports;
 use crate::input::Probe;
 
 pub static COLLECTIVES: Family = Family {
@@ -19,24 +17,27 @@ pub static COLLECTIVES: Family = Family {
     level: Level::Steps,
     needs_messages: false,
     unless: None,
-    points: Find::Exports(points),
+    likeness: Some("ncclAllReduce"),
+    names_kernels: false,
+    points: Find::Exports(|exports| Some(exported(exports, POINTS))),
     hidden: "it exports none of the functions that are probed",
 };
 
-const CALL: &[Program] = &[Program { name: "nccl_call", at: At::Quickest }];
+const CALL: &[Program] = &entry("nccl_call");
+/// It may go on to `ncclBroadcast`, which does not count until it returns.
+const BCAST: &[Program] =
+    &[Program { name: "nccl_call", at: At::Quickest }, Program { name: "nccl_return", at: At::Return }];
 
-const POINTS: [(&str, u32); 8] = [
-    ("ncclAllReduce", wire::NCCL_ALL_REDUCE),
-    ("ncclAllGather", wire::NCCL_ALL_GATHER),
-    ("ncclReduceScatter", wire::NCCL_REDUCE_SCATTER),
-    ("ncclBroadcast", wire::NCCL_BROADCAST),
-    ("ncclReduce", wire::NCCL_REDUCE),
-    ("ncclSend", wire::NCCL_SEND),
-    ("ncclRecv", wire::NCCL_RECV),
-    ("ncclAlltoAll", wire::NCCL_ALL_TO_ALL),
+const POINTS: &[Row] = &[
+    ("ncclAllReduce", CALL, wire::NCCL_ALL_REDUCE),
+    ("ncclAllGather", CALL, wire::NCCL_ALL_GATHER),
+    ("ncclReduceScatter", CALL, wire::NCCL_REDUCE_SCATTER),
+    ("ncclBroadcast", CALL, wire::NCCL_BROADCAST),
+    ("ncclBcast", BCAST, wire::NCCL_BCAST),
+    ("ncclReduce", CALL, wire::NCCL_REDUCE),
+    ("ncclSend", CALL, wire::NCCL_SEND),
+    ("ncclRecv", CALL, wire::NCCL_RECV),
+    ("ncclAlltoAll", CALL, wire::NCCL_ALL_TO_ALL),
+    ("ncclGather", CALL, wire::NCCL_GATHER),
+    ("ncclScatter", CALL, wire::NCCL_SCATTER),
 ];
-
-fn points(exports: &Exports) -> Option<Vec<Point>> {
-    let found = POINTS.iter().filter_map(|(symbol, call)| exports.point(CALL, *call, symbol));
-    exports.has("ncclGetVersion").then(|| once_each(found.collect()))
-}

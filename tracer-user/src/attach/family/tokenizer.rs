@@ -17,6 +17,8 @@ pub static TOKENIZER: Family = Family {
     level: Level::Requests,
     needs_messages: true,
     unless: None,
+    likeness: None,
+    names_kernels: false,
     points: Find::Code(|code| code.functions(TIMED, |symbol| is_encode(symbol).then_some(FUNCTION_ENCODE))),
     hidden: "it has no symbols (stripped), so its functions cannot be found",
 };

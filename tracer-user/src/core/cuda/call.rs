@@ -216,8 +216,8 @@ impl Core {
                     let contents = known.and_then(|exec| exec.contents.as_ref());
                     let nodes = contents.map(|contents| contents.nodes);
                     let replays = known.map_or(1, |exec| exec.replays);
-                    let kernels = contents.zip(of).map_or_else(Vec::new, |(contents, of)| named(contents, of));
                     let changed = known.is_some_and(|exec| exec.changed);
+                    let kernels = contents.zip(of).map_or_else(Vec::new, |(contents, of)| named(contents, of));
                     (CudaWhat::GraphLaunch { graph: exec, nodes, kernels, changed, replays }, Some(stream), None)
                 }
                 CallKind::Collective { kind, bytes, communicator } => {

@@ -1,8 +1,9 @@
 //! Memory that a process has through CUDA, of devices and of the host: what it holds, held at most, and which library asked for it.
 //!
-//! Enters: allocations and frees with where they were called from; which library lies there, when that is known. Leaves: totals, bytes by
-//! library (`unknown` until it is named), and libraries that allocate on and free nothing. Of what was there before the attach nothing is
-//! known; freeing it changes nothing. Caching allocators hold what they do not use. Bounded: what finds no room is in no number, and counted.
+//! Enters: what the process holds of devices, as the kernel side keeps it; allocations and frees with where they were called from; which
+//! library lies there, when that is known. Leaves: totals, bytes by library (`unknown` where nothing says it, so that all together are what
+//! the process holds), and libraries that allocate on and free nothing. Of what was there before the attach nothing is known; freeing it
+//! changes nothing. Caching allocators hold what they do not use. Bounded: what finds no room has no library, and is counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -34,30 +35,17 @@ struct Block {
     caller: u64,
 }
 
-/// Memory of a kind.
+/// Blocks of a kind of memory, by address.
 #[derive(Debug, Default)]
-struct Heap {
-    blocks: HashMap<u64, Block>,
-    held: MemoryHeld,
-}
+struct Blocks(HashMap<u64, Block>);
 
-impl Heap {
+impl Blocks {
     /// What was at this address before, whose free was lost; nothing, and false, where there is no room.
     fn takes(&mut self, address: u64, block: Block) -> (Option<Block>, bool) {
-        if self.blocks.len() >= MAX_BLOCKS && !self.blocks.contains_key(&address) {
+        if self.0.len() >= MAX_BLOCKS && !self.0.contains_key(&address) {
             return (None, false);
         }
-        let before = self.blocks.insert(address, block);
-        let MemoryHeld { live, peak } = &mut self.held;
-        *live = live.saturating_sub(before.map_or(0, |before| before.bytes)).saturating_add(block.bytes);
-        *peak = (*peak).max(*live);
-        (before, true)
-    }
-
-    fn gives(&mut self, address: u64) -> Option<Block> {
-        let block = self.blocks.remove(&address)?;
-        self.held.live = self.held.live.saturating_sub(block.bytes);
-        Some(block)
+        (self.0.insert(address, block), true)
     }
 }
 
@@ -83,13 +71,16 @@ struct Trend {
 
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    device: Heap,
-    host: Heap,
+    device: Blocks,
+    host: Blocks,
+    held: [MemoryHeld; MemoryOf::ALL.len()],
     /// By address; 0: not known.
     callers: BTreeMap<u64, Caller>,
     trends: BTreeMap<Arc<str>, Trend>,
     /// The end of this window.
     until: Option<EventNanos>,
+    /// Something that nothing is known of was freed in this window.
+    has_freed: bool,
     /// Bytes by library are others since they were told.
     has_moved: bool,
     refused: u64,
@@ -98,7 +89,11 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn called(&mut self, what: &CallKind, caller: u64) {
         match *what {
-            CallKind::Alloc { address, bytes } if address != 0 => {
+            CallKind::Alloc { address, bytes, live } => {
+                self.holds(live, 0);
+                if address == 0 {
+                    return;
+                }
                 let caller =
                     if self.callers.len() < MAX_CALLERS || self.callers.contains_key(&caller) { caller } else { 0 };
                 let (before, has_room) = self.device.takes(address, Block { bytes, caller });
@@ -112,20 +107,46 @@ impl Memory {
                     self.has_moved = true;
                 }
             }
-            CallKind::Free { address } => {
-                if let Some(block) = self.device.gives(address) {
-                    self.freed(block);
+            CallKind::Free { address, bytes, live } => {
+                self.holds(live, 0);
+                match self.device.0.remove(&address) {
+                    Some(block) => self.freed(block),
+                    None => self.has_freed |= bytes > 0,
                 }
             }
             CallKind::HostAlloc { address, bytes } if address != 0 => {
-                let (_, has_room) = self.host.takes(address, Block { bytes, caller });
+                let (before, has_room) = self.host.takes(address, Block { bytes, caller });
                 self.refused += u64::from(!has_room);
+                if has_room {
+                    let MemoryHeld { live, peak } = &mut self.held[MemoryOf::Host as usize];
+                    *live = live.saturating_sub(before.map_or(0, |before| before.bytes)).saturating_add(bytes);
+                    *peak = (*peak).max(*live);
+                }
             }
             CallKind::HostFree { address } => {
-                self.host.gives(address);
+                let bytes = self.host.0.remove(&address).map_or(0, |block| block.bytes);
+                let MemoryHeld { live, .. } = &mut self.held[MemoryOf::Host as usize];
+                *live = live.saturating_sub(bytes);
             }
             _ => {}
         }
+    }
+
+    /// It holds so much of devices; `peak`: and held so much at some time.
+    pub(super) fn holds(&mut self, live: u64, peak: u64) {
+        let held = &mut self.held[MemoryOf::Device as usize];
+        self.has_moved |= held.live != live;
+        *held = MemoryHeld { live, peak: held.peak.max(live).max(peak) };
+    }
+
+    /// Records were lost, of frees too: whose the memory is, is not known any more, nor whether it grows.
+    pub(super) fn lost(&mut self) {
+        self.device.0.clear();
+        for caller in self.callers.values_mut() {
+            caller.live = 0;
+        }
+        self.trends.clear();
+        self.has_moved = true;
     }
 
     fn freed(&mut self, block: Block) {
@@ -147,10 +168,20 @@ impl Memory {
     /// Bytes of devices by library, also of those that hold none any more; and whether something of it was freed.
     fn by_library(&self) -> BTreeMap<Arc<str>, (u64, bool)> {
         let mut sums: BTreeMap<Arc<str>, (u64, bool)> = BTreeMap::new();
+        let (mut known, mut has_freed_unknown) = (0_u64, self.has_freed);
         for Caller { library, live, has_freed } in self.callers.values() {
-            let library = library.clone().unwrap_or_else(|| Arc::from(UNKNOWN));
-            let (sum, any) = sums.entry(library).or_default();
+            let Some(library) = library else {
+                has_freed_unknown |= has_freed;
+                continue;
+            };
+            let (sum, any) = sums.entry(Arc::clone(library)).or_default();
             (*sum, *any) = (sum.saturating_add(*live), *any || *has_freed);
+            known = known.saturating_add(*live);
+        }
+        let unknown = self.held(MemoryOf::Device).live.saturating_sub(known);
+        if unknown > 0 {
+            let (sum, any) = sums.entry(Arc::from(UNKNOWN)).or_default();
+            (*sum, *any) = (sum.saturating_add(unknown), *any || has_freed_unknown);
         }
         sums
     }
@@ -163,7 +194,9 @@ impl Memory {
         }
         self.until = Some(now.saturating_add(WINDOW));
         let mut growing = Vec::new();
-        for (library, (live, has_freed)) in self.by_library() {
+        let libraries = self.by_library();
+        self.trends.retain(|library, _| libraries.contains_key(library));
+        for (library, (live, has_freed)) in libraries {
             let trend = self.trends.entry(Arc::clone(&library)).or_default();
             if live <= trend.live || has_freed {
                 *trend = Trend { live, from: live, windows: 0 };
@@ -177,6 +210,7 @@ impl Memory {
             }
         }
         self.callers.values_mut().for_each(|caller| caller.has_freed = false);
+        self.has_freed = false;
         growing
     }
 
@@ -190,10 +224,7 @@ impl Memory {
     }
 
     pub(super) fn held(&self, of: MemoryOf) -> MemoryHeld {
-        match of {
-            MemoryOf::Device => self.device.held,
-            MemoryOf::Host => self.host.held,
-        }
+        self.held[of as usize]
     }
 
     /// The process is gone, and all it held is free. Its libraries are still told of, once.
@@ -201,7 +232,7 @@ impl Memory {
         let callers = std::mem::take(&mut self.callers).into_iter();
         let callers =
             callers.map(|(at, caller)| (at, Caller { library: caller.library, ..Caller::default() })).collect();
-        *self = Self { callers, has_moved: self.has_moved || self.device.held.live > 0, ..Self::default() };
+        *self = Self { callers, has_moved: self.has_moved || self.held(MemoryOf::Device).live > 0, ..Self::default() };
     }
 }
 
@@ -262,12 +293,15 @@ impl Core {
         let mut held = [MemoryHeld::default(); MemoryOf::ALL.len()];
         for (_, process) in its {
             for of in MemoryOf::ALL {
-                held[of as usize].live += process.memory.held(of).live;
+                let MemoryHeld { live, peak } = process.memory.held(of);
+                // What one of them held at most is part of the most that they did.
+                let all = &mut held[of as usize];
+                *all = MemoryHeld { live: all.live + live, peak: all.peak.max(peak) };
             }
         }
         let known = self.cuda.memory.entry(engine).or_default();
         for (held, peak) in held.iter_mut().zip(&mut known.peaks) {
-            *peak = held.live.max(*peak);
+            *peak = held.live.max(held.peak).max(*peak);
             held.peak = *peak;
         }
         out.push(Output::Metric(Metric::CudaMemory { labels: labels.clone(), held, allocated }));
@@ -278,7 +312,7 @@ impl Core {
         let now = self.now;
         let (mut moved, mut looked) = (false, false);
         for (process, of) in &mut self.cuda.processes {
-            if of.memory.callers.is_empty() {
+            if of.memory.callers.is_empty() && !of.memory.has_moved {
                 continue;
             }
             looked = true;

@@ -1,7 +1,15 @@
 use super::*;
 
 fn alloc(memory: &mut Memory, address: u64, bytes: u64, caller: u64) {
-    memory.called(&CallKind::Alloc { address, bytes }, caller);
+    let before = memory.device.0.get(&address).map_or(0, |block| block.bytes);
+    let live = memory.held(MemoryOf::Device).live - before + bytes;
+    memory.called(&CallKind::Alloc { address, bytes, live }, caller);
+}
+
+fn free(memory: &mut Memory, address: u64) {
+    let bytes = memory.device.0.get(&address).map_or(0, |block| block.bytes);
+    let live = memory.held(MemoryOf::Device).live - bytes;
+    memory.called(&CallKind::Free { address, bytes, live }, 0);
 }
 
 fn device(memory: &Memory) -> (u64, u64) {
@@ -19,14 +27,14 @@ fn what_is_held_and_was_held_at_most() {
     let mut memory = Memory::default();
     alloc(&mut memory, 1, 100, 7);
     alloc(&mut memory, 2, 50, 7);
-    memory.called(&CallKind::Free { address: 1 }, 7);
-    memory.called(&CallKind::Free { address: 9 }, 7);
+    free(&mut memory, 1);
+    free(&mut memory, 9);
     assert_eq!(device(&memory), (50, 150));
     alloc(&mut memory, 2, 30, 7);
     assert_eq!(device(&memory), (30, 150));
     // The host's is another heap: the same address is another block.
     memory.called(&CallKind::HostAlloc { address: 2, bytes: 8 }, 7);
-    memory.called(&CallKind::Free { address: 2 }, 7);
+    free(&mut memory, 2);
     assert_eq!((memory.held(MemoryOf::Host).live, device(&memory).0), (8, 0));
     memory.called(&CallKind::HostFree { address: 2 }, 7);
     assert_eq!(memory.held(MemoryOf::Host), MemoryHeld { live: 0, peak: 8 });
@@ -41,7 +49,7 @@ fn bytes_are_the_library_s_that_asked_for_them_whoever_frees_them() {
     assert_eq!(libraries(&memory), [("unknown".to_owned(), 150)]);
     memory.lies_in(0xa, &Arc::from("liba.so"));
     assert_eq!(libraries(&memory), [("liba.so".to_owned(), 100), ("unknown".to_owned(), 50)]);
-    memory.called(&CallKind::Free { address: 1 }, 0xb);
+    free(&mut memory, 1);
     assert_eq!(libraries(&memory), [("liba.so".to_owned(), 0), ("unknown".to_owned(), 50)]);
 }
 
@@ -83,7 +91,7 @@ fn a_library_that_allocates_on_and_frees_nothing_grows() {
     let frees = |memory: &mut Memory, number: u64| {
         rises(memory, number);
         rises(memory, number + 1000);
-        memory.called(&CallKind::Free { address: number }, 0);
+        free(memory, number);
     };
     assert_eq!(windows(&mut memory, &mut number, 2 * WINDOWS, frees), [], "it frees");
     assert!(!memory.is_growing());
@@ -117,4 +125,31 @@ fn the_first_libraries_have_names_and_the_rest_is_other() {
     assert_eq!(tell(UNKNOWN), [(UNKNOWN.to_owned(), 5)]);
     assert_eq!(tell("lib0.so"), [("lib0.so".to_owned(), 5), (UNKNOWN.to_owned(), 0)]);
     assert_eq!(tell("lib0.so"), [], "no news");
+}
+
+#[test]
+fn a_peak_that_no_record_told_is_known() {
+    // 100 · (150 and the frees are lost) · 50, with the peak that was kept
+    let mut memory = Memory::default();
+    memory.holds(100, 0);
+    assert_eq!(device(&memory), (100, 100));
+    memory.holds(50, 150);
+    assert_eq!(device(&memory), (50, 150));
+    memory.holds(60, 0);
+    assert_eq!(device(&memory), (60, 150));
+}
+
+#[test]
+fn memory_of_which_records_were_lost_is_nobody_s() {
+    // a: 100 · (a free of 40 is lost: 60 are held) · b: 5
+    let mut memory = Memory::default();
+    alloc(&mut memory, 1, 40, 0xa);
+    alloc(&mut memory, 2, 60, 0xa);
+    memory.lies_in(0xa, &Arc::from("liba.so"));
+    memory.lost();
+    memory.holds(60, 0);
+    alloc(&mut memory, 3, 5, 0xb);
+    memory.lies_in(0xb, &Arc::from("libb.so"));
+    let expected = [("liba.so", 0), ("libb.so", 5), ("unknown", 60)];
+    assert_eq!(libraries(&memory), expected.map(|(library, live)| (library.to_owned(), live)));
 }

@@ -22,7 +22,7 @@ use self::memory::{EngineMemory, Memory};
 use self::parts::Parts;
 use self::steps::Lead;
 use super::Core;
-use crate::input::cuda::{Call, CallKind, FunctionKey, KernelName, Launch, MemoryOf, Seen};
+use crate::input::cuda::{Call, CallKind, CollectiveKind, FunctionKey, KernelName, Launch, MemoryOf, OfProcess, Seen};
 use crate::input::{EventNanos, LossStage, Role};
 use crate::model::step::Step;
 use crate::output::cuda::{KernelRow, StepCuda};
@@ -54,6 +54,8 @@ struct Process {
     functions: Functions,
     graphs: Graphs,
     memory: Memory,
+    /// Its sums, as they were last told.
+    told: OfProcess,
     calls: Calls,
     /// It has ended; names of what it launched may still come.
     ended: Option<EventNanos>,
@@ -156,6 +158,7 @@ impl Core {
                 let refused = of.functions.take_refused() + of.memory.take_refused();
                 self.count_loss(LossStage::Evicted, refused, out);
             }
+            Seen::Process(sums) => self.cuda_sums(process, sums, out),
             Seen::Launch(launch) => self.launched(at, process, thread, launch, out),
             Seen::Call(call) => self.called(at, process, thread, call, out),
             Seen::Activity(_) => {
@@ -195,7 +198,7 @@ impl Core {
         let Some(of) = self.cuda.process(process) else { return };
         of.functions.launched(&launch);
         if let Some(number) = launch.capture {
-            of.graphs.node(thread, number, Some(launch.key));
+            of.graphs.node(number, Some(launch.key));
             return;
         }
         of.calls.launch(at, thread, launch);
@@ -204,8 +207,8 @@ impl Core {
 
     fn called(&mut self, at: EventNanos, process: u32, thread: u32, call: Call, out: &mut Vec<Output>) {
         let Some(of) = self.cuda.process(process) else { return };
-        of.graphs.called(thread, &call);
-        if call.captured {
+        of.graphs.called(&call);
+        if call.capture.is_some() {
             return;
         }
         match call.what {
@@ -222,17 +225,40 @@ impl Core {
                 let labels = self.cuda_labels(process);
                 self.memory_metric(process, &labels, allocated, out);
             }
-            CallKind::Collective { kind, bytes, .. } => {
-                of.calls.call(at, thread, call);
-                let labels = self.cuda_labels(process);
-                out.push(Output::Metric(Metric::Collective { labels, kind, bytes }));
-            }
-            CallKind::Copy { .. } | CallKind::Set { .. } | CallKind::Wait { .. } | CallKind::GraphLaunch { .. } => {
-                of.calls.call(at, thread, call);
-            }
+            CallKind::Copy { .. }
+            | CallKind::Set { .. }
+            | CallKind::Wait { .. }
+            | CallKind::GraphLaunch { .. }
+            | CallKind::Collective { .. } => of.calls.call(at, thread, call),
             _ => {}
         }
         self.release_calls(process, false, out);
+    }
+
+    /// A process's sums were told: what is new in them, whether or not it was told call by call.
+    fn cuda_sums(&mut self, process: u32, sums: OfProcess, out: &mut Vec<Output>) {
+        let labels = self.cuda_labels(process);
+        let Some(of) = self.cuda.process(process) else { return };
+        let before = std::mem::replace(&mut of.told, sums);
+        for (index, kind) in CollectiveKind::ALL.into_iter().enumerate() {
+            let count = sums.collectives[index].saturating_sub(before.collectives[index]);
+            let bytes = sums.collective_bytes[index].saturating_sub(before.collective_bytes[index]);
+            if count > 0 || bytes > 0 {
+                out.push(Output::Metric(Metric::Collectives { labels: labels.clone(), kind, count, bytes }));
+            }
+        }
+        if (sums.live, sums.peak) != (before.live, before.peak) {
+            of.memory.holds(sums.live, sums.peak);
+            self.memory_metric(process, &labels, None, out);
+        }
+    }
+
+    /// Records of rare calls were lost: any graph may have been changed, or be another one, and whose memory is which is not known.
+    pub(super) fn cuda_lost(&mut self) {
+        for of in self.cuda.processes.values_mut() {
+            of.graphs.lost();
+            of.memory.lost();
+        }
     }
 
     /// Tells of launches whose class is known, or will not be: `is_last`.

@@ -27,7 +27,7 @@ fn tell(core: &mut Core, fact: Fact) {
 }
 
 fn call(core: &mut Core, at: EventNanos, what: CallKind) -> Vec<Output> {
-    let call = Call { what, entered: at, stream: 7, caller: 0xa, captured: false };
+    let call = Call { what, entered: at, stream: 7, caller: 0xa, capture: None };
     see(core, at, ENGINE, Seen::Call(call))
 }
 
@@ -101,13 +101,13 @@ fn a_step_names_its_graphs_and_what_they_hold() {
         KernelName { name: short(), demangled: short(), short: short(), class: Class::Norm, named_by: NamedBy::Handle };
     see(&mut core, 1, ENGINE, Seen::Function { key, callers: [0; 4], text: None });
     tell(&mut core, Fact::Kernel { function: key, name: Arc::new(name) });
-    call(&mut core, 2, CallKind::CaptureBegin { number: 1 });
+    call(&mut core, 2, CallKind::CaptureBegin { number: 1, into: 0 });
     let (grid, block) = ([1; 3], [32, 1, 1]);
     for _ in 0..2 {
         let launch = Launch { key, stream: 7, grid, block, shared: 0, capture: Some(1), weight: 1 };
         see(&mut core, 3, ENGINE, Seen::Launch(launch));
     }
-    call(&mut core, 4, CallKind::CaptureEnd { graph: 5, number: 1 });
+    call(&mut core, 4, CallKind::CaptureEnd { graph: 5, number: 1, nodes: 2 });
     call(&mut core, 5, CallKind::Instantiate { exec: 9, graph: 5 });
     for exec in [9, 4, 9] {
         call(&mut core, 50, CallKind::GraphLaunch { exec });
@@ -145,7 +145,7 @@ fn memory_is_told_by_library_and_is_free_when_the_process_is_gone() {
     // allocates 100, and 30 of the host's · a second · its caller is named · ends
     const SECOND: EventNanos = 1_000_000_000;
     let mut core = core();
-    let mut said = call(&mut core, 1, CallKind::Alloc { address: 1, bytes: 100 });
+    let mut said = call(&mut core, 1, CallKind::Alloc { address: 1, bytes: 100, live: 100 });
     core.push(Input::Tick(SECOND), &mut said);
     assert_eq!(libraries(&said), BTreeMap::from([("unknown".to_owned(), 100)]));
     let held = |output: &Output| match output {
@@ -176,7 +176,11 @@ fn memory_that_grows_is_said_once_and_marked_until_it_is_freed() {
     let mut out = Vec::new();
     for second in 1..40 {
         if second % 2 == 0 {
-            out.extend(call(&mut core, second * SECOND, CallKind::Alloc { address: second, bytes: 1 << 20 }));
+            out.extend(call(
+                &mut core,
+                second * SECOND,
+                CallKind::Alloc { address: second, bytes: 1 << 20, live: second << 19 },
+            ));
         }
         core.push(Input::Tick(second * SECOND + SECOND / 2), &mut out);
     }
@@ -189,7 +193,7 @@ fn memory_that_grows_is_said_once_and_marked_until_it_is_freed() {
         marks.collect()
     };
     assert_eq!((growing(&out), marks(&out)), (1, vec![true]));
-    let mut out = call(&mut core, 40 * SECOND, CallKind::Free { address: 2 });
+    let mut out = call(&mut core, 40 * SECOND, CallKind::Free { address: 2, bytes: 1 << 20, live: 18 << 20 });
     core.push(Input::Tick(50 * SECOND), &mut out);
     assert_eq!((growing(&out), marks(&out)), (0, vec![false]));
 }

@@ -125,6 +125,7 @@ fn launch(fields: Fields<'_>) -> Result<Seen, Refused> {
 fn call(fields: Fields<'_>) -> Result<Record, Refused> {
     fields.at_least(size_of::<wire::Call>())?;
     let (a, b) = (fields.u64(offset_of!(wire::Call, a))?, fields.u64(offset_of!(wire::Call, b))?);
+    let stream = fields.u64(offset_of!(wire::Call, stream))?;
     let collective = |kind| CallKind::Collective { kind, bytes: a, communicator: b };
     let what = match fields.u32(offset_of!(wire::Call, call))? {
         wire::CUDA_COPY => {
@@ -135,15 +136,16 @@ fn call(fields: Fields<'_>) -> Result<Record, Refused> {
         wire::CUDA_WAIT_STREAM => CallKind::Wait { of: WaitOf::Stream },
         wire::CUDA_WAIT_EVENT => CallKind::Wait { of: WaitOf::Event },
         wire::CUDA_WAIT_DEVICE => CallKind::Wait { of: WaitOf::Device },
-        wire::CUDA_ALLOC => CallKind::Alloc { address: a, bytes: b },
-        wire::CUDA_FREE => CallKind::Free { address: a },
+        wire::CUDA_ALLOC => CallKind::Alloc { address: a, bytes: b, live: stream },
+        wire::CUDA_FREE => CallKind::Free { address: a, bytes: b, live: stream },
         wire::CUDA_HOST_ALLOC => CallKind::HostAlloc { address: a, bytes: b },
         wire::CUDA_HOST_FREE => CallKind::HostFree { address: a },
-        wire::CUDA_CAPTURE_BEGIN => CallKind::CaptureBegin { number: a as u32 },
-        wire::CUDA_CAPTURE_END => CallKind::CaptureEnd { graph: a, number: b as u32 },
+        wire::CUDA_CAPTURE_BEGIN => CallKind::CaptureBegin { number: a as u32, into: b },
+        wire::CUDA_CAPTURE_END => CallKind::CaptureEnd { graph: a, number: b as u32, nodes: (b >> 32) as u32 },
         wire::CUDA_INSTANTIATE => CallKind::Instantiate { exec: a, graph: b },
         wire::CUDA_EXEC_DESTROY => CallKind::ExecDestroy { exec: a },
         wire::CUDA_EXEC_UPDATE => CallKind::ExecUpdate { exec: a },
+        wire::CUDA_GRAPH_DESTROY => CallKind::GraphDestroy { graph: a },
         wire::CUDA_GRAPH_LAUNCH => CallKind::GraphLaunch { exec: a },
         wire::CUDA_UNLOAD => CallKind::Unload,
         wire::NCCL_ALL_REDUCE => collective(CollectiveKind::AllReduce),
@@ -154,15 +156,18 @@ fn call(fields: Fields<'_>) -> Result<Record, Refused> {
         wire::NCCL_SEND => collective(CollectiveKind::Send),
         wire::NCCL_RECV => collective(CollectiveKind::Recv),
         wire::NCCL_ALL_TO_ALL => collective(CollectiveKind::AllToAll),
+        wire::NCCL_GATHER => collective(CollectiveKind::Gather),
+        wire::NCCL_SCATTER => collective(CollectiveKind::Scatter),
         other => return Err(Refused::Field("call", u64::from(other))),
     };
     let entered = fields.u64(offset_of!(wire::Call, entered))?;
     let call = Call {
         what,
         entered,
-        stream: fields.u64(offset_of!(wire::Call, stream))?,
+        // Of memory this is no stream.
+        stream: if matches!(what, CallKind::Alloc { .. } | CallKind::Free { .. }) { 0 } else { stream },
         caller: fields.u64(offset_of!(wire::Call, caller))?,
-        captured: fields.u32(offset_of!(wire::Call, flags))? & wire::FLAG_CAPTURED != 0,
+        capture: Some(fields.u32(offset_of!(wire::Call, capture))?).filter(|number| *number != 0),
     };
     let event = fields.event(What::Cuda(Box::new(Seen::Call(call))))?;
     if entered > event.at {
@@ -192,18 +197,34 @@ mod tests {
 
     #[test]
     fn a_copy_says_its_kind_and_bytes() {
-        // entered 900 · copy (flags 0) · kind 2, 4096 bytes · stream 7 · caller 9
+        // entered 900 · copy (in no capture) · kind 2, 4096 bytes · stream 7 · caller 9
         let copy = words(wire::KIND_CUDA_CALL, &[900, u64::from(wire::CUDA_COPY), 2, 4096, 7, 9]);
         let expected = Call {
             what: CallKind::Copy { kind: CopyKind::DeviceToHost, bytes: 4096 },
             entered: 900,
             stream: 7,
             caller: 9,
-            captured: false,
+            capture: None,
         };
         assert_eq!(what(&copy), Ok(Seen::Call(expected)));
         let unknown = words(wire::KIND_CUDA_CALL, &[900, u64::from(wire::CUDA_COPY), 6, 1, 0, 0]);
         assert_eq!(what(&unknown), Err(Refused::Field("copy", 6)));
+    }
+
+    #[test]
+    fn memory_and_captures_say_what_was_counted() {
+        let kind = |call: u32, capture: u64, a: u64, b: u64, stream: u64| match what(&words(
+            wire::KIND_CUDA_CALL,
+            &[900, u64::from(call) | capture << 32, a, b, stream, 9],
+        )) {
+            Ok(Seen::Call(call)) => (call.what, call.stream, call.capture),
+            other => panic!("{other:?}"),
+        };
+        let alloc = CallKind::Alloc { address: 0x7000, bytes: 512, live: 4096 };
+        assert_eq!(kind(wire::CUDA_ALLOC, 0, 0x7000, 512, 4096), (alloc, 0, None));
+        let end = CallKind::CaptureEnd { graph: 5, number: 7, nodes: 3 };
+        assert_eq!(kind(wire::CUDA_CAPTURE_END, 0, 5, 3 << 32 | 7, 1), (end, 1, None));
+        assert_eq!(kind(wire::CUDA_SET, 7, 0, 8, 1), (CallKind::Set { bytes: 8 }, 1, Some(7)));
     }
 
     #[test]
@@ -243,7 +264,7 @@ mod tests {
 
     #[test]
     fn no_truncation_of_a_record_of_cuda_panics() {
-        for kind in wire::KIND_CUDA_BURST..=wire::KIND_MAPPED {
+        for kind in wire::KIND_CUDA_BURST..=wire::KIND_CUDA_CALL {
             let long = words(kind, &[1; 150]);
             for len in 0..long.len() {
                 let _ = decode(&long[..len]);

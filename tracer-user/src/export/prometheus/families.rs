@@ -145,9 +145,9 @@ impl Families {
             Metric::CudaActivity { labels } => {
                 self.series(labels).cuda_activities.inc();
             }
-            Metric::Collective { labels, kind, bytes } => {
+            Metric::Collectives { labels, kind, count, bytes } => {
                 let series = self.series(labels);
-                series.nccl_collectives[*kind as usize].inc();
+                series.nccl_collectives[*kind as usize].inc_by(*count);
                 series.nccl_bytes[*kind as usize].inc_by(*bytes);
             }
             Metric::ModelKnown { server, model } => self.rename(server, model),

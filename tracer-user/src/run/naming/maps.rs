@@ -51,6 +51,15 @@ impl Maps {
         self.of.insert(process, (maps, 0));
     }
 
+    /// What was known of a process may be another library's by now. One that is gone keeps what is known.
+    pub(super) fn renew(&mut self, process: u32) {
+        if self.of.contains_key(&process)
+            && let Ok(maps) = Proc::this().maps(process)
+        {
+            self.of.insert(process, (maps, 0));
+        }
+    }
+
     fn make_room(&mut self, process: u32) {
         if self.of.len() >= MAX_PROCESSES && !self.of.contains_key(&process) {
             self.of.clear();
@@ -65,5 +74,23 @@ impl Maps {
             // One that is gone keeps what is known.
             *maps = Proc::this().maps(process).unwrap_or_else(|_| std::mem::take(maps));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_a_process_is_read_again_while_it_lives() {
+        let (this, gone) = (std::process::id(), u32::MAX);
+        let mut maps = Maps::default();
+        let stale = Proc::this().maps(this).expect("maps")[..1].to_vec();
+        for process in [this, gone] {
+            maps.know(process, stale.clone());
+            maps.renew(process);
+        }
+        assert!(maps.of[&this].0.len() > 1);
+        assert_eq!(maps.of[&gone].0.len(), 1);
     }
 }

@@ -22,6 +22,8 @@ use crate::proc::text::Mapping;
 
 /// Tables that are kept; a vLLM process launches out of a dozen libraries.
 const MAX_TABLES: usize = 64;
+/// Processes of which the newest epoch is known.
+const MAX_PROCESSES: usize = 1024;
 /// Handles in variables of a process that are read at a time.
 const MAX_VARIABLES: usize = 1 << 17;
 
@@ -38,6 +40,8 @@ pub(super) struct Resolver {
     read: HashMap<FileId, Option<Rc<Read>>>,
     /// By process and file: handles, as its variables held them when they were last read.
     held: HashMap<(u32, FileId), HashMap<u64, u64>>,
+    /// The newest epoch of each process's functions: what was read of it in an earlier one may not hold any more.
+    epochs: HashMap<u32, u32>,
     symbols: Option<Symbolizer>,
     cache: Option<Cache>,
 }
@@ -45,7 +49,8 @@ pub(super) struct Resolver {
 impl Resolver {
     pub(super) fn new() -> Self {
         let cache = Cache::open();
-        Self { maps: Maps::default(), read: HashMap::new(), held: HashMap::new(), symbols: None, cache }
+        let (maps, read, held, epochs) = (Maps::default(), HashMap::new(), HashMap::new(), HashMap::new());
+        Self { maps, read, held, epochs, symbols: None, cache }
     }
 
     pub(super) fn maps(&mut self, process: u32, maps: Vec<Mapping>) {
@@ -54,6 +59,15 @@ impl Resolver {
 
     pub(super) fn name(&mut self, ask: &Ask) -> Arc<KernelName> {
         let (process, function) = (ask.key.process, ask.key.function);
+        if self.epochs.len() >= MAX_PROCESSES {
+            self.epochs.clear();
+        }
+        let newest = self.epochs.entry(process).or_insert(ask.key.epoch);
+        if ask.key.epoch > *newest {
+            *newest = ask.key.epoch;
+            self.held.retain(|(of, _), _| *of != process);
+            self.maps.renew(process);
+        }
         let mapping = self.maps.find(process, function);
         let is_runtime = ask.key.api == Api::Runtime;
         let is_host = is_runtime && mapping.as_ref().is_some_and(|mapping| mapping.executable);
