@@ -117,7 +117,7 @@ fn taken_back(before: usize) {
         let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
         names.any(|name| name.starts_with("inferspan-detac"))
     };
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     while links() > before || is_at_it() {
         assert!(Instant::now() < until, "probes of an ended process are taken back");
         std::thread::sleep(Duration::from_millis(10));
