@@ -205,6 +205,7 @@ pub fn metrics(n: u8) -> Vec<Metric> {
         Metric::Preempted { labels: labels(), count: 1 },
         Metric::FirstToken { labels: labels(), ttft_engine: 0.055, trace_id, span_id },
         Metric::UsageDiffers { labels: labels() },
+        Metric::CudaLibraryMemory { labels: labels(), library: "libc10_cuda.so".into(), live: 4096 },
         Metric::Step { labels: labels(), seconds: 0.065 },
         Metric::Generation {
             labels: labels(),

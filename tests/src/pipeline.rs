@@ -67,7 +67,7 @@ impl Made {
                 Output::Cuda(call) => made.calls.push(*call),
                 Output::Kernel(row) => made.kernels.push(*row),
                 Output::Lost(lost) => made.lost.push(lost),
-                Output::Process(_) | Output::Delivered(_) | Output::Gpus(_) => {}
+                Output::Growing(_) | Output::Process(_) | Output::Delivered(_) | Output::Gpus(_) => {}
                 Output::Verdict(verdict) => made.verdicts.push(verdict),
             }
         }

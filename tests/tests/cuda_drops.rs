@@ -115,7 +115,7 @@ fn graph_launches(file: &std::path::Path) -> Vec<(Option<u64>, bool)> {
     let text = std::fs::read_to_string(file).expect("a timeline");
     let events: Vec<Value> = serde_json::from_str(&text).expect("JSON");
     let graphs = events.iter().filter(|event| event["args"]["replays"].is_number());
-    graphs.map(|event| (event["args"]["nodes"].as_u64(), event["args"]["contents"].is_string())).collect()
+    graphs.map(|event| (event["args"]["nodes"].as_u64(), event["args"]["contents"] == "changed since")).collect()
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Traced {
 fn every_metric_of_the_table_is_served_with_the_drivers_values() {
     let test = "every_metric_of_the_table_is_served_with_the_drivers_values";
     let Some(library) = nvml(test).filter(|_| may_trace(test)) else { return };
-    let traced = Traced::start(inferspan(Some(library), &[]));
+    let traced = Traced::start(inferspan(Some(library), &[("FAKE_NVML_XIDS", "31,79,31")]));
     let page_text = traced.page(|page| page.contains("inferspan_gpu_throttled"));
     let shown = families(&page_text);
     for row in inferspan::export::prometheus::gpu::rows() {
@@ -155,6 +155,8 @@ fn every_metric_of_the_table_is_served_with_the_drivers_values() {
     let of = |name: &str, label: &str| page.sum(&format!("inferspan_gpu_{name}"), &format!("{first},{label}")) as u64;
     assert_eq!(of("ecc_errors_total", "kind=\"corrected\""), 3, "since the driver was loaded");
     assert_eq!((of("throttled", "reason=\"power_cap\""), of("throttled", "reason=\"hardware_thermal\"")), (1, 0));
+    assert_eq!((of("xid_errors_total", "xid=\"31\""), of("xid_errors_total", "xid=\"79\"")), (2, 1), "each once");
+    assert!(!page_text.lines().any(|line| line.starts_with("inferspan_gpu_xid_errors") && line.contains("gpu=\"1\"")));
     // What the second one cannot say is not there.
     assert_eq!(page_text.lines().filter(|line| line.starts_with("inferspan_gpu_temperature_celsius{")).count(), 1);
     assert!(!page_text.lines().any(|line| line.starts_with("inferspan_gpu_ecc_errors") && line.contains("gpu=\"1\"")));
@@ -220,11 +222,15 @@ fn a_doctor_names_the_gpus_and_what_is_wrong_with_them() {
     let Some(library) = nvml("a_doctor_names_the_gpus_and_what_is_wrong_with_them") else { return };
     let (status, detail) = check(inferspan(Some(library), &[("FAKE_NVML_PIDS", "41,42")]));
     assert_eq!(status, "OK", "{detail}");
-    let first = "driver 570.86.10: 0 NVIDIA H100 80GB HBM3, 64.0 of 80.0 GiB in use, by 41, 42; 1 ";
+    let first = "driver 570.86.10: 0 NVIDIA H100 80GB HBM3 (GPU-aaaa), 64.0 of 80.0 GiB in use, by 41, 42, 87 % busy, \
+                 SM at 1980 MHz, memory at 2619 MHz; 1 ";
     assert!(detail.starts_with(first), "{detail}");
     let (status, detail) = check(inferspan(Some(library), &[("FAKE_NVML", "hot")]));
     assert_eq!(status, "WARN");
     assert!(detail.starts_with("GPU 0 is slowed down now (hardware_thermal, hardware)"), "{detail}");
+    let (status, detail) = check(inferspan(Some(library), &[("FAKE_NVML_XIDS", "79")]));
+    assert_eq!(status, "WARN");
+    assert!(detail.starts_with("GPU 0 had critical errors (Xid 79 ×1)"), "{detail}");
     let (status, detail) = check(inferspan(Some(library), &[("FAKE_NVML", "broken")]));
     assert_eq!(status, "WARN");
     assert!(detail.contains("no facts and metrics of GPUs"), "{detail}");
@@ -238,7 +244,7 @@ fn a_server_has_the_gpus_on_which_its_processes_compute() {
     let engine = DemoEngine::start(command, folder.path(), |_, announced| Some(announced)).expect("demo engine");
     let pid = engine.target.pid;
     let ls = |pids: &str, arguments: &[&str]| {
-        let mut command = inferspan(Some(library), &[("FAKE_NVML_PIDS", pids)]);
+        let mut command = inferspan(Some(library), &[("FAKE_NVML_PIDS", pids), ("FAKE_NVML_XIDS", "13,13")]);
         command.arg("ls").args(arguments).output().expect("inferspan runs")
     };
     let server = |pids: &str| {
@@ -250,6 +256,7 @@ fn a_server_has_the_gpus_on_which_its_processes_compute() {
     assert_eq!(facts.as_array().map(Vec::len), Some(1), "{facts}");
     assert_eq!((&facts[0]["uuid"], &facts[0]["processes"]), (&json!("GPU-aaaa"), &json!([pid])));
     assert_eq!(facts[0]["ecc_errors"], json!({ "corrected": 3, "uncorrected": 0 }));
+    assert_eq!(facts[0]["xid_errors"], json!({ "13": 2 }));
     assert_eq!(facts[0]["utilization"], json!({ "gpu_percent": 87, "memory_percent": 43 }));
     assert_eq!(server("1")["gpu_facts"], json!([]), "another's GPU");
     let table = String::from_utf8(ls(&pid.to_string(), &[]).stdout).expect("a table");

@@ -234,7 +234,7 @@ fn cuda_calls_are_drawn_where_and_when_they_were_made() {
             call("ampere_gemm_128x64", "cuda,gemm", 0),
             call("copy h2d", "cuda,copy", 0),
             call("flash_fwd_kernel", "cuda,attention", 0),
-            call("graph launch", "cuda,graph", 0),
+            call("graph 0xabc", "cuda,graph", 0),
             call("wait for stream", "cuda,wait", 5_000_000),
         ]);
         assert_eq!(json!(calls), expected, "{at}");

@@ -53,7 +53,10 @@ fn cuda_checks(process: &Running) -> Vec<(String, String)> {
 fn a_driver_is_probed_on_an_instruction_that_is_emulated_where_arguments_are_untouched() {
     let test = "a_driver_is_probed_on_an_instruction_that_is_emulated_where_arguments_are_untouched";
     let Some(fixture) = Fixture::for_test(test) else { return };
-    for (driver, at) in [(Driver::Old, 10), (Driver::New, 0)] {
+    for (driver, at, why) in [
+        (Driver::Old, 10, "the second instruction is je, behind cmp"),
+        (Driver::New, 0, "the first instruction is push"),
+    ] {
         let mut running = fixture.program(driver, Runtime::V13).script("launch gemm").spawn().expect("it starts");
         let document = probes(&running);
         assert_eq!((&document["schema"], &document["process"]), (&json!("inferspan.probes/1"), &json!(running.pid())));
@@ -61,6 +64,7 @@ fn a_driver_is_probed_on_an_instruction_that_is_emulated_where_arguments_are_unt
         assert_eq!((&libcuda["soname"], &libcuda["refused"]), (&json!("libcuda.so.1"), &Value::Null));
         let launch = point(libcuda, "cuLaunchKernel");
         assert_eq!((&launch["at"], &launch["emulated"]), (&json!(at), &json!(true)), "{driver:?}");
+        assert_eq!(launch["why"], json!(why));
         assert_eq!((&launch["programs"], &launch["refused"]), (&json!(["cuda_launch"]), &Value::Null));
         let copy = point(library(&document, "CUDA runtime", "libcudart.so.13"), "cudaMemcpyAsync");
         assert_eq!(copy["refused"], Value::Null);
@@ -69,7 +73,10 @@ fn a_driver_is_probed_on_an_instruction_that_is_emulated_where_arguments_are_unt
         assert!(besides["refused"].as_str().is_some_and(|why| why.contains("CUDA driver is mapped")), "{besides}");
         let checks = cuda_checks(&running);
         assert!(checks.iter().all(|(status, _)| status == "OK"), "{checks:?}");
-        assert!(checks.iter().any(|(_, detail)| detail.contains("CUDA driver: ")), "{checks:?}");
+        let said = format!(" at +{at}: {why}");
+        let is_driver = |detail: &str| detail.contains("CUDA driver: ") && detail.ends_with(&said);
+        assert!(checks.iter().any(|(_, detail)| is_driver(detail)), "{checks:?}");
+        assert_eq!(document["memory_hooks"], Value::Null);
         running.start().expect("it waits");
         running.finish().expect("it lives");
     }
@@ -199,6 +206,7 @@ fn the_table_says_it_in_words() {
     let line = text.lines().find(|line| line.trim_start().starts_with("cuLaunchKernel ")).expect("a line");
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!((words[2], words[3], words[4]), ("+10", "emulated", "cuda_launch"), "{line}");
+    assert!(line.ends_with("(the second instruction is je, behind cmp)"), "{line}");
 }
 
 #[test]

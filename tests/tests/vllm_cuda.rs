@@ -161,10 +161,18 @@ fn back(run: &Run, what: &str) {
 
 /// What the steps did is shared out among their requests, once.
 fn shares(run: &Run, what: &str) {
-    let shared: f64 = run.spans.iter().filter_map(|span| span.seconds("inferspan.cuda.share.launches")).sum();
     let has_requests = |step: &&Span| step.count("inferspan.batch.requests") > 0;
-    let launched: u64 = run.seen.iter().filter(has_requests).map(|step| step.count("inferspan.cuda.launches")).sum();
-    assert!((shared - launched as f64).abs() < 1e-3, "{what}: {shared} of {launched}\n{}", run.evidence(&[]));
+    for of in ["launches", "copies.h2d", "copy_bytes.h2d", "copies.d2h", "copy_bytes.d2h"] {
+        let key = format!("inferspan.cuda.share.{of}");
+        let shared: f64 = run.spans.iter().filter_map(|span| span.seconds(&key)).sum();
+        let key = format!("inferspan.cuda.{of}");
+        let whole: u64 = run.seen.iter().filter(has_requests).map(|step| step.count(&key)).sum();
+        assert!(
+            whole > 0 && (shared - whole as f64).abs() < 1e-3,
+            "{what}: {shared} of {whole} {of}\n{}",
+            run.evidence(&[])
+        );
+    }
 }
 
 /// Device memory of the worker: what its steps allocated and did not free, and the most of it.

@@ -146,6 +146,10 @@ pub enum Fact {
     Probed { tgid: u32, probe: Probe },
     /// A process is another one's child.
     Parent { tgid: u32, parent: u32 },
+    /// The place of a worker among those of its engine (tensor and pipeline parallel), as its title says.
+    Rank { tgid: u32, rank: u32 },
+    /// The library (its file's name) that lies at a place which allocates.
+    Caller { process: u32, address: u64, library: Arc<str> },
     /// What a launched function is called.
     Kernel { function: cuda::FunctionKey, name: Arc<cuda::KernelName> },
 }

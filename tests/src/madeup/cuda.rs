@@ -78,7 +78,7 @@ pub fn calls(n: u8, rank: u32) -> Vec<CudaCall> {
                 graph: 0xabc,
                 nodes: Some(412),
                 kernels: vec![(kernel(0), 300), (kernel(1), 112)],
-                changed: false,
+                changed: n == 1,
                 replays: u64::from(n) + 1,
             },
             Some(STREAM),

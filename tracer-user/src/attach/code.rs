@@ -69,8 +69,8 @@ impl<'a> Code<'a> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
         let to = from.saturating_add(prologue::BYTES).min(self.bytes.len());
         let code = self.bytes[from..to].to_vec();
-        let Place { at: quickest, is_emulated } = prologue::quickest(&code);
-        Some(Point { programs, function, offset, quickest, is_emulated, code, symbol: symbol.to_owned() })
+        let Place { at: quickest, is_emulated, why } = prologue::quickest(&code);
+        Some(Point { programs, function, offset, quickest, is_emulated, why, code, symbol: symbol.to_owned() })
     }
 }
 

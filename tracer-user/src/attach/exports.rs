@@ -125,8 +125,8 @@ impl Exports {
     pub fn point(&self, programs: &'static [Program], function: u32, symbol: &str) -> Option<Point> {
         let offset = file_offset(*self.functions.get(symbol)?, &self.segments)?;
         let code = self.bytes(offset, prologue::BYTES);
-        let Place { at: quickest, is_emulated } = prologue::untouched(&code);
-        Some(Point { programs, function, offset, quickest, is_emulated, code, symbol: symbol.to_owned() })
+        let Place { at: quickest, is_emulated, why } = prologue::untouched(&code);
+        Some(Point { programs, function, offset, quickest, is_emulated, why, code, symbol: symbol.to_owned() })
     }
 }
 

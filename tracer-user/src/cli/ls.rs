@@ -98,6 +98,9 @@ fn facts(gpu: &Gpu) -> Value {
         "power_watts": gpu.power_milliwatts.map(|milliwatts| f64::from(milliwatts) / 1e3),
         "throttled": gpu.throttled.as_ref().map(|all| all.iter().map(|reason| reason.name()).collect::<Vec<_>>()),
         "ecc_errors": { "corrected": gpu.ecc_corrected, "uncorrected": gpu.ecc_uncorrected },
+        "xid_errors": gpu.xids.as_ref().map(|xids| {
+            xids.iter().map(|(number, count)| (number.to_string(), json!(count))).collect::<serde_json::Map<_, _>>()
+        }),
         "processes": gpu.processes,
     })
 }

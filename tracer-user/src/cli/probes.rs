@@ -9,12 +9,13 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{print, print_json};
+use super::{print, print_json, say};
 use crate::attach::family::{Point, Scope};
 use crate::attach::handles::NamesAt;
 use crate::attach::survey::{self, Judged, Surveyed};
 use crate::discover::failure::{forbidden, gone, parse_pid};
 use crate::discover::{self, Host, printable_path};
+use crate::doctor::memory_hooks;
 use crate::engine;
 use crate::exit::{Code, Failure};
 use crate::input::Role;
@@ -38,22 +39,36 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
-    let found = match (args.pid, &args.file) {
+    let Found { libraries, hooks } = match (args.pid, &args.file) {
         (Some(pid), _) => of_process(pid)?,
-        (None, Some(file)) => survey::file(file).map_err(|error| not_opened(&printable_path(file), &error))?,
-        (None, None) => Vec::new(),
+        (None, Some(file)) => {
+            let libraries = survey::file(file).map_err(|error| not_opened(&printable_path(file), &error))?;
+            Found { libraries, hooks: None }
+        }
+        (None, None) => Found::default(),
     };
     if args.json {
-        print_json(&document(args.pid, &found))?;
+        print_json(&document(args.pid, &libraries, hooks.as_deref()))?;
     } else {
-        print(&found.iter().map(text).collect::<Vec<_>>().join("\n"))?;
-        eprintln!("inferspan: {}", summary(&found));
+        print(&libraries.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+        say(&summary(&libraries));
+        if let Some(path) = hooks {
+            say(&format!("{path} (UCX) changes libcuda's memory functions; none of them would be probed"));
+        }
     }
     Ok(Code::Ok)
 }
 
+/// What was found.
+#[derive(Debug, Default)]
+struct Found {
+    libraries: Vec<Surveyed>,
+    /// What changes the driver's memory functions in memory.
+    hooks: Option<String>,
+}
+
 /// One process, in the role that it has in its server; one that belongs to none is looked at as `--cuda-only` looks at it.
-fn of_process(pid: u32) -> Result<Vec<Surveyed>, Failure> {
+fn of_process(pid: u32) -> Result<Found, Failure> {
     Host::this().process(pid)?;
     let server = discover::server(pid).ok();
     let role = server.as_ref().and_then(|found| found.processes.iter().find(|process| process.pid == pid));
@@ -63,7 +78,8 @@ fn of_process(pid: u32) -> Result<Vec<Surveyed>, Failure> {
         io::ErrorKind::PermissionDenied => forbidden(pid, "?"),
         _ => gone(pid),
     })?;
-    Ok(survey::processes(&[(pid, role, mappings)], has_messages))
+    let hooks = memory_hooks(&mappings);
+    Ok(Found { libraries: survey::processes(&[(pid, role, mappings)], has_messages), hooks })
 }
 
 fn not_opened(shown: &str, error: &io::Error) -> Failure {
@@ -75,7 +91,7 @@ fn not_opened(shown: &str, error: &io::Error) -> Failure {
     Failure::new(code, format!("{shown} cannot be opened: {error}"), "name a library, such as libcudart.so.12")
 }
 
-fn document(process: Option<u32>, found: &[Surveyed]) -> Value {
+fn document(process: Option<u32>, found: &[Surveyed], hooks: Option<&str>) -> Value {
     let libraries: Vec<Value> = found
         .iter()
         .map(|library| {
@@ -91,7 +107,7 @@ fn document(process: Option<u32>, found: &[Surveyed]) -> Value {
             })
         })
         .collect();
-    json!({ "schema": "inferspan.probes/1", "process": process, "libraries": libraries })
+    json!({ "schema": "inferspan.probes/1", "process": process, "memory_hooks": hooks, "libraries": libraries })
 }
 
 fn point(Judged { point, refused }: &Judged) -> Value {
@@ -100,6 +116,7 @@ fn point(Judged { point, refused }: &Judged) -> Value {
         "offset": point.offset,
         "at": point.quickest,
         "emulated": point.is_emulated,
+        "why": point.why.to_string(),
         "programs": programs(point),
         "refused": refused,
     })
@@ -132,6 +149,7 @@ fn text(library: &Surveyed) -> String {
         let how = if point.is_emulated { "emulated" } else { "single step" };
         let programs = programs(point).join(", ");
         let _ = write!(text, "  {symbol:width$}  {:#010x}  {at:5}  {how:11}  {programs}", point.offset);
+        let _ = write!(text, "  ({})", point.why);
         let why = refused.as_ref().map(|why| format!("  refused: {}", sanitise(why, why.len())));
         let _ = writeln!(text, "{}", why.unwrap_or_default());
     }

@@ -101,6 +101,9 @@ fn say_finished(finished: &Ended) -> Code {
     if let Some(line) = finished.summary.left_out_line() {
         eprintln!("inferspan: {line}");
     }
+    if let Some(line) = finished.summary.grown_line() {
+        eprintln!("inferspan: {line}");
+    }
     for failure in &finished.summary.failures {
         say(failure);
     }

@@ -25,6 +25,8 @@ pub(super) struct About {
     told: bool,
     news: Option<Metric>,
     roles: BTreeMap<u32, Role>,
+    /// Of workers whose titles say them.
+    ranks: BTreeMap<u32, u32>,
     /// The process that sends an engine's outputs.
     engine_processes: BTreeMap<u32, u32>,
     /// Processes of which more is known than was told.
@@ -55,6 +57,7 @@ impl Default for About {
             told: false,
             news: None,
             roles: BTreeMap::new(),
+            ranks: BTreeMap::new(),
             engine_processes: BTreeMap::new(),
             met: Vec::new(),
             tokenizer_probed: HashSet::new(),
@@ -76,13 +79,17 @@ impl About {
                 self.changes += 1;
                 self.meets(tgid, role, None);
             }
+            Fact::Rank { tgid, rank } => {
+                self.ranks.insert(tgid, rank);
+                self.changes += 1;
+            }
             Fact::Clock { event_ns, unix_ns } => self.clock.anchor(event_ns, unix_ns),
             Fact::EngineClock { offset_ns } => self.clock.set_engine_offset(offset_ns),
             Fact::Probed { tgid, probe: Probe::Tokenizer } => {
                 self.tokenizer_probed.insert(tgid);
             }
             // What these show is taken where it comes; that none came says nothing.
-            Fact::Probed { .. } | Fact::Parent { .. } | Fact::Kernel { .. } => {}
+            Fact::Probed { .. } | Fact::Parent { .. } | Fact::Kernel { .. } | Fact::Caller { .. } => {}
         }
     }
 
@@ -157,6 +164,11 @@ impl About {
         self.roles.get(&process).copied()
     }
 
+    /// The rank of a worker, as its title says it.
+    pub(super) fn rank(&self, process: u32) -> Option<u32> {
+        self.ranks.get(&process).copied()
+    }
+
     /// How often roles and engines' processes have changed: what was made of them is right as long as this stands.
     pub(super) fn changes(&self) -> u64 {
         self.changes
@@ -179,6 +191,7 @@ impl About {
     /// A process is gone.
     pub(super) fn exited(&mut self, process: u32) -> Gone {
         let role = self.roles.remove(&process);
+        self.ranks.remove(&process);
         self.changes += 1;
         let engines =
             self.engine_processes.iter().filter(|(_, of)| **of == process).map(|(&engine, _)| engine).collect();

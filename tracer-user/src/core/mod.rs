@@ -171,6 +171,7 @@ impl Core {
                     Fact::Server(server) => self.engine = engine::by_name(&server.engine),
                     Fact::Parent { tgid, parent } => self.cuda.parent(*tgid, *parent),
                     Fact::Kernel { function, name } => self.cuda.named(*function, name),
+                    Fact::Caller { process, address, library } => self.cuda_caller(*process, *address, library),
                     _ => {}
                 }
                 self.about.fact(fact);
@@ -302,8 +303,10 @@ impl Core {
         }
     }
 
-    /// A step leaves, with what its threads called.
+    /// A step leaves, with what its threads called. Where nothing says when it began, its first call stands for that.
     fn step_leaves(&mut self, step: &Step, out: &mut Vec<Output>) {
+        let first_call = if step.start.is_none() { self.first_call(step) } else { None };
+        let step = &Step { start: step.start.or(first_call), ..*step };
         let edges = (step.start.unwrap_or(step.end), step.end);
         let engine = step.reference.engine;
         let mut cuda = self.cuda_step(step, edges);
@@ -313,6 +316,7 @@ impl Core {
             if step.start.is_some() {
                 let labels = self.about.labels(engine);
                 out.push(Output::Metric(Metric::CudaGap { labels, seconds: cuda.gap_ns as f64 / 1e9 }));
+                cuda.begins_with_call = first_call.is_some();
                 self.calls_of_step(engine, edges, step.ids(self.about.run), cuda, out);
             }
         }

@@ -144,8 +144,11 @@ impl Steps {
         let roots = batch.keys.iter().filter_map(|key| self.root_of(*key, scene.requests, about.run));
         step.batch = roots.take(EngineStep::MAX_LINKS).collect();
         let seconds = step.end_ns.saturating_sub(step.start_ns) as f64 / 1e9;
-        let labels = about.labels(step.engine);
-        scene.say(Metric::Step { labels, seconds });
+        // Where its first call stands for its start, it is longer than that.
+        if !step.cuda.as_ref().is_some_and(|cuda| cuda.begins_with_call) {
+            let labels = about.labels(step.engine);
+            scene.say(Metric::Step { labels, seconds });
+        }
         scene.out.push(Output::Step(Box::new(step)));
     }
 

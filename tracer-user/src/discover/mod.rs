@@ -17,6 +17,7 @@ pub mod kind;
 pub mod named;
 mod package;
 pub mod privilege;
+mod rank;
 mod tree;
 
 use std::net::SocketAddr;
@@ -136,7 +137,13 @@ impl ServerProcesses {
             facts.push(Fact::Process { tgid: process.pid, role: process.role });
             facts.push(Fact::Parent { tgid: process.pid, parent: process.parent });
         }
+        facts.extend(self.ranks());
         facts
+    }
+
+    /// The ranks of workers whose titles say them.
+    pub fn ranks(&self) -> impl Iterator<Item = Fact> {
+        rank::ranks(&self.processes).into_iter()
     }
 }
 

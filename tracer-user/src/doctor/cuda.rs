@@ -1,10 +1,12 @@
 //! Checks of what a server's processes map of CUDA: driver, runtime, NCCL; how many points, what they cost, which are left alone.
 
 use super::Check;
-use crate::attach::survey::{self, Surveyed};
+use crate::attach::family::Point;
+use crate::attach::survey::{self, Judged, Surveyed};
 use crate::discover::{ServerProcesses, printable_path};
 use crate::input::Probe;
 use crate::proc::Proc;
+use crate::proc::text::Mapping;
 
 const NAME: &str = "cuda";
 
@@ -22,7 +24,27 @@ pub(super) fn of_bare(found: &ServerProcesses) -> Vec<Check> {
         .iter()
         .filter_map(|process| Some((process.pid, process.role, proc.maps(process.pid).ok()?)))
         .collect();
-    survey::processes(&processes, false).iter().filter(|library| is_told(library)).map(judge).collect()
+    let surveyed = survey::processes(&processes, false);
+    let mut checks: Vec<Check> = surveyed.iter().filter(|library| is_told(library)).map(judge).collect();
+    if !checks.is_empty() {
+        checks.extend(processes.iter().find_map(|(pid, _, maps)| memory_hooks(maps).map(|path| hooked(*pid, &path))));
+    }
+    checks
+}
+
+/// UCX, which rewrites the driver's memory functions in memory (`libucm.so.0`).
+pub fn memory_hooks(maps: &[Mapping]) -> Option<String> {
+    let is_ucm = |mapping: &&Mapping| {
+        mapping.path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libucm.so"))
+    };
+    maps.iter().find(is_ucm).map(|mapping| printable_path(&mapping.path))
+}
+
+fn hooked(pid: u32, path: &str) -> Check {
+    let detail = format!(
+        "{path} is mapped in process {pid}: UCX changes libcuda's memory functions there, and none of them is probed; memory is seen at libcudart"
+    );
+    Check::ok(NAME, detail)
 }
 
 /// What only looks like CUDA is nobody's concern, nor is what is left to the driver on purpose.
@@ -42,14 +64,20 @@ fn judge(library: &Surveyed) -> Check {
         .filter_map(|judged| Some(format!("{} {}", judged.point.symbol, judged.refused.as_ref()?)))
         .collect();
     let of_use = points.iter().filter(|judged| judged.refused.is_none());
-    let (probed, stepped) = (points.len() - left.len(), of_use.filter(|judged| !judged.point.is_emulated).count());
+    let probed = points.len() - left.len();
+    let stepped: Vec<&Point> = of_use.map(|judged| &judged.point).filter(|point| !point.is_emulated).collect();
     let detail = format!("{what}: {probed} points in {path}");
-    match (left.as_slice(), stepped) {
-        ([], 0) => Check::ok(NAME, detail),
-        ([], _) => Check::warn(
+    match (left.as_slice(), stepped.as_slice()) {
+        ([], []) => Check::ok(NAME, format!("{detail}{}", places(points))),
+        ([], [slow, ..]) => Check::warn(
             NAME,
             // Measured: docs/architecture.md, decision 5.
-            format!("{detail}; {stepped} of them by single steps, which take about 10 µs a call instead of 1"),
+            format!(
+                "{detail}; {} of them by single steps, which take about 10 µs a call instead of 1: {} at {}",
+                stepped.len(),
+                slow.symbol,
+                slow.why
+            ),
             "none needed; `inferspan probes` shows which, and `--level requests` does without",
         ),
         ([first, ..], _) => Check::warn(
@@ -60,13 +88,18 @@ fn judge(library: &Surveyed) -> Check {
     }
 }
 
+/// On which instructions the points lie, and why: of the first, which stands for the rest.
+fn places(points: &[Judged]) -> String {
+    let first = points.iter().find(|judged| judged.refused.is_none()).map(|judged| &judged.point);
+    first.map(|point| format!("; {} at +{}: {}", point.symbol, point.quickest, point.why)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Status;
     use super::*;
-    use crate::attach::family::Point;
     use crate::attach::family::driver::DRIVER;
-    use crate::attach::survey::Judged;
+    use crate::proc::text;
 
     fn driver(points: &[(bool, Option<&str>)]) -> Surveyed {
         let judged = |(is_emulated, refused): &(bool, Option<&str>)| Judged {
@@ -89,13 +122,29 @@ mod tests {
 
     #[test]
     fn what_costs_more_or_is_left_alone_is_a_warning() {
-        assert_eq!(judge(&driver(&[(true, None)])), Check::ok(NAME, "CUDA driver: 1 points in /libcuda.so.1"));
+        let well = judge(&driver(&[(true, None)]));
+        assert_eq!(well.status, Status::Ok);
+        assert!(well.detail.starts_with("CUDA driver: 1 points in /libcuda.so.1; cuInit at +0: the "), "{well:?}");
         let stepped = judge(&driver(&[(true, None), (false, None)]));
         assert_eq!(stepped.status, Status::Warn);
         assert!(stepped.detail.contains("2 points in /libcuda.so.1; 1 of them by single steps"), "{stepped:?}");
+        assert!(stepped.detail.ends_with("cuInit at the entry: its bytes are no instruction"), "{stepped:?}");
         let left = judge(&driver(&[(true, None), (false, Some("in process 1: patched"))]));
         assert_eq!(left.status, Status::Warn);
         assert!(left.detail.contains("1 points") && left.detail.contains("1 are left alone: cuInit in process 1"));
+    }
+
+    #[test]
+    fn a_process_with_ucx_is_told_of() {
+        let maps = |file: &str| {
+            let line = format!("7f00-7f10 r-xp 00000000 08:01 7 /opt/ucx/lib/{file}\n");
+            memory_hooks(&text::maps(line.as_bytes()).collect::<Vec<_>>())
+        };
+        assert_eq!(maps("libucm.so.0.0.0").as_deref(), Some("/opt/ucx/lib/libucm.so.0.0.0"));
+        assert_eq!(maps("libucs.so.0"), None);
+        let check = hooked(7, "/opt/ucx/lib/libucm.so.0");
+        assert_eq!(check.status, Status::Ok);
+        assert!(check.detail.contains("process 7") && check.detail.contains("none of them is probed"), "{check:?}");
     }
 
     #[test]

@@ -42,13 +42,22 @@ fn describe(gpu: &Gpu) -> String {
         format!(", by {}", processes.join(", "))
     });
     let name = gpu.name.as_deref().unwrap_or("of unknown name");
-    format!("{} {name}{memory}{}", gpu.index, processes.unwrap_or_default())
+    let uuid = gpu.uuid.as_ref().map(|uuid| format!(" ({uuid})")).unwrap_or_default();
+    let busy = gpu.busy_percent.map(|percent| format!(", {percent} % busy")).unwrap_or_default();
+    let clocks = [("SM", gpu.sm_clock_mhz), ("memory", gpu.memory_clock_mhz)];
+    let clocks = clocks.into_iter().filter_map(|(of, mhz)| Some(format!(", {of} at {} MHz", mhz?)));
+    let clocks: String = clocks.collect();
+    format!("{} {name}{uuid}{memory}{}{busy}{clocks}", gpu.index, processes.unwrap_or_default())
 }
 
 fn troubles(gpu: &Gpu) -> Vec<String> {
     let mut troubles = Vec::new();
     if let Some(count) = gpu.ecc_uncorrected.filter(|&count| count > 0) {
         troubles.push(format!("GPU {} had {count} uncorrected memory errors since the driver was loaded", gpu.index));
+    }
+    let errors: Vec<String> = gpu.xids.iter().flatten().map(|(number, count)| format!("{number} ×{count}")).collect();
+    if !errors.is_empty() {
+        troubles.push(format!("GPU {} had critical errors (Xid {})", gpu.index, errors.join(", ")));
     }
     let slow = gpu.throttled.iter().flatten().filter(|reason| reason.is_trouble());
     let slow: Vec<&str> = slow.map(|reason| reason.name()).collect();
@@ -81,5 +90,8 @@ mod tests {
         assert_eq!(one(gpu(Throttle::PowerCap, Some(0))).status, Status::Ok);
         assert!(one(gpu(Throttle::HardwareThermal, None)).detail.starts_with("GPU 0 is slowed down now (hardware_the"));
         assert!(one(gpu(Throttle::PowerCap, Some(2))).detail.starts_with("GPU 0 had 2 uncorrected"));
+        let fallen = one(Gpu { xids: Some([(31, 1), (79, 2)].into()), ..Gpu::default() });
+        assert!(fallen.detail.starts_with("GPU 0 had critical errors (Xid 31 ×1, 79 ×2)"), "{}", fallen.detail);
+        assert_eq!(one(Gpu { xids: Some([].into()), ..Gpu::default() }).status, Status::Ok);
     }
 }

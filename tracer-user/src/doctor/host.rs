@@ -13,6 +13,7 @@ use super::Check;
 use crate::attach::LoadError;
 use crate::attach::family::{Point, TIMED};
 use crate::attach::loader::{Options, Probes, Rings};
+use crate::attach::prologue::Why;
 use crate::attach::rings::RINGS;
 use crate::discover::privilege::{Capability, Privileges};
 use crate::proc::text::Mapping;
@@ -87,6 +88,7 @@ fn attach_to_self(probes: &mut Probes) -> Result<(), String> {
         offset,
         quickest: 0,
         is_emulated: false,
+        why: Why::default(),
         code: Vec::new(),
         symbol: "never_called".to_owned(),
     };

@@ -9,6 +9,8 @@ mod gpu;
 mod host;
 mod target;
 
+pub use self::cuda::memory_hooks;
+
 /// One thing that was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {

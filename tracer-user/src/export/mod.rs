@@ -12,8 +12,10 @@ use self::prometheus::server::MetricsServer;
 use self::sink::{Context, Open, Sink};
 use self::terminal::Style;
 use self::terminal::summary::Digest;
+use crate::output::cuda::Growing;
 use crate::output::{AccessRecord, EngineStep, Merit, Output, Service, Trace};
 use crate::sample::{Counts, Sampling, policy};
+use crate::sanitise::sanitise;
 use crate::telemetry::Telemetry;
 
 pub mod access_log;
@@ -43,6 +45,11 @@ const SINKS: [Open; 8] = [
     prometheus::open,
 ];
 
+/// Sentences that wait to be said; more are in the count alone.
+const MAX_UNSAID: usize = 16;
+/// Characters of a library's name.
+const LONGEST_LIBRARY: usize = 80;
+
 /// What to do when an exporter's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pressure {
@@ -60,6 +67,8 @@ pub struct Summary {
     pub spans_dropped: u64,
     /// What was not exported as a trace because nobody asked for it; nothing when traces go nowhere.
     pub left_out: Counts,
+    /// How often device memory grew and nothing of it was freed.
+    pub grown: u64,
     /// What failed, as a user should read it; empty when all went well.
     pub failures: Vec<String>,
 }
@@ -68,6 +77,11 @@ impl Summary {
     /// One line about what sampling left out; `None` when that is nothing.
     pub fn left_out_line(&self) -> Option<String> {
         (self.left_out != Counts::default()).then(|| format!("not exported as traces: {}", self.left_out))
+    }
+
+    /// One line about device memory that grew; `None` when none did.
+    pub fn grown_line(&self) -> Option<String> {
+        (self.grown > 0).then(|| format!("device memory grew and nothing of it was freed, {} times", self.grown))
     }
 }
 
@@ -82,6 +96,8 @@ pub struct Sinks {
     /// Most spans of a step's trace.
     max_spans: usize,
     reopen: Reopen,
+    grown: u64,
+    unsaid: Vec<String>,
 }
 
 impl Sinks {
@@ -109,7 +125,8 @@ impl Sinks {
             .any(|sink| sink.takes_traces())
             .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
-        Ok(Self { telemetry, list, sampling, digest: Digest::default(), max_spans: flags.max_spans, reopen })
+        let digest = Digest::default();
+        Ok(Self { telemetry, list, sampling, digest, max_spans: flags.max_spans, reopen, grown: 0, unsaid: Vec::new() })
     }
 
     /// The metrics endpoint, to outlive the run: it serves the values as they are at the end.
@@ -142,6 +159,7 @@ impl Sinks {
                 }
                 Output::Cuda(call) => self.list.iter_mut().for_each(|sink| sink.cuda(&call)),
                 Output::Kernel(row) => self.list.iter_mut().for_each(|sink| sink.kernel(&row)),
+                Output::Growing(growing) => self.grows(&growing),
                 Output::Process(process) => self.list.iter_mut().for_each(|sink| sink.process(&process)),
                 Output::Lost(lost) => self.telemetry.add_lost(lost.stage, lost.count),
                 Output::Delivered(delivered) => self.telemetry.add_delivered(delivered),
@@ -152,6 +170,18 @@ impl Sinks {
         if let Some(sampling) = &self.sampling {
             self.telemetry.set_left_out(&sampling.counts());
         }
+    }
+
+    fn grows(&mut self, growing: &Growing) {
+        self.grown += 1;
+        if self.unsaid.len() < MAX_UNSAID {
+            self.unsaid.push(sentence(growing));
+        }
+    }
+
+    /// What a user should hear of before the run is over, since the last call.
+    pub fn take_unsaid(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unsaid)
     }
 
     fn request(&mut self, trace: &Arc<Trace>) {
@@ -184,7 +214,7 @@ impl Sinks {
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        let Self { telemetry, list, sampling, digest, .. } = self;
+        let Self { telemetry, list, sampling, digest, grown, .. } = self;
         let left_out = sampling.map(Sampling::finish).unwrap_or_default();
         telemetry.set_left_out(&left_out);
         let (mut has_terminal, mut failures) = (false, Vec::new());
@@ -202,9 +232,22 @@ impl Sinks {
             spans_exported: telemetry.spans_exported.load(Relaxed),
             spans_dropped: dropped.iter().map(|counter| counter.load(Relaxed)).sum(),
             left_out,
+            grown,
             failures,
         }
     }
+}
+
+/// As a user should read it.
+fn sentence(growing: &Growing) -> String {
+    let Growing { process, library, live, by, seconds, .. } = growing;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let library = sanitise(library, LONGEST_LIBRARY);
+    format!(
+        "device memory of {library} in process {process} grows and nothing of it is freed: {:.1} MiB, {:.1} more in {seconds:.0} s",
+        mib(*live),
+        mib(*by)
+    )
 }
 
 /// To stdout below the request lines; else to a person who watches stderr.

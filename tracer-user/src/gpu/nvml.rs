@@ -3,12 +3,17 @@
 //! Enters: the library, by its name, as the loader finds it. Leaves: [`Gpus`]. Invariant: a question that fails costs its own answer only;
 //! a GPU that cannot be opened is left out.
 
+use std::collections::BTreeMap;
+
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
+use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::event::EventSet;
 
-use super::{GPUS_MAX, Gpu, Gpus, NoGpus, PROCESSES_MAX, Throttle};
+use super::{GPUS_MAX, Gpu, Gpus, NoGpus, PROCESSES_MAX, PciAddress, Throttle, XID_UNKNOWN, XIDS_MAX, Xids};
 use crate::sanitise::printable;
 
 /// NVML, loaded and initialised; it is let go with this.
@@ -22,11 +27,53 @@ pub(super) fn open() -> Result<Open, NoGpus> {
     })
 }
 
+/// Critical errors that are taken at a time; the rest waits for the next.
+const ERRORS_AT_A_TIME: usize = 1024;
+
+/// Critical errors of GPUs since this was made, by the GPU's number. A GPU that tells of none (a virtual one) is not in it.
+#[derive(Debug)]
+pub(super) struct Errors<'a>(BTreeMap<u32, (EventSet<'a>, Xids)>);
+
+impl Errors<'_> {
+    /// Takes what a GPU has told since the last call: all that it told. Of several between two calls the driver gives the last one's number.
+    fn of(&mut self, index: u32) -> Option<Xids> {
+        let (events, counts) = self.0.get_mut(&index)?;
+        for _ in 0..ERRORS_AT_A_TIME {
+            // It waits for nothing.
+            let Ok(event) = events.wait(0) else { break };
+            let number = match event.event_data {
+                Some(XidError::Value(number)) => number,
+                Some(XidError::Unknown) => XID_UNKNOWN,
+                None => continue,
+            };
+            if counts.len() < XIDS_MAX || counts.contains_key(&number) {
+                *counts.entry(number).or_default() += 1;
+            }
+        }
+        Some(counts.clone())
+    }
+}
+
 impl Open {
+    /// Listens for critical errors from now on.
+    pub(super) fn errors(&self) -> Errors<'_> {
+        let listen = |index: u32| {
+            let device = self.0.device_by_index(index).ok()?;
+            let events = self.0.create_event_set().ok()?;
+            let events = device.register_events(EventTypes::CRITICAL_XID_ERROR, events).ok()?;
+            Some((index, (events, Xids::new())))
+        };
+        Errors((0..self.count()).filter_map(listen).collect())
+    }
+
+    fn count(&self) -> u32 {
+        self.0.device_count().unwrap_or(0).min(GPUS_MAX)
+    }
+
     /// Every GPU, now.
-    pub(super) fn read(&self) -> Gpus {
-        let count = self.0.device_count().unwrap_or(0).min(GPUS_MAX);
-        let all = (0..count).filter_map(|index| self.gpu(index)).collect();
+    pub(super) fn read(&self, errors: &mut Errors<'_>) -> Gpus {
+        let with_errors = |gpu: Gpu| Gpu { xids: errors.of(gpu.index), ..gpu };
+        let all = (0..self.count()).filter_map(|index| self.gpu(index)).map(with_errors).collect();
         Gpus { driver: self.0.sys_driver_version().ok().map(|version| printable(version.as_bytes())), all }
     }
 
@@ -52,6 +99,8 @@ impl Open {
             throttled: device.current_throttle_reasons().ok().map(throttles),
             ecc_corrected: ecc(MemoryError::Corrected),
             ecc_uncorrected: ecc(MemoryError::Uncorrected),
+            xids: None,
+            pci: device.pci_info().ok().map(|pci| PciAddress { domain: pci.domain, bus: pci.bus, device: pci.device }),
             processes: device
                 .running_compute_processes()
                 .ok()

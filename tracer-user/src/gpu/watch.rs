@@ -1,4 +1,4 @@
-//! A thread that asks the driver every [`PERIOD`].
+//! A thread that asks the driver every [`PERIOD`], critical errors (Xid) among it.
 //!
 //! Leaves: what it says, and that it says nothing any more. Invariants: whoever reads waits for nobody; an answer older than [`STALE`] (the
 //! driver hangs; the watch has ended) is none. Dropping the watch ends the thread, and waits for it no longer than [`FAREWELL`].
@@ -38,8 +38,9 @@ impl Watch {
             // Goes last.
             let _end = end;
             let Ok(open) = nvml::open() else { return };
+            let mut errors = open.errors();
             loop {
-                let is_heard = say.send(open.read()).is_ok();
+                let is_heard = say.send(open.read(&mut errors)).is_ok();
                 if !is_heard || stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }

@@ -30,6 +30,8 @@ pub enum Seen {
     ThreadEnded,
     /// What the process holds, and has sent.
     Process(OfProcess),
+    /// What a GPU did: a record of CUPTI's. Nothing makes them yet; see docs/architecture.md.
+    Activity(Activity),
 }
 
 /// What a process holds now, and has sent since it was first seen.
@@ -41,6 +43,26 @@ pub struct OfProcess {
     /// By [`CollectiveKind`], outside of captures.
     pub collectives: [u64; COLLECTIVES],
     pub collective_bytes: [u64; COLLECTIVES],
+}
+
+/// One record of CUPTI's activity API: exact times of the GPU. On the event clock, as whoever reads the records converts them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    pub kind: ActivityKind,
+    /// Joins it to the call that enqueued it; all of one graph's launch have the same.
+    pub correlation: u32,
+    pub start: EventNanos,
+    /// ≥ `start`.
+    pub end: EventNanos,
+    /// CUPTI's numbers, no handles.
+    pub device: u32,
+    pub stream: u32,
+    /// Of what a graph did: CUPTI's id of the graph and of its node.
+    pub graph_node: Option<(u32, u64)>,
+    /// A kernel's, mangled.
+    pub name: Option<String>,
+    /// Of copies and sets.
+    pub bytes: Option<u64>,
 }
 
 /// Totals of a thread.
@@ -181,6 +203,16 @@ words! {
         Gather = "gather",
         Scatter = "scatter",
     }
+}
+
+words! {
+    /// Where memory lies that is had through CUDA.
+    MemoryOf { Device = "device", Host = "host" }
+}
+
+words! {
+    /// What a GPU did.
+    ActivityKind { Kernel = "kernel", Copy = "copy", Set = "set" }
 }
 
 words! {

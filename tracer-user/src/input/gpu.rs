@@ -1,6 +1,20 @@
 //! What the driver of the machine's GPUs says at one moment. What a GPU or a driver does not say is `None`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+/// How often a GPU had each critical error (Xid), by NVIDIA's number; [`XID_UNKNOWN`] is one that the driver does not number.
+pub type Xids = BTreeMap<u64, u64>;
+pub const XID_UNKNOWN: u64 = 999;
+
+/// A place on the PCI bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PciAddress {
+    pub domain: u32,
+    pub bus: u32,
+    pub device: u32,
+}
 
 /// What the driver says at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +50,10 @@ pub struct Gpu {
     /// Since the driver was loaded; of GPUs with ECC switched on.
     pub ecc_corrected: Option<u64>,
     pub ecc_uncorrected: Option<u64>,
+    /// Critical errors: since the watch began; of one look, as far back as the kernel's log goes. `None`: neither says it.
+    pub xids: Option<Xids>,
+    /// Where it stands.
+    pub pci: Option<PciAddress>,
     /// Those that compute on it, as the namespace of this process numbers them.
     pub processes: Option<Vec<u32>>,
 }

@@ -5,11 +5,13 @@
 use super::generation::Generation;
 use super::keys::{attribute, span};
 use super::trace_ids;
-use crate::output::cuda::{CudaCall, CudaWhat, StepCuda};
+use crate::output::cuda::{CudaCall, CudaWhat, StepCuda, StepGraph};
 use crate::output::{EngineStep, Span, SpanKind, SpanStatus, Value};
 
 /// Characters of a kernel's full name; those of cutlass have 10,000.
 const NAME_MAX: usize = 512;
+/// Kernels that a graph names in a step's attribute.
+const GRAPH_KERNELS: usize = 8;
 
 type Attributes = Vec<(&'static str, Value)>;
 
@@ -28,6 +30,9 @@ pub struct Share {
     pub steps: u64,
     pub launches: f64,
     pub graph_launches: f64,
+    /// By `CopyKind`.
+    pub copies: [f64; 6],
+    pub copy_bytes: [f64; 6],
     pub wait_ns: f64,
 }
 
@@ -39,6 +44,22 @@ impl Share {
         self.launches += step.launches as f64 * of;
         self.graph_launches += step.graph_launches as f64 * of;
         self.wait_ns += step.wait_ns as f64 * of;
+        for kind in 0..self.copies.len() {
+            self.copies[kind] += step.copies[kind] as f64 * of;
+            self.copy_bytes[kind] += step.copy_bytes[kind] as f64 * of;
+        }
+    }
+
+    /// Adds another one.
+    fn join(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.launches += other.launches;
+        self.graph_launches += other.graph_launches;
+        self.wait_ns += other.wait_ns;
+        for kind in 0..self.copies.len() {
+            self.copies[kind] += other.copies[kind];
+            self.copy_bytes[kind] += other.copy_bytes[kind];
+        }
     }
 }
 
@@ -46,10 +67,7 @@ impl Share {
 pub fn share(generations: &[&Generation], add: &mut impl FnMut(&'static str, Option<Value>)) {
     let mut all = Share::default();
     for of in generations.iter().filter_map(|generation| generation.cuda.as_deref()) {
-        all.steps += of.steps;
-        all.launches += of.launches;
-        all.graph_launches += of.graph_launches;
-        all.wait_ns += of.wait_ns;
+        all.join(of);
     }
     if all.steps == 0 {
         return;
@@ -59,6 +77,12 @@ pub fn share(generations: &[&Generation], add: &mut impl FnMut(&'static str, Opt
     add(attribute::CUDA_SHARE_LAUNCHES, Some(Value::Float(all.launches)));
     add(attribute::CUDA_SHARE_GRAPH_LAUNCHES, Some(Value::Float(all.graph_launches)));
     add(attribute::CUDA_SHARE_WAIT, Some(Value::Float(all.wait_ns / 1e9)));
+    for (kind, (copies, bytes)) in attribute::CUDA_SHARE_COPIES.into_iter().enumerate() {
+        if all.copies[kind] > 0.0 {
+            add(copies, Some(Value::Float(all.copies[kind])));
+            add(bytes, Some(Value::Float(all.copy_bytes[kind])));
+        }
+    }
 }
 
 /// Adds the totals of a step.
@@ -104,6 +128,28 @@ pub fn attributes(of: &StepCuda, attributes: &mut Attributes) {
         let top = of.top.iter().map(|(name, count)| format!("{} ×{count}", name.short).into()).collect();
         attributes.push((attribute::CUDA_TOP, Value::StrList(top)));
     }
+    if !of.graphs.is_empty() {
+        let graphs = of.graphs.iter().map(|graph| words(graph).into()).collect();
+        attributes.push((attribute::CUDA_GRAPHS, Value::StrList(graphs)));
+    }
+    if of.begins_with_call {
+        attributes.push((attribute::CUDA_BEGINS_WITH_CALL, Value::Bool(true)));
+    }
+}
+
+/// `graph 0x7f… ×2: rms_norm ×3, silu ×1`; what is not known of it is said.
+fn words(of: &StepGraph) -> String {
+    let StepGraph { graph, rank, launches, nodes, kernels, changed } = of;
+    let rank = rank.map(|rank| format!(" of rank {rank}")).unwrap_or_default();
+    let kernels: Vec<String> =
+        kernels.iter().take(GRAPH_KERNELS).map(|(name, count)| format!("{} ×{count}", name.short)).collect();
+    let contents = match (nodes, changed) {
+        (None, _) => "contents unknown".to_owned(),
+        (Some(_), true) => format!("changed since: {}", kernels.join(", ")),
+        (Some(nodes), false) if kernels.is_empty() => format!("{nodes} nodes"),
+        (Some(_), false) => kernels.join(", "),
+    };
+    format!("graph {graph:#x}{rank} ×{launches}: {contents}")
 }
 
 /// A span for each of the first `max` launches of a step; and how many launches have none.
@@ -145,4 +191,47 @@ fn launch(step: &EngineStep, index: u64, call: &CudaCall) -> Option<Span> {
         events: Vec::new(),
         links: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::cuda::{Class, KernelName, NamedBy};
+
+    #[test]
+    fn shares_of_a_step_are_the_step_once() {
+        // one step of 3 requests, which copied 2 × 10 bytes to the device and 1 × 6 back
+        let step = StepCuda { copies: [0, 2, 1, 0, 0, 0], copy_bytes: [0, 20, 6, 0, 0, 0], ..StepCuda::default() };
+        let mut all = Share::default();
+        for _ in 0..3 {
+            let mut share = Share::default();
+            share.add(&step, 3);
+            all.join(&share);
+        }
+        let near = |of: [f64; 6], expected: [f64; 6]| of.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9);
+        assert!(near(all.copies, [0.0, 2.0, 1.0, 0.0, 0.0, 0.0]), "{all:?}");
+        assert!(near(all.copy_bytes, [0.0, 20.0, 6.0, 0.0, 0.0, 0.0]), "{all:?}");
+    }
+
+    #[test]
+    fn a_graph_says_what_it_holds_or_that_this_is_not_known() {
+        let name = |short: &str| {
+            let (name, demangled, short) = (short.to_owned(), short.to_owned(), short.to_owned());
+            std::sync::Arc::new(KernelName { name, demangled, short, class: Class::Other, named_by: NamedBy::Handle })
+        };
+        let graph = StepGraph {
+            graph: 0xabc,
+            rank: None,
+            launches: 2,
+            nodes: Some(5),
+            kernels: vec![(name("rms_norm"), 3), (name("silu"), 1)],
+            changed: false,
+        };
+        assert_eq!(words(&graph), "graph 0xabc ×2: rms_norm ×3, silu ×1");
+        let changed = StepGraph { changed: true, rank: Some(1), ..graph.clone() };
+        assert_eq!(words(&changed), "graph 0xabc of rank 1 ×2: changed since: rms_norm ×3, silu ×1");
+        let unknown = StepGraph { nodes: None, kernels: Vec::new(), ..graph.clone() };
+        assert_eq!(words(&unknown), "graph 0xabc ×2: contents unknown");
+        assert_eq!(words(&StepGraph { kernels: Vec::new(), ..graph }), "graph 0xabc ×2: 5 nodes");
+    }
 }

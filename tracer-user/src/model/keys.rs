@@ -127,6 +127,8 @@ pub mod attribute {
     pub const CUDA_STRAGGLER: &str = "inferspan.cuda.straggler_rank";
     pub const CUDA_ESTIMATED: &str = "inferspan.cuda.estimated";
     pub const CUDA_TOP: &str = "inferspan.cuda.top_kernels";
+    pub const CUDA_GRAPHS: &str = "inferspan.cuda.graphs";
+    pub const CUDA_BEGINS_WITH_CALL: &str = "inferspan.cuda.begins_with_call";
     pub const CUDA_SHARE_STEPS: &str = "inferspan.cuda.share.steps";
     pub const CUDA_SHARE_LAUNCHES: &str = "inferspan.cuda.share.launches";
     pub const CUDA_SHARE_GRAPH_LAUNCHES: &str = "inferspan.cuda.share.graph_launches";
@@ -161,8 +163,29 @@ pub mod attribute {
         (CUDA_COPIES_UNKNOWN, CUDA_COPY_BYTES_UNKNOWN),
         (CUDA_COPIES_P2P, CUDA_COPY_BYTES_P2P),
     ];
+    pub const CUDA_SHARE_COPIES_H2H: &str = "inferspan.cuda.share.copies.h2h";
+    pub const CUDA_SHARE_COPY_BYTES_H2H: &str = "inferspan.cuda.share.copy_bytes.h2h";
+    pub const CUDA_SHARE_COPIES_H2D: &str = "inferspan.cuda.share.copies.h2d";
+    pub const CUDA_SHARE_COPY_BYTES_H2D: &str = "inferspan.cuda.share.copy_bytes.h2d";
+    pub const CUDA_SHARE_COPIES_D2H: &str = "inferspan.cuda.share.copies.d2h";
+    pub const CUDA_SHARE_COPY_BYTES_D2H: &str = "inferspan.cuda.share.copy_bytes.d2h";
+    pub const CUDA_SHARE_COPIES_D2D: &str = "inferspan.cuda.share.copies.d2d";
+    pub const CUDA_SHARE_COPY_BYTES_D2D: &str = "inferspan.cuda.share.copy_bytes.d2d";
+    pub const CUDA_SHARE_COPIES_UNKNOWN: &str = "inferspan.cuda.share.copies.unknown";
+    pub const CUDA_SHARE_COPY_BYTES_UNKNOWN: &str = "inferspan.cuda.share.copy_bytes.unknown";
+    pub const CUDA_SHARE_COPIES_P2P: &str = "inferspan.cuda.share.copies.p2p";
+    pub const CUDA_SHARE_COPY_BYTES_P2P: &str = "inferspan.cuda.share.copy_bytes.p2p";
+    /// The same of a request's share.
+    pub const CUDA_SHARE_COPIES: [(&str, &str); 6] = [
+        (CUDA_SHARE_COPIES_H2H, CUDA_SHARE_COPY_BYTES_H2H),
+        (CUDA_SHARE_COPIES_H2D, CUDA_SHARE_COPY_BYTES_H2D),
+        (CUDA_SHARE_COPIES_D2H, CUDA_SHARE_COPY_BYTES_D2H),
+        (CUDA_SHARE_COPIES_D2D, CUDA_SHARE_COPY_BYTES_D2D),
+        (CUDA_SHARE_COPIES_UNKNOWN, CUDA_SHARE_COPY_BYTES_UNKNOWN),
+        (CUDA_SHARE_COPIES_P2P, CUDA_SHARE_COPY_BYTES_P2P),
+    ];
 
-    pub const ALL: [&str; 97] = [
+    pub const ALL: [&str; 111] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -235,6 +258,8 @@ pub mod attribute {
         CUDA_STRAGGLER,
         CUDA_ESTIMATED,
         CUDA_TOP,
+        CUDA_GRAPHS,
+        CUDA_BEGINS_WITH_CALL,
         CUDA_SHARE_STEPS,
         CUDA_SHARE_LAUNCHES,
         CUDA_SHARE_GRAPH_LAUNCHES,
@@ -260,5 +285,17 @@ pub mod attribute {
         CUDA_COPY_BYTES_UNKNOWN,
         CUDA_COPIES_P2P,
         CUDA_COPY_BYTES_P2P,
+        CUDA_SHARE_COPIES_H2H,
+        CUDA_SHARE_COPY_BYTES_H2H,
+        CUDA_SHARE_COPIES_H2D,
+        CUDA_SHARE_COPY_BYTES_H2D,
+        CUDA_SHARE_COPIES_D2H,
+        CUDA_SHARE_COPY_BYTES_D2H,
+        CUDA_SHARE_COPIES_D2D,
+        CUDA_SHARE_COPY_BYTES_D2D,
+        CUDA_SHARE_COPIES_UNKNOWN,
+        CUDA_SHARE_COPY_BYTES_UNKNOWN,
+        CUDA_SHARE_COPIES_P2P,
+        CUDA_SHARE_COPY_BYTES_P2P,
     ];
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{SpanId, TraceId, UnixNanos};
 use crate::input::Server;
-pub use crate::input::cuda::{Class, CollectiveKind, CopyKind, KernelName, NamedBy, WaitOf};
+pub use crate::input::cuda::{Class, CollectiveKind, CopyKind, KernelName, MemoryOf, NamedBy, WaitOf};
 
 /// What the processes of an engine called in one of its steps.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,6 +40,24 @@ pub struct StepCuda {
     pub top: Vec<(Arc<KernelName>, u64)>,
     /// Launches, in order; at most [`Self::MAX_KERNELS`], at the level of kernels.
     pub kernels: Vec<CudaCall>,
+    /// Graphs that were launched, most frequent first; at most [`Self::MAX_GRAPHS`], at the level of kernels.
+    pub graphs: Vec<StepGraph>,
+    /// Nothing says when the step began: its first call stands for that.
+    pub begins_with_call: bool,
+}
+
+/// A graph that a step launched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepGraph {
+    /// Handle of the instantiated graph.
+    pub graph: u64,
+    /// Of the process that launched it, where there are several.
+    pub rank: Option<u32>,
+    pub launches: u64,
+    /// As those of [`CudaWhat::GraphLaunch`].
+    pub nodes: Option<u32>,
+    pub kernels: Vec<(Arc<KernelName>, u64)>,
+    pub changed: bool,
 }
 
 /// How a step launched.
@@ -66,6 +84,8 @@ impl Mode {
 impl StepCuda {
     /// Launches that are kept to draw one by one.
     pub const MAX_KERNELS: usize = 2000;
+    /// Graphs that are kept to be named: one a piece of a model in each rank.
+    pub const MAX_GRAPHS: usize = 64;
 
     pub fn is_empty(&self) -> bool {
         let moved = self.copies.iter().sum::<u64>() + self.sets;
@@ -112,8 +132,8 @@ pub enum CudaWhat {
         shared: u32,
         weight: u32,
     },
-    /// `nodes` where its capture was seen, and its most frequent `kernels` with how many of each; `changed`: it was updated since, and may
-    /// hold others; `replays`: how often it was launched before, and now.
+    /// `nodes` where its capture was seen, and its most frequent `kernels` with how many of each; `changed`: it may hold something else
+    /// by now; `replays`: how often it was launched before, and now.
     GraphLaunch {
         graph: u64,
         nodes: Option<u32>,
@@ -141,6 +161,26 @@ pub enum CudaWhat {
         live: u64,
         peak: u64,
     },
+}
+
+/// Memory of a kind, bytes: what is held, and was held at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryHeld {
+    pub live: u64,
+    pub peak: u64,
+}
+
+/// A library of a process allocates device memory and frees none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Growing {
+    pub server: Arc<Server>,
+    pub process: u32,
+    /// File name; `unknown` where it has none.
+    pub library: Arc<str>,
+    /// Bytes that it holds, and by how many that grew in the last `seconds`.
+    pub live: u64,
+    pub by: u64,
+    pub seconds: f64,
 }
 
 /// A kernel of a process, for `--kernels-out`.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::input::cuda::{Class, CollectiveKind, Sums};
+use super::cuda::MemoryHeld;
+use crate::input::cuda::{Class, CollectiveKind, MemoryOf, Sums};
 
 use super::{FinishReason, Outcome, RequestSeconds, SpanId, TraceId};
 
@@ -101,11 +102,26 @@ pub enum Metric {
         labels: Labels,
         seconds: f64,
     },
-    /// Device memory of an engine's processes, bytes.
+    /// Memory of an engine's processes through CUDA, by [`MemoryOf`]; `allocated`: by an allocation of such.
     CudaMemory {
         labels: Labels,
+        held: [MemoryHeld; 2],
+        allocated: Option<MemoryOf>,
+    },
+    /// Device memory that a library of an engine's processes asked for and that was not freed, bytes.
+    CudaLibraryMemory {
+        labels: Labels,
+        library: Arc<str>,
         live: u64,
-        peak: u64,
+    },
+    /// Whether any library of an engine's processes allocates device memory and frees none.
+    CudaMemoryGrowing {
+        labels: Labels,
+        is_growing: bool,
+    },
+    /// What the GPU did, as CUPTI records it, was told; nobody draws it yet.
+    CudaActivity {
+        labels: Labels,
     },
     /// So many collectives of a kind, of so many bytes together.
     Collectives {

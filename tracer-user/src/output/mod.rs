@@ -40,6 +40,8 @@ pub enum Output {
     Cuda(Box<CudaCall>),
     /// A kernel of a process that is over, or at the end of the run.
     Kernel(Box<cuda::KernelRow>),
+    /// A library allocates device memory and frees none.
+    Growing(Box<cuda::Growing>),
     /// A process of the server, or more of one that was told of.
     Process(Box<ServerProcess>),
     /// Something was lost or could not be used; counted, and told at the end.

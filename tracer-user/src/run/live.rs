@@ -182,8 +182,8 @@ impl Live {
             Err(RecvTimeoutError::Disconnected) => return Some(StoppedBy::Target),
         }
         self.probe_mapped().iter().for_each(|what| warn(what));
-        for (function, name) in self.naming.found() {
-            self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
+        for fact in self.naming.found() {
+            self.run.push(None, Input::Fact(fact));
         }
         if let Some(gpus) = self.gpus.as_mut().and_then(Watch::news) {
             self.run.push(None, Input::Gpus(gpus.map(Arc::new)));
@@ -192,6 +192,7 @@ impl Live {
             self.session.tell(verdict, from);
         }
         self.run.export();
+        self.run.take_unsaid().iter().for_each(|what| warn(what));
         let now = Instant::now();
         if stop.is_asked_for() {
             return Some(StoppedBy::User);
@@ -231,15 +232,17 @@ impl Live {
                 What::Exited => {
                     self.alive.remove(&event.process);
                     self.session.ended(event.process);
+                    self.naming.ended(event.process);
                 }
                 What::Mapped => {
                     self.mapped.insert(event.process);
                 }
-                What::Cuda(seen) => named = self.naming.meet(seen),
+                What::Cuda(seen) => named = self.naming.meet(event.process, seen),
                 What::Forked { .. } | What::Executed => {
                     if event.what == What::Executed {
                         // Its libraries are others now.
                         self.session.ended(event.process);
+                        self.naming.ended(event.process);
                     }
                     let now = Instant::now();
                     self.forked = Some(now);
@@ -251,8 +254,8 @@ impl Live {
             }
         }
         self.run.push(None, input);
-        if let Some((function, name)) = named {
-            self.run.push(None, Input::Fact(Fact::Kernel { function, name }));
+        if let Some(fact) = named {
+            self.run.push(None, Input::Fact(fact));
         }
     }
 
@@ -276,6 +279,9 @@ impl Live {
                 }
                 self.session.set_target(target_of(*tgid, *role, self.session.level()));
             }
+            for rank in found.ranks().filter(|rank| !known.ranks().any(|other| other == *rank)) {
+                self.run.push(Some(index), Input::Fact(rank));
+            }
             if found.server != known.server {
                 self.run.push(Some(index), Input::Fact(Fact::Server(Arc::clone(&found.server))));
             }
@@ -290,18 +296,18 @@ impl Live {
         let attachment = session.detach(|batch| {
             for input in batch {
                 let named = match &input {
-                    Input::Event(Event { what: What::Cuda(seen), .. }) => naming.meet(seen),
+                    Input::Event(Event { what: What::Cuda(seen), process, .. }) => naming.meet(*process, seen),
                     _ => None,
                 };
                 run.push(None, input);
-                if let Some((function, name)) = named {
-                    run.push(None, Input::Fact(Fact::Kernel { function, name }));
+                if let Some(fact) = named {
+                    run.push(None, Input::Fact(fact));
                 }
             }
             run.export();
         });
-        for (function, name) in naming.last() {
-            run.push(None, Input::Fact(Fact::Kernel { function, name }));
+        for fact in naming.last() {
+            run.push(None, Input::Fact(fact));
         }
         (run.finish(false), attachment)
     }

@@ -112,6 +112,11 @@ impl Run {
         self.recorder.is_none() && self.sinks.is_unread()
     }
 
+    /// What a user should hear of before the run is over, since the last call.
+    pub fn take_unsaid(&mut self) -> Vec<String> {
+        self.sinks.take_unsaid()
+    }
+
     /// The stream is over: everything held and everything open goes out.
     pub fn close(&mut self) {
         while self.pipeline.finish_part() {

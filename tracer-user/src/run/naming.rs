@@ -1,13 +1,14 @@
-//! Names of launched functions: at once where the handle says it, else from the libraries of the process, in the background.
+//! Names of launched functions: at once where the handle says it, else from the libraries of the process, in the background. And of
+//! libraries that allocate.
 //!
-//! Enters: functions as they are first launched. Leaves: a name each, sooner or later; the last resort is where it was launched. The thread
+//! Enters: functions as they are first launched, allocations. Leaves: a name each, sooner or later; the last resort is where it was launched. The thread
 //! that feeds the run never waits for a library to be read. In this order: the text that the driver's handle points to; what the library
 //! that holds the function registered for it; what the call returns into; which variable holds the handle; a symbol; the caller.
 
 mod maps;
 mod resolve;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,13 +17,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use tracer_ebpf::wire::cuda::NAME_AT;
 
 use self::resolve::Resolver;
-use crate::input::cuda::{Api, FunctionKey, KernelName, NamedBy, Seen};
+use crate::input::Fact;
+use crate::input::cuda::{Api, Call, CallKind, FunctionKey, KernelName, NamedBy, Seen};
 use crate::kernel::name::Kernel;
 use crate::proc::Proc;
 use crate::proc::text::Mapping;
-
-/// A function's name.
-pub(super) type Named = (FunctionKey, Arc<KernelName>);
 
 /// Functions that wait for their library to be read; what comes then is named by its caller alone.
 const MAX_WAITING: usize = 65_536;
@@ -35,6 +34,8 @@ const NAME_MAX: usize = 64 << 10;
 #[derive(Debug)]
 enum Word {
     Name(Ask),
+    /// A place in a process that allocates.
+    Caller(u32, u64),
     /// Where a process has its libraries: it may be gone when a name is looked for.
     Maps(u32, Vec<Mapping>),
 }
@@ -51,11 +52,13 @@ struct Ask {
 #[derive(Debug)]
 pub(super) struct Naming {
     ask: Sender<Word>,
-    answers: Receiver<Named>,
+    answers: Receiver<Fact>,
     waiting: usize,
     thread: Option<JoinHandle<()>>,
     /// How far behind a handle the address of its name is, by process, where it is not [`NAME_AT`].
     names_at: HashMap<u32, u32>,
+    /// Places that allocate, of which the library was asked for.
+    callers: HashSet<(u32, u64)>,
 }
 
 impl Default for Naming {
@@ -69,7 +72,13 @@ impl Default for Naming {
                     Word::Maps(process, maps) => resolver.maps(process, maps),
                     Word::Name(ask) => {
                         let name = resolver.name(&ask);
-                        if answer.send((ask.key, name)).is_err() {
+                        if answer.send(Fact::Kernel { function: ask.key, name }).is_err() {
+                            return;
+                        }
+                    }
+                    Word::Caller(process, address) => {
+                        let library = resolver.library_at(process, address);
+                        if answer.send(Fact::Caller { process, address, library }).is_err() {
                             return;
                         }
                     }
@@ -78,13 +87,16 @@ impl Default for Naming {
         };
         // Without a thread there are no names but those of handles.
         let thread = std::thread::Builder::new().name("inferspan-names".to_owned()).spawn(work).ok();
-        Self { ask, answers, waiting: 0, thread, names_at: HashMap::new() }
+        Self { ask, answers, waiting: 0, thread, names_at: HashMap::new(), callers: HashSet::new() }
     }
 }
 
 impl Naming {
-    /// Something was seen: the name of a function that says it itself; others are looked for.
-    pub(super) fn meet(&mut self, seen: &Seen) -> Option<Named> {
+    /// A process has seen something: the name of a function that says it itself; others are looked for, as are libraries that allocate.
+    pub(super) fn meet(&mut self, process: u32, seen: &Seen) -> Option<Fact> {
+        if let Seen::Call(Call { what: CallKind::Alloc { .. }, caller, .. }) = seen {
+            self.allocates(process, *caller);
+        }
         let Seen::Function { key, callers, text } = seen else { return None };
         // Its page may not have been in memory when the program looked; and long names it cuts.
         let is_whole = |text: &&String| text.len() + 1 < tracer_ebpf::wire::cuda::NAME_MAX;
@@ -92,12 +104,25 @@ impl Naming {
         let name_at = self.names_at.get(&key.process).copied().unwrap_or(NAME_AT);
         let text = whole.or_else(|| name_of_handle(key.process, key.function, name_at));
         if let (Api::Driver, Some(text)) = (key.api, &text) {
-            return Some((*key, named(text, NamedBy::Handle)));
+            return Some(Fact::Kernel { function: *key, name: named(text, NamedBy::Handle) });
         }
         if self.ask.try_send(Word::Name(Ask { key: *key, callers: *callers, text })).is_ok() {
             self.waiting += 1;
         }
         None
+    }
+
+    fn allocates(&mut self, process: u32, caller: u64) {
+        // One that finds no room stays `unknown`.
+        let is_new = caller != 0 && self.callers.len() < MAX_WAITING && self.callers.insert((process, caller));
+        if is_new && self.ask.try_send(Word::Caller(process, caller)).is_ok() {
+            self.waiting += 1;
+        }
+    }
+
+    /// A process is gone, or has another image: its number may be another one's.
+    pub(super) fn ended(&mut self, process: u32) {
+        self.callers.retain(|(of, _)| *of != process);
     }
 
     /// The libraries of a process were looked at.
@@ -117,15 +142,15 @@ impl Naming {
         }
     }
 
-    /// Names that were found since the last call.
-    pub(super) fn found(&mut self) -> Vec<Named> {
-        let found: Vec<Named> = self.answers.try_iter().collect();
+    /// What was found since the last call.
+    pub(super) fn found(&mut self) -> Vec<Fact> {
+        let found: Vec<Fact> = self.answers.try_iter().collect();
         self.waiting = self.waiting.saturating_sub(found.len());
         found
     }
 
     /// The rest of them; waits for a bounded time.
-    pub(super) fn last(&mut self) -> Vec<Named> {
+    pub(super) fn last(&mut self) -> Vec<Fact> {
         let until = Instant::now() + LAST;
         let mut found = Vec::new();
         while self.waiting > 0 && self.thread.is_some() {

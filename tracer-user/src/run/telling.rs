@@ -58,6 +58,7 @@ pub fn conclusion(end: StoppedBy, ended: &Ended, telemetry: &Telemetry) -> (Vec<
         lines.push(format!("{late} events came too late to be put in order"));
     }
     lines.extend(summary.left_out_line());
+    lines.extend(summary.grown_line());
     let losses = telemetry.losses();
     let lost = if losses.is_empty() { "none" } else { "see above" };
     lines.extend(losses);

@@ -18,6 +18,7 @@ use tracer_ebpf::wire::cuda::PER_THREAD;
 use super::Level;
 use super::code::{Code, once_each};
 use super::exports::Exports;
+use super::prologue::Why;
 use crate::input::{Probe, Role};
 
 /// Functions that are probed together.
@@ -150,6 +151,8 @@ pub struct Point {
     pub quickest: u64,
     /// The kernel carries that instruction out itself, as far as is known.
     pub is_emulated: bool,
+    /// Why it is that instruction.
+    pub why: Why,
     /// The file's bytes from the entry to behind that instruction.
     pub code: Vec<u8>,
     pub symbol: String,

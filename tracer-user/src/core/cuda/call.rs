@@ -2,7 +2,7 @@
 //!
 //! Held at most [`MAX_HELD`] calls and [`HOLD`] long; then they leave without a step.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::collectives::{self, Entered, Skew};
@@ -12,7 +12,7 @@ use super::{Place, Process, engine_of};
 use crate::core::Core;
 use crate::input::cuda::{Call, CallKind, FunctionKey, Launch};
 use crate::input::{EventNanos, LossStage};
-use crate::output::cuda::{CudaCall, CudaWhat, KernelName, StepCuda};
+use crate::output::cuda::{CudaCall, CudaWhat, KernelName, MemoryHeld, StepCuda, StepGraph};
 use crate::output::{Output, SpanId, TraceId, UnixNanos};
 
 /// Calls of a process that wait for their step.
@@ -28,7 +28,7 @@ const GRAPH_KERNELS: usize = 32;
 enum What {
     Launch(Launch),
     Call(Call),
-    Memory { live: u64, peak: u64 },
+    Memory(MemoryHeld),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +54,9 @@ impl Calls {
         self.held.push_back(Held { from: call.entered, at, thread, what: What::Call(call) });
     }
 
-    pub(super) fn memory(&mut self, at: EventNanos, thread: u32, live: u64, peak: u64) {
-        self.held.push_back(Held { from: at, at, thread, what: What::Memory { live, peak } });
+    /// Of devices, after an allocation or a free.
+    pub(super) fn memory(&mut self, at: EventNanos, thread: u32, held: MemoryHeld) {
+        self.held.push_back(Held { from: at, at, thread, what: What::Memory(held) });
     }
 
     /// Takes those that were entered by `until`, out of those that were by `end`. A wait stands where it came back.
@@ -101,6 +102,36 @@ fn named(contents: &Contents, of: &Process) -> Vec<(Arc<KernelName>, u64)> {
     top(counts, GRAPH_KERNELS)
 }
 
+/// Graphs of a step, by process and handle.
+type Graphs = BTreeMap<(u32, u64), StepGraph>;
+
+fn add_graph(call: &CudaCall, graphs: &mut Graphs) {
+    let CudaWhat::GraphLaunch { graph, nodes, kernels, changed, .. } = &call.what else { return };
+    let key = (call.process, *graph);
+    if graphs.len() >= StepCuda::MAX_GRAPHS && !graphs.contains_key(&key) {
+        return;
+    }
+    let of = graphs.entry(key).or_insert_with(|| StepGraph {
+        graph: *graph,
+        rank: call.rank,
+        launches: 0,
+        nodes: *nodes,
+        kernels: kernels.clone(),
+        changed: false,
+    });
+    of.launches += 1;
+    of.changed |= changed;
+}
+
+fn most_frequent(graphs: Graphs) -> Vec<StepGraph> {
+    let processes: BTreeSet<u32> = graphs.keys().map(|(process, _)| *process).collect();
+    let is_one = processes.len() < 2;
+    let with_rank = |graph: StepGraph| StepGraph { rank: graph.rank.filter(|_| !is_one), ..graph };
+    let mut graphs: Vec<StepGraph> = graphs.into_values().map(with_rank).collect();
+    graphs.sort_by_key(|graph| std::cmp::Reverse(graph.launches));
+    graphs
+}
+
 impl Core {
     /// Lets calls go that no step will be told for; `all`: no step will be told any more.
     pub(super) fn release_calls(&mut self, process: u32, all: bool, out: &mut Vec<Output>) {
@@ -130,6 +161,7 @@ impl Core {
     ) {
         let its = self.cuda.processes.keys().copied().filter(|of| engine_of(self, *of) == Some(engine));
         let mut counts = Counts::new();
+        let mut graphs = Graphs::new();
         let mut ranks: BTreeMap<u32, Vec<Entered>> = BTreeMap::new();
         for process in its.collect::<Vec<_>>() {
             let place = self.place(process);
@@ -153,10 +185,14 @@ impl Core {
                         cuda.kernels.push(call.clone());
                     }
                 }
+                if is_in_it {
+                    add_graph(&call, &mut graphs);
+                }
                 out.push(Output::Cuda(Box::new(call)));
             }
         }
         cuda.top = top(counts, TOP);
+        cuda.graphs = most_frequent(graphs);
         if let Some(Skew { most, straggler }) = collectives::skew(&ranks) {
             (cuda.collective_skew_ns, cuda.straggler) = (Some(most), straggler);
         }
@@ -171,7 +207,7 @@ impl Core {
                 let kernel = of.map_or_else(|| nameless(key), |of| of.functions.name(key));
                 (CudaWhat::Launch { kernel, grid, block, shared, weight }, Some(stream), None)
             }
-            What::Memory { live, peak } => (CudaWhat::Memory { live, peak }, None, None),
+            What::Memory(MemoryHeld { live, peak }) => (CudaWhat::Memory { live, peak }, None, None),
             What::Call(Call { what, stream, .. }) => match what {
                 CallKind::Copy { kind, bytes } => (CudaWhat::Copy { kind, bytes }, Some(stream), None),
                 CallKind::Wait { of } => (CudaWhat::Wait { of }, Some(stream), Some(unix(held.at))),

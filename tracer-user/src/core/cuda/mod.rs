@@ -18,11 +18,11 @@ use std::sync::Arc;
 use self::call::Calls;
 use self::functions::Functions;
 use self::graphs::Graphs;
-use self::memory::Memory;
+use self::memory::{EngineMemory, Memory};
 use self::parts::Parts;
 use self::steps::Lead;
 use super::Core;
-use crate::input::cuda::{Call, CallKind, CollectiveKind, FunctionKey, KernelName, Launch, OfProcess, Seen};
+use crate::input::cuda::{Call, CallKind, CollectiveKind, FunctionKey, KernelName, Launch, MemoryOf, OfProcess, Seen};
 use crate::input::{EventNanos, LossStage, Role};
 use crate::model::step::Step;
 use crate::output::cuda::{KernelRow, StepCuda};
@@ -43,8 +43,8 @@ pub(super) struct Cuda {
     leads: BTreeMap<u32, Lead>,
     /// Engines of which a step had calls.
     seen_at: BTreeSet<u32>,
-    /// The most that the processes of an engine held together, bytes.
-    peaks: BTreeMap<Option<u32>, u64>,
+    /// What the processes of an engine hold together.
+    memory: BTreeMap<u32, EngineMemory>,
 }
 
 /// One process.
@@ -155,12 +155,16 @@ impl Core {
                 self.launches_by_class(process, false, out);
                 let Some(of) = self.cuda.process(process) else { return };
                 of.functions.counted_all(newest);
-                let refused = of.functions.take_refused();
+                let refused = of.functions.take_refused() + of.memory.take_refused();
                 self.count_loss(LossStage::Evicted, refused, out);
             }
             Seen::Process(sums) => self.cuda_sums(process, sums, out),
             Seen::Launch(launch) => self.launched(at, process, thread, launch, out),
             Seen::Call(call) => self.called(at, process, thread, call, out),
+            Seen::Activity(_) => {
+                let labels = self.cuda_labels(process);
+                out.push(Output::Metric(Metric::CudaActivity { labels }));
+            }
         }
     }
 
@@ -180,9 +184,14 @@ impl Core {
         place
     }
 
+    /// The engine that a process's series are told of.
+    fn cuda_series(&self, process: u32) -> u32 {
+        engine_of(self, process).unwrap_or(0)
+    }
+
     /// The labels of a process's series.
     fn cuda_labels(&self, process: u32) -> Labels {
-        self.about.labels(engine_of(self, process).unwrap_or(0))
+        self.about.labels(self.cuda_series(process))
     }
 
     fn launched(&mut self, at: EventNanos, process: u32, thread: u32, launch: Launch, out: &mut Vec<Output>) {
@@ -203,12 +212,18 @@ impl Core {
             return;
         }
         match call.what {
-            CallKind::Alloc { live, .. } | CallKind::Free { live, .. } => {
-                of.memory.holds(live, 0);
-                let (live, peak) = (of.memory.live(), of.memory.peak());
-                of.calls.memory(at, thread, live, peak);
+            CallKind::Alloc { .. } | CallKind::Free { .. } => {
+                of.memory.called(&call.what, call.caller);
+                of.calls.memory(at, thread, of.memory.held(MemoryOf::Device));
+                let allocated = matches!(call.what, CallKind::Alloc { .. }).then_some(MemoryOf::Device);
                 let labels = self.cuda_labels(process);
-                self.memory_metric(process, &labels, out);
+                self.memory_metric(process, &labels, allocated, out);
+            }
+            CallKind::HostAlloc { .. } | CallKind::HostFree { .. } => {
+                of.memory.called(&call.what, call.caller);
+                let allocated = matches!(call.what, CallKind::HostAlloc { .. }).then_some(MemoryOf::Host);
+                let labels = self.cuda_labels(process);
+                self.memory_metric(process, &labels, allocated, out);
             }
             CallKind::Copy { .. }
             | CallKind::Set { .. }
@@ -234,27 +249,16 @@ impl Core {
         }
         if (sums.live, sums.peak) != (before.live, before.peak) {
             of.memory.holds(sums.live, sums.peak);
-            self.memory_metric(process, &labels, out);
+            self.memory_metric(process, &labels, None, out);
         }
     }
 
-    /// Records of rare calls were lost: any graph may have been changed, or be another one.
+    /// Records of rare calls were lost: any graph may have been changed, or be another one, and whose memory is which is not known.
     pub(super) fn cuda_lost(&mut self) {
         for of in self.cuda.processes.values_mut() {
             of.graphs.lost();
+            of.memory.lost();
         }
-    }
-
-    /// What the processes of an engine hold together. What one of them held at most is part of the most that they did.
-    fn memory_metric(&mut self, process: u32, labels: &Labels, out: &mut Vec<Output>) {
-        let engine = engine_of(self, process);
-        let of_engine = || self.cuda.processes.iter().filter(|(other, _)| engine_of(self, **other) == engine);
-        let live = of_engine().map(|(_, of)| of.memory.live()).sum::<u64>();
-        let most = of_engine().map(|(_, of)| of.memory.peak()).max().unwrap_or(0);
-        let peak = self.cuda.peaks.entry(engine).or_default();
-        *peak = live.max(most).max(*peak);
-        let peak = *peak;
-        out.push(Output::Metric(Metric::CudaMemory { labels: labels.clone(), live, peak }));
     }
 
     /// Tells of launches whose class is known, or will not be: `is_last`.
@@ -265,6 +269,15 @@ impl Core {
         for (class, count) in of.functions.take_counted(now, is_last) {
             out.push(Output::Metric(Metric::CudaLaunches { labels: labels.clone(), class, count }));
         }
+    }
+
+    /// The first work of a step of which nothing says when it began: the engine was idle, so what came behind its last step is this one's.
+    /// Nothing before a first step: a server that starts works long before it serves.
+    pub(super) fn first_call(&self, of: &Step) -> Option<EventNanos> {
+        let engine = of.reference.engine;
+        let ended = self.cuda.leads.get(&engine)?.ended()?;
+        let its = self.cuda.processes.iter().filter(|(process, _)| engine_of(self, **process) == Some(engine));
+        its.filter_map(|(_, process)| process.parts.first_work(ended, of.end)).min()
     }
 
     /// The totals of a step that is over, between its edges; nothing when its engine calls no CUDA.
@@ -294,16 +307,20 @@ impl Core {
     pub(super) fn cuda_exited(&mut self, process: u32, at: EventNanos, out: &mut Vec<Output>) {
         let Some(of) = self.cuda.processes.get_mut(&process) else { return };
         of.ended = Some(at);
-        if of.memory.live() > 0 {
-            of.memory = Memory::default();
+        if MemoryOf::ALL.iter().any(|kind| of.memory.held(*kind).live > 0) {
+            self.memory_sweep(out);
+            if let Some(of) = self.cuda.processes.get_mut(&process) {
+                of.memory.ended();
+            }
             let labels = self.cuda_labels(process);
-            self.memory_metric(process, &labels, out);
+            self.memory_metric(process, &labels, None, out);
         }
         self.cuda_sweep(out);
     }
 
     /// Lets go what ended processes launched, once it is named, or will not be.
     pub(super) fn cuda_sweep(&mut self, out: &mut Vec<Output>) {
+        self.memory_sweep(out);
         let now = self.now;
         let is_due = |of: &Process| {
             of.ended.is_some_and(|at| of.functions.are_all_named() || now.saturating_sub(at) > functions::PATIENCE)
@@ -316,6 +333,7 @@ impl Core {
 
     /// The run is over.
     pub(super) fn cuda_finish(&mut self, out: &mut Vec<Output>) {
+        self.memory_sweep(out);
         for process in self.cuda.processes.keys().copied().collect::<Vec<_>>() {
             self.cuda_flush(process, out);
         }
@@ -334,13 +352,20 @@ impl Core {
         out.extend(rows.map(|row| Output::Kernel(Box::new(row))));
     }
 
-    /// The rank of a process among the workers of its engine: its place in the order of their numbers.
+    /// The rank of a process among the workers of its engine: as their titles say; where one has none, its place in the order of their
+    /// numbers.
     fn rank(&self, process: u32) -> Option<u32> {
         let engine = engine_of(self, process)?;
         if self.about.role(process) != Some(Role::Worker) {
             return None;
         }
-        let workers = self.about.of_role(Role::Worker).filter(|worker| engine_of(self, *worker) == Some(engine));
-        Some(workers.filter(|worker| *worker < process).count() as u32)
+        let workers = || self.about.of_role(Role::Worker).filter(|worker| engine_of(self, *worker) == Some(engine));
+        if workers().all(|worker| self.about.rank(worker).is_some()) {
+            return self.about.rank(process);
+        }
+        Some(workers().filter(|worker| *worker < process).count() as u32)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,6 +57,12 @@ impl Parts {
         Some(part)
     }
 
+    /// When the first work in a time began.
+    pub(super) fn first_work(&self, after: EventNanos, until: EventNanos) -> Option<EventNanos> {
+        let works = self.waiting.iter().filter(|part| part.has_work()).map(|part| part.sums.first);
+        works.filter(|first| after < *first && *first <= until).min()
+    }
+
     /// A thread is gone: its number may be another one's.
     pub(super) fn ended(&mut self, thread: u32) {
         self.told.remove(&thread);
@@ -122,6 +128,18 @@ mod tests {
         let taken: Vec<u64> = parts.take_until(100).iter().map(|part| part.sums.launches).collect();
         assert_eq!(taken, [3, 6]);
         assert!(parts.take_until(100).is_empty());
+    }
+
+    #[test]
+    fn the_first_work_is_no_wait_and_not_of_before() {
+        // 10 launch │ 30 waits · 40 launch · 50 launch
+        let mut parts = Parts::default();
+        parts.told(1, totals(10, 20, 1));
+        parts.told(2, Sums { waits: 1, ..totals(30, 60, 0) });
+        parts.told(1, totals(40, 41, 2));
+        parts.told(1, totals(50, 51, 3));
+        assert_eq!(parts.first_work(25, 100), Some(40));
+        assert_eq!(parts.first_work(25, 39), None);
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Lead {
         }
     }
 
+    /// The end of the last step; nothing before the first.
+    pub(super) fn ended(&self) -> Option<EventNanos> {
+        Some(self.ended).filter(|ended| *ended > 0)
+    }
+
     fn is_ahead(&self) -> bool {
         self.between.iter().min().is_some_and(|least| *least > 0)
     }

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::family::LabelPairs;
 use super::series::{Exemplar, Phase};
-use super::table::{ERROR_TYPE, GEN_AI_MODEL, MODEL, REQUEST_LABELS, Registered, SERVER, Series};
+use super::table::{ERROR_TYPE, GEN_AI_MODEL, LIBRARY, MODEL, REQUEST_LABELS, Registered, SERVER, Series};
 use crate::output::{Labels, Metric, Outcome};
 use crate::sanitise::sanitise;
 
@@ -87,8 +87,8 @@ impl Families {
             }
             Metric::Scheduler { labels, running, waiting, kv_cache_usage, prefix_queries, prefix_hits } => {
                 let series = self.series(labels);
-                series.running.set(i64::try_from(*running).unwrap_or(i64::MAX));
-                series.waiting.set(i64::try_from(*waiting).unwrap_or(i64::MAX));
+                series.running.set(whole(*running));
+                series.waiting.set(whole(*waiting));
                 if is_observable(*kv_cache_usage) {
                     series.kv_cache_usage.set(*kv_cache_usage);
                 }
@@ -111,6 +111,9 @@ impl Families {
             | Metric::CudaLaunches { .. }
             | Metric::CudaGap { .. }
             | Metric::CudaMemory { .. }
+            | Metric::CudaLibraryMemory { .. }
+            | Metric::CudaMemoryGrowing { .. }
+            | Metric::CudaActivity { .. }
             | Metric::Collectives { .. } => self.cuda(metric),
             Metric::ModelKnown { server, model } => self.rename(server, model),
         }
@@ -134,10 +137,26 @@ impl Families {
             Metric::CudaGap { labels, seconds } if is_observable(*seconds) => {
                 self.series(labels).cuda_launch_gap.inc_by(*seconds);
             }
-            Metric::CudaMemory { labels, live, peak } => {
+            Metric::CudaMemory { labels, held: [device, host], allocated } => {
                 let series = self.series(labels);
-                series.cuda_memory.set(i64::try_from(*live).unwrap_or(i64::MAX));
-                series.cuda_memory_peak.set(i64::try_from(*peak).unwrap_or(i64::MAX));
+                series.cuda_memory.set(whole(device.live));
+                series.cuda_memory_peak.set(whole(device.peak));
+                series.cuda_host_memory.set(whole(host.live));
+                series.cuda_host_memory_peak.set(whole(host.peak));
+                if let Some(of) = allocated {
+                    series.cuda_allocations[*of as usize].inc();
+                }
+            }
+            Metric::CudaLibraryMemory { labels, library, live } => {
+                let series = self.series(labels);
+                let labels = series.with(LIBRARY, clean(library));
+                self.registered.cuda_memory_library.series(labels).set(whole(*live));
+            }
+            Metric::CudaMemoryGrowing { labels, is_growing } => {
+                self.series(labels).cuda_memory_growing.set(i64::from(*is_growing));
+            }
+            Metric::CudaActivity { labels } => {
+                self.series(labels).cuda_activities.inc();
             }
             Metric::Collectives { labels, kind, count, bytes } => {
                 let series = self.series(labels);
@@ -248,6 +267,10 @@ fn observe(histogram: &Phase, value: Option<f64>, exemplar: Exemplar) {
     if let Some(value) = value.filter(|value| is_observable(*value)) {
         histogram.observe(value, Some(exemplar), None);
     }
+}
+
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// One NaN makes a histogram's sum NaN for ever.

@@ -1,6 +1,7 @@
 //! What the driver says about the machine's GPUs, read at a scrape from the newest answer. Without NVML, none of it is there; a
 //! replay has what its recording kept.
 
+use std::borrow::Cow;
 use std::fmt::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,7 +42,7 @@ struct Metric {
     value: Value,
 }
 
-type Words = Vec<(&'static str, u64)>;
+type Words = Vec<(Cow<'static, str>, u64)>;
 
 enum Value {
     Gauge(fn(&Gpu) -> Option<f64>),
@@ -50,7 +51,7 @@ enum Value {
     Counts(&'static str, fn(&Gpu) -> Words),
 }
 
-static TABLE: [Metric; 9] = [
+static TABLE: [Metric; 10] = [
     Metric {
         name: "inferspan_gpu_memory_used",
         unit: Some("bytes"),
@@ -99,7 +100,15 @@ static TABLE: [Metric; 9] = [
         help: "Memory errors since the driver was loaded, by kind",
         value: Value::Counts("kind", |gpu| {
             let kinds = [("corrected", gpu.ecc_corrected), ("uncorrected", gpu.ecc_uncorrected)];
-            kinds.into_iter().filter_map(|(kind, count)| Some((kind, count?))).collect()
+            kinds.into_iter().filter_map(|(kind, count)| Some((kind.into(), count?))).collect()
+        }),
+    },
+    Metric {
+        name: "inferspan_gpu_xid_errors",
+        unit: None,
+        help: "Critical errors (Xid) that the driver told of since the attach, by NVIDIA's number",
+        value: Value::Counts("xid", |gpu| {
+            gpu.xids.iter().flatten().map(|(number, count)| (number.to_string().into(), *count)).collect()
         }),
     },
     Metric {
@@ -108,7 +117,7 @@ static TABLE: [Metric; 9] = [
         help: "Whether this holds the GPU's clocks down (1) or not (0)",
         value: Value::Gauges("reason", |gpu| {
             let Some(now) = &gpu.throttled else { return Vec::new() };
-            Throttle::ALL.map(|reason| (reason.name(), u64::from(now.contains(&reason)))).into()
+            Throttle::ALL.map(|reason| (reason.name().into(), u64::from(now.contains(&reason)))).into()
         }),
     },
 ];
@@ -159,9 +168,11 @@ impl Metric {
                 Value::Gauge(read) => metric.encode_family(&labels)?.encode_gauge(&read(gpu).unwrap_or_default())?,
                 Value::Gauges(label, read) => read(gpu)
                     .into_iter()
-                    .try_for_each(|(word, value)| metric.encode_family(&with(label, word))?.encode_gauge(&value))?,
+                    .try_for_each(|(word, value)| metric.encode_family(&with(label, &word))?.encode_gauge(&value))?,
                 Value::Counts(label, read) => read(gpu).into_iter().try_for_each(|(word, count)| {
-                    metric.encode_family(&with(label, word))?.encode_counter(&count, None::<&Exemplar<NoLabelSet, u64>>)
+                    metric
+                        .encode_family(&with(label, &word))?
+                        .encode_counter(&count, None::<&Exemplar<NoLabelSet, u64>>)
                 })?,
             }
         }

@@ -1,7 +1,7 @@
 //! Every metric of the traced servers: one row each, from which its family, its series and its line in docs/signals.md come.
 //!
 //! A row is a field, what it is, its name and its help. `words` are counters of one series a word; `engine` has the labels of an engine
-//! ([`ENGINE_LABELS`]); `request` those of the OpenTelemetry conventions for a request ([`REQUEST_LABELS`]). Histograms are in seconds.
+//! ([`ENGINE_LABELS`]); `named` these and a name that is not known before; `request` those of the OpenTelemetry conventions for a request ([`REQUEST_LABELS`]). Histograms are in seconds.
 //! What the tracer says about itself has a table of its own, [`super::own::TABLE`].
 
 use prometheus_client::metrics::counter::Counter;
@@ -13,12 +13,13 @@ use super::buckets;
 use super::family::{Family, LabelPairs};
 use super::register::{Register, Rename};
 use super::series::{FINISH_REASONS, OUTCOMES, Phase, Ratio, Seconds};
-use crate::input::cuda::{Class, CollectiveKind, CopyKind};
+use crate::input::cuda::{Class, CollectiveKind, CopyKind, MemoryOf};
 use crate::output::{FinishReason, Outcome};
 
 pub const SERVER: &str = "server";
 pub const MODEL: &str = "model";
 pub const ENGINE: &str = "engine";
+pub const LIBRARY: &str = "library";
 pub const ENGINE_LABELS: [&str; 3] = [SERVER, MODEL, ENGINE];
 
 pub const GEN_AI_OPERATION: &str = "gen_ai_operation_name";
@@ -136,13 +137,15 @@ macro_rules! metrics {
     (
         words { $($by:ident: $label:literal of $word:ident in $words:ident = $by_name:literal, $by_help:literal;)* }
         engine { $($one:ident: $shape:ident $(($buckets:ident))? = $name:literal, $help:literal;)* }
-        request { $($of:ident: $of_buckets:ident $(and $of_label:ident)? = $of_name:literal, $of_help:literal;)* }
+        named { $($of_name:ident: $of_key:ident = $of_title:literal, $of_what:literal;)* }
+        request { $($of:ident: $of_buckets:ident $(and $of_label:ident)? = $of_metric:literal, $of_help:literal;)* }
     ) => {
         /// Every family of the table.
         #[derive(Debug)]
         pub(super) struct Registered {
             $($by: Family<Counter>,)*
             $($one: Family<$shape>,)*
+            $(pub(super) $of_name: Family<Gauge>,)*
             $(pub(super) $of: Family<Phase>,)*
             /// All of the above, to be renamed.
             pub(super) all: Vec<Box<dyn Rename>>,
@@ -157,7 +160,8 @@ macro_rules! metrics {
                     $($one: to.family($name, $help, <$shape as Shape>::KIND, || {
                         <$shape as Shape>::with(optional!(&[] $(, buckets::$buckets)?))
                     }),)*
-                    $($of: to.family($of_name, $of_help, Kind::Histogram, || Phase::with(buckets::$of_buckets)),)*
+                    $($of_name: to.family($of_title, $of_what, Kind::Gauge, Gauge::default),)*
+                    $($of: to.family($of_metric, $of_help, Kind::Histogram, || Phase::with(buckets::$of_buckets)),)*
                     all: to.all(),
                 }
             }
@@ -169,6 +173,7 @@ macro_rules! metrics {
         pub(super) struct Series {
             pub(super) server: String,
             pub(super) model: String,
+            engine: String,
             $(pub(super) $by: [Counter; $words.len()],)*
             $(pub(super) $one: $shape,)*
         }
@@ -189,7 +194,14 @@ macro_rules! metrics {
                     $($one: families.$one.series(set()),)*
                     server,
                     model,
+                    engine: engine.to_owned(),
                 }
+            }
+
+            /// Its labels, and one more.
+            pub(super) fn with(&self, key: &'static str, value: String) -> LabelPairs {
+                let its = [self.server.clone(), self.model.clone(), self.engine.clone()];
+                ENGINE_LABELS.into_iter().zip(its).chain([(key, value)]).collect()
             }
         }
 
@@ -198,12 +210,14 @@ macro_rules! metrics {
             vec![
                 $(Row::new($by_name, Kind::Counter, &ENGINE_LABELS, Some($label), $by_help),)*
                 $(Row::new($name, <$shape as Shape>::KIND, &ENGINE_LABELS, None, $help),)*
-                $(Row::new($of_name, Kind::Histogram, &REQUEST_LABELS, optional!(None $(, Some($of_label))?), $of_help),)*
+                $(Row::new($of_title, Kind::Gauge, &ENGINE_LABELS, Some($of_key), $of_what),)*
+                $(Row::new($of_metric, Kind::Histogram, &REQUEST_LABELS, optional!(None $(, Some($of_label))?), $of_help),)*
             ]
         }
     };
 }
 
+const MEMORIES: [MemoryOf; MemoryOf::ALL.len()] = MemoryOf::ALL;
 const CLASSES: [Class; Class::ALL.len()] = Class::ALL;
 const COPIES: [CopyKind; CopyKind::ALL.len()] = CopyKind::ALL;
 const COLLECTIVES: [CollectiveKind; CollectiveKind::ALL.len()] = CollectiveKind::ALL;
@@ -217,6 +231,8 @@ metrics! {
             "Kernels launched outside of graphs, by what they do";
         cuda_copies: "kind" of CopyKind in COPIES = "inferspan_cuda_copies", "Copies that were enqueued, by kind";
         cuda_copy_bytes: "kind" of CopyKind in COPIES = "inferspan_cuda_copy_bytes", "Bytes of copies, by kind";
+        cuda_allocations: "memory" of MemoryOf in MEMORIES = "inferspan_cuda_allocations",
+            "Allocations through CUDA, of device memory and of the host's";
         nccl_collectives: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_collectives", "Collectives, by kind";
         nccl_bytes: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_bytes",
             "Bytes of collectives: count times element size, by kind";
@@ -239,6 +255,13 @@ metrics! {
             "Time of steps with nothing enqueued or waited for";
         cuda_memory: Gauge = "inferspan_cuda_memory_bytes", "Device memory that was allocated since the attach, and not freed";
         cuda_memory_peak: Gauge = "inferspan_cuda_memory_peak_bytes", "The most of it at a time";
+        cuda_memory_growing: Gauge = "inferspan_cuda_memory_growing",
+            "Whether a library allocates device memory and frees none, for half a minute (1) or not (0)";
+        cuda_host_memory: Gauge = "inferspan_cuda_host_memory_bytes",
+            "Pinned memory of the host that was allocated since the attach, and not freed";
+        cuda_host_memory_peak: Gauge = "inferspan_cuda_host_memory_peak_bytes", "The most of it at a time";
+        cuda_activities: Counter = "inferspan_cuda_activities",
+            "Records of what a GPU did (CUPTI) that were taken; nothing makes them yet";
         parse: Phase(PHASE) = "inferspan_request_parse", "Request complete to tokenisation start";
         tokenize: Phase(PHASE) = "inferspan_request_tokenize", "Time in the tokenizer for the prompt";
         queue: Phase(PHASE) = "inferspan_request_queue", "Queued to first scheduled, an engine request";
@@ -251,6 +274,10 @@ metrics! {
         inter_token: Histogram(INTER_TOKEN) = "inferspan_inter_token",
             "Between tokens of a generation as they reach the front end";
         engine_step: Histogram(ENGINE_STEP) = "inferspan_engine_step", "One iteration of the engine";
+    }
+    named {
+        cuda_memory_library: LIBRARY = "inferspan_cuda_memory_library_bytes",
+            "Device memory that was allocated since the attach, and not freed, by the library that asked for it";
     }
     request {
         duration: REQUEST_DURATION and ERROR_TYPE = "gen_ai_server_request_duration",

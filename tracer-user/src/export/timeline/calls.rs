@@ -2,6 +2,7 @@
 //!
 //! A call whose return is not seen is a point. Nothing is drawn of what the GPU did, which nobody saw.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use super::mark::{Count, Mark, Note, Pen, Slice, TrackId};
@@ -68,7 +69,7 @@ impl Calls {
         let arrow_in = if is_first { self.arrow_to(call, step) } else { None };
 
         let (name, category) = title(&call.what);
-        let name = sanitise(name, LONGEST);
+        let name = sanitise(&name, LONGEST);
         let words = Words::of(&call.what);
         let mut notes = notes_of(&call.what, &words);
         notes.extend(call.stream.map(|handle| ("stream", Note::Hex(handle))));
@@ -110,10 +111,10 @@ fn first_launch(step: u64, (process, thread): Caller) -> u64 {
 }
 
 /// What a call is shown as, and the category that says what it is.
-fn title(what: &CudaWhat) -> (&str, &str) {
-    match what {
-        CudaWhat::Launch { kernel, .. } => (&kernel.short, kernel.class.name()),
-        CudaWhat::GraphLaunch { .. } => ("graph launch", "graph"),
+fn title(what: &CudaWhat) -> (Cow<'_, str>, &str) {
+    let (name, category) = match what {
+        CudaWhat::GraphLaunch { graph, .. } => return (format!("graph {graph:#x}").into(), "graph"),
+        CudaWhat::Launch { kernel, .. } => (kernel.short.as_str(), kernel.class.name()),
         CudaWhat::Copy { kind, .. } => (copy(*kind), "copy"),
         CudaWhat::Set { .. } => ("memset", "memset"),
         CudaWhat::Wait { of: WaitOf::Stream } => ("wait for stream", "wait"),
@@ -121,7 +122,8 @@ fn title(what: &CudaWhat) -> (&str, &str) {
         CudaWhat::Wait { of: WaitOf::Device } => ("wait for device", "wait"),
         CudaWhat::Collective { kind, .. } => (kind.name(), "collective"),
         CudaWhat::Memory { .. } => ("device memory", "memory"),
-    }
+    };
+    (name.into(), category)
 }
 
 fn copy(kind: CopyKind) -> &'static str {
@@ -183,7 +185,9 @@ fn notes_of<'a>(what: &'a CudaWhat, words: &'a Words) -> Vec<(&'static str, Note
                 notes.push(("kernels", Note::Text(&words.kernels)));
             }
             if *changed {
-                notes.push(("contents", Note::Text("may differ: the graph was updated since its capture")));
+                notes.push(("contents", Note::Text("changed since")));
+            } else if nodes.is_none() {
+                notes.push(("contents", Note::Text("unknown")));
             }
             notes
         }

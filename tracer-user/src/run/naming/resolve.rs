@@ -68,8 +68,11 @@ impl Resolver {
             self.held.retain(|(of, _), _| *of != process);
             self.maps.renew(process);
         }
-        let is_host =
-            ask.key.api == Api::Runtime && self.maps.find(process, function).is_some_and(|mapping| mapping.executable);
+        let mapping = self.maps.find(process, function);
+        let is_runtime = ask.key.api == Api::Runtime;
+        let is_host = is_runtime && mapping.as_ref().is_some_and(|mapping| mapping.executable);
+        // Code that was generated lies in no file; nor does what a handle points to.
+        let may_be_generated = is_runtime && mapping.is_none();
         if is_host {
             if let Some(name) = self.in_library(process, function, Table::of_host) {
                 return named(&name, NamedBy::Registration);
@@ -85,10 +88,19 @@ impl Resolver {
         if let Some(name) = self.by_variable(process, function) {
             return named(&name, NamedBy::HandleVariable);
         }
-        if is_host && let Some(symbol) = self.symbol(process, function) {
+        if (is_host || may_be_generated)
+            && let Some((symbol, _)) = self.symbol(process, function)
+        {
             return named(&symbol, NamedBy::Symbol);
         }
         Arc::new(self.by_caller(ask))
+    }
+
+    /// The name of the file that lies at an address.
+    pub(super) fn library_at(&mut self, process: u32, address: u64) -> Arc<str> {
+        let mapping = self.maps.find(process, address);
+        let name = mapping.as_ref().and_then(|mapping| mapping.path.file_name());
+        name.map_or_else(|| Arc::from("unknown"), |name| Arc::from(name.to_string_lossy()))
     }
 
     /// What the library that an address lies in says of it.
@@ -144,23 +156,27 @@ impl Resolver {
         read
     }
 
-    /// A symbol, of an ELF file or of generated code that has a perf map.
-    fn symbol(&mut self, process: u32, address: u64) -> Option<String> {
+    /// A symbol, of an ELF file or of generated code that has a perf map, and how far behind it the address lies.
+    fn symbol(&mut self, process: u32, address: u64) -> Option<(String, u64)> {
         let symbols = self.symbols.get_or_insert_with(|| Symbolizer::builder().enable_demangling(false).build());
         let source = Symbols::Process(Process::new(Pid::from(process)));
         match symbols.symbolize_single(&source, Input::AbsAddr(address)).ok()? {
-            Symbolized::Sym(symbol) => Some(symbol.name.into_owned()),
+            Symbolized::Sym(symbol) => Some((symbol.name.into_owned(), symbol.offset as u64)),
             Symbolized::Unknown(_) => None,
         }
     }
 
+    /// Where code lies: in a library, or behind a symbol of generated code.
+    fn place(&mut self, process: u32, address: u64) -> Option<(String, u64)> {
+        let Some(mapping) = self.maps.find(process, address) else { return self.symbol(process, address) };
+        let name = mapping.path.file_name()?.to_string_lossy().into_owned();
+        Some((name, address - mapping.start + mapping.offset))
+    }
+
     /// Nothing says the name: the library that launched it, and where; not the runtime, which everybody launches through.
     fn by_caller(&mut self, ask: &Ask) -> KernelName {
-        let mut places = ask.callers.iter().filter(|&&caller| caller != 0).filter_map(|&caller| {
-            let mapping = self.maps.find(ask.key.process, caller)?;
-            let name = mapping.path.file_name()?.to_string_lossy().into_owned();
-            Some((name, caller - mapping.start + mapping.offset))
-        });
+        let callers = ask.callers.iter().filter(|&&caller| caller != 0);
+        let mut places = callers.filter_map(|&caller| self.place(ask.key.process, caller));
         let first = places.next();
         let is_runtime = |name: &str| name.starts_with("libcudart") || name.starts_with("libcuda.so");
         let place = match first {
@@ -190,4 +206,72 @@ fn read(library: &Library, cache: Option<&Cache>) -> Option<Read> {
     let above = image.code().first().map(|code| code.address.wrapping_sub(code.offset))?;
     let table = names::table(&file, cache).ok()?;
     Some(Read { table, above })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::input::cuda::FunctionKey;
+
+    const PAGE: usize = 4096;
+
+    /// A page of code that lies in no file, as a compiler at run time makes it.
+    struct Generated(*mut libc::c_void);
+
+    impl Generated {
+        fn new() -> Self {
+            let (flags, access) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, libc::PROT_READ | libc::PROT_EXEC);
+            // SAFETY: a new mapping, which takes the place of nothing.
+            let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, flags, -1, 0) };
+            assert_ne!(page, libc::MAP_FAILED);
+            Self(page)
+        }
+
+        fn address(&self) -> u64 {
+            self.0 as u64
+        }
+    }
+
+    impl Drop for Generated {
+        fn drop(&mut self) {
+            // SAFETY: the page that `new` mapped, of which nothing is kept.
+            unsafe { libc::munmap(self.0, PAGE) };
+        }
+    }
+
+    fn ask(function: u64, callers: [u64; 4]) -> Ask {
+        let key = FunctionKey { process: std::process::id(), epoch: 0, function, api: Api::Runtime };
+        Ask { key, callers, text: None }
+    }
+
+    #[test]
+    fn code_that_is_generated_has_the_name_of_its_perf_map() {
+        let code = Generated::new();
+        let at = code.address();
+        let mut map = String::new();
+        let _ = writeln!(map, "{at:x} 100 jit_scale_kernel\n{:x} 100 py::launcher", at + 0x100);
+        // Where a run-time compiler writes it, by the convention of `perf`.
+        let path = std::env::temp_dir().join(format!("perf-{}.map", std::process::id()));
+        std::fs::write(&path, map).expect("write");
+        let mut resolver = Resolver::new();
+        let function = resolver.name(&ask(at + 0x10, [0; 4]));
+        // A handle that nothing says a name of: who launched it is generated code.
+        let handle = Box::new([0_u64; 2]);
+        let launched = resolver.name(&ask(std::ptr::from_ref(&*handle) as u64, [at + 0x120, 0, 0, 0]));
+        let _ = std::fs::remove_file(&path);
+        assert_eq!((function.name.as_str(), function.named_by), ("jit_scale_kernel", NamedBy::Symbol));
+        assert_eq!((launched.name.as_str(), launched.named_by), ("unknown:py::launcher+0x20", NamedBy::Caller));
+    }
+
+    #[test]
+    fn the_library_that_lies_at_an_address_is_told() {
+        let mut resolver = Resolver::new();
+        let own = the_library_that_lies_at_an_address_is_told as *const () as u64;
+        let program = std::env::current_exe().expect("the test's own file");
+        let name = program.file_name().expect("a name").to_string_lossy();
+        assert_eq!(*resolver.library_at(std::process::id(), own), *name);
+        assert_eq!(&*resolver.library_at(std::process::id(), 8), "unknown");
+    }
 }
