@@ -46,6 +46,7 @@ impl Drop for Group {
 }
 
 /// Runs `inferspan`: the most memory that it had, bytes, and what it said to stdout and to stderr.
+#[expect(clippy::zombie_processes, reason = "wait4 collects it, and says what it took")]
 fn run(folder: &Folder, arguments: &[&str]) -> (u64, String, String) {
     let at = |name: &str| folder.0.join(name);
     let child = Command::new(binary())
@@ -162,7 +163,7 @@ fn ten_thousand_packages_beside_the_engines_take_little() {
     fs::write(folder.0.join("serve"), "(exec -a VLLM::EngineCore sleep 600) &\nwait\n").unwrap();
     let mut command = Command::new("bash");
     command.arg0("vllm").args(["serve", "hoard"]).current_dir(&folder.0).process_group(0).env("LD_PRELOAD", &library);
-    let _group = Group(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let _group = Group(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let start = Instant::now();
     loop {
         let (most, table, said) = run(&folder, &["ls"]);

@@ -170,7 +170,7 @@ fn a_scrape_succeeds_beside_a_thousand_clients_that_say_nothing_or_little() {
     let (_sinks, _, address) = open();
     let slow = move |number: usize| {
         let mut stream = TcpStream::connect(address).unwrap();
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             // It may be closed already.
             let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: loc");
         }
