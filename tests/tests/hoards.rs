@@ -97,6 +97,7 @@ fn a_log_that_unpacks_to_a_thousand_times_its_size_takes_little() {
     for bomb in [
         "a line without an end",
         "notes of many values",
+        "a note of very many",
         "calls of many bytes",
         "frames that do not end",
         "many sockets",
@@ -111,6 +112,11 @@ fn a_log_that_unpacks_to_a_thousand_times_its_size_takes_little() {
                         many(gzip, b"0,[],{},", 7 << 20);
                         gzip.write_all(b"0]}\n").unwrap();
                     }
+                }
+                "a note of very many" => {
+                    gzip.write_all(br#"{"a":["#).unwrap();
+                    many(gzip, b"0,[],{},", 38 << 20);
+                    gzip.write_all(b"0]}\n").unwrap();
                 }
                 "calls of many bytes" | "frames that do not end" => {
                     for sock in 0..8 {
