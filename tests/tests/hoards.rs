@@ -46,6 +46,7 @@ impl Drop for Group {
 }
 
 /// Runs `inferspan`: the most memory that it had, bytes, and what it said to stdout and to stderr.
+#[expect(clippy::zombie_processes, reason = "wait4 collects it, and says what it took")]
 fn run(folder: &Folder, arguments: &[&str]) -> (u64, String, String) {
     let at = |name: &str| folder.0.join(name);
     #[expect(clippy::zombie_processes, reason = "wait4 below waits, and says what it took")]
@@ -97,6 +98,7 @@ fn a_log_that_unpacks_to_a_thousand_times_its_size_takes_little() {
     for bomb in [
         "a line without an end",
         "notes of many values",
+        "a note of very many",
         "calls of many bytes",
         "frames that do not end",
         "many sockets",
@@ -111,6 +113,11 @@ fn a_log_that_unpacks_to_a_thousand_times_its_size_takes_little() {
                         many(gzip, b"0,[],{},", 7 << 20);
                         gzip.write_all(b"0]}\n").unwrap();
                     }
+                }
+                "a note of very many" => {
+                    gzip.write_all(br#"{"a":["#).unwrap();
+                    many(gzip, b"0,[],{},", 38 << 20);
+                    gzip.write_all(b"0]}\n").unwrap();
                 }
                 "calls of many bytes" | "frames that do not end" => {
                     for sock in 0..8 {
@@ -163,7 +170,7 @@ fn ten_thousand_packages_beside_the_engines_take_little() {
     fs::write(folder.0.join("serve"), "(exec -a VLLM::EngineCore sleep 600) &\nwait\n").unwrap();
     let mut command = Command::new("bash");
     command.arg0("vllm").args(["serve", "hoard"]).current_dir(&folder.0).process_group(0).env("LD_PRELOAD", &library);
-    let _group = Group(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let _group = Group(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let start = Instant::now();
     loop {
         let (most, table, said) = run(&folder, &["ls"]);
