@@ -106,7 +106,7 @@ static TABLE: [Metric; 10] = [
     Metric {
         name: "inferspan_gpu_xid_errors",
         unit: None,
-        help: "Critical errors (Xid) that the driver told of since the attach, by NVIDIA's number",
+        help: "Critical errors (Xid) since the attach, by NVIDIA's number",
         value: Value::Counts("xid", |gpu| {
             gpu.xids.iter().flatten().map(|(number, count)| (number.to_string().into(), *count)).collect()
         }),

@@ -232,7 +232,7 @@ metrics! {
         cuda_copies: "kind" of CopyKind in COPIES = "inferspan_cuda_copies", "Copies that were enqueued, by kind";
         cuda_copy_bytes: "kind" of CopyKind in COPIES = "inferspan_cuda_copy_bytes", "Bytes of copies, by kind";
         cuda_allocations: "memory" of MemoryOf in MEMORIES = "inferspan_cuda_allocations",
-            "Allocations through CUDA, of device memory and of the host's";
+            "Allocations, of device and host memory";
         nccl_collectives: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_collectives", "Collectives, by kind";
         nccl_bytes: "kind" of CollectiveKind in COLLECTIVES = "inferspan_nccl_bytes",
             "Bytes of collectives: count times element size, by kind";
@@ -256,12 +256,12 @@ metrics! {
         cuda_memory: Gauge = "inferspan_cuda_memory_bytes", "Device memory that was allocated since the attach, and not freed";
         cuda_memory_peak: Gauge = "inferspan_cuda_memory_peak_bytes", "The most of it at a time";
         cuda_memory_growing: Gauge = "inferspan_cuda_memory_growing",
-            "Whether a library allocates device memory and frees none, for half a minute (1) or not (0)";
+            "A library takes device memory and frees none for 30 s (1)";
         cuda_host_memory: Gauge = "inferspan_cuda_host_memory_bytes",
-            "Pinned memory of the host that was allocated since the attach, and not freed";
+            "Pinned host memory allocated since the attach, and not freed";
         cuda_host_memory_peak: Gauge = "inferspan_cuda_host_memory_peak_bytes", "The most of it at a time";
         cuda_activities: Counter = "inferspan_cuda_activities",
-            "Records of what a GPU did (CUPTI) that were taken; nothing makes them yet";
+            "Records of a GPU's work (CUPTI); nothing makes them yet";
         parse: Phase(PHASE) = "inferspan_request_parse", "Request complete to tokenisation start";
         tokenize: Phase(PHASE) = "inferspan_request_tokenize", "Time in the tokenizer for the prompt";
         queue: Phase(PHASE) = "inferspan_request_queue", "Queued to first scheduled, an engine request";
@@ -277,7 +277,7 @@ metrics! {
     }
     named {
         cuda_memory_library: LIBRARY = "inferspan_cuda_memory_library_bytes",
-            "Device memory that was allocated since the attach, and not freed, by the library that asked for it";
+            "Device memory not freed, by the library that took it";
     }
     request {
         duration: REQUEST_DURATION and ERROR_TYPE = "gen_ai_server_request_duration",
