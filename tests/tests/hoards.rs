@@ -49,7 +49,6 @@ impl Drop for Group {
 #[expect(clippy::zombie_processes, reason = "wait4 collects it, and says what it took")]
 fn run(folder: &Folder, arguments: &[&str]) -> (u64, String, String) {
     let at = |name: &str| folder.0.join(name);
-    #[expect(clippy::zombie_processes, reason = "wait4 below waits, and says what it took")]
     let child = Command::new(binary())
         .args(arguments)
         .stdin(Stdio::null())

@@ -277,7 +277,7 @@ metrics! {
     }
     named {
         cuda_memory_library: LIBRARY = "inferspan_cuda_memory_library_bytes",
-            "Device memory not freed, by the library that took it";
+            "Device memory held, by the library that took it";
     }
     request {
         duration: REQUEST_DURATION and ERROR_TYPE = "gen_ai_server_request_duration",
