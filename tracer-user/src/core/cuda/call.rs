@@ -137,7 +137,10 @@ impl Core {
     pub(super) fn release_calls(&mut self, process: u32, all: bool, out: &mut Vec<Output>) {
         let now = self.now;
         let place = self.place(process);
-        let wait = !all && place.engine.is_some() && self.engine.has_messages();
+        // Which engine's a process is may be known by the engine's first message alone, which comes behind its first step. What is no
+        // server has no engine, and no steps.
+        let may_have_steps = place.engine.is_some() || !self.about.server.engine.is_empty();
+        let wait = !all && may_have_steps && self.engine.has_messages();
         let mut crowded_out = 0;
         while let Some((held, is_crowded)) =
             self.cuda.processes.get_mut(&process).and_then(|of| of.calls.overdue(now, wait))
