@@ -188,9 +188,12 @@ fn memory(run: &Run, what: &str) {
     assert!(peak > 0, "{what}: no step allocated");
 }
 
+/// A rank reads the clock just before a collective: behind by so much, ns, it is behind.
+const CLEAR_NS: u64 = 1_000_000;
+
 /// The collectives of each step are its ranks', and rank 1 is the one that the other waits for.
 fn collectives(run: &Run, what: &str) {
-    let mut apart = Vec::new();
+    let (mut apart, mut clear) = (Vec::new(), 0);
     for (at, (span, truth)) in run.steps().enumerate() {
         let evidence = || format!("{what}: step {at}\n{}", run.evidence(&[at]));
         let entered: usize = truth.ranks.iter().map(|step| step.collectives.len()).sum();
@@ -200,18 +203,17 @@ fn collectives(run: &Run, what: &str) {
         // A rank reads the clock just before the call, and may be put aside in between.
         apart.push((skew - really).abs());
         assert!((skew - really).abs() < 0.02, "{skew} s, really {really} s: {}", evidence());
-        // The late one is 2 ms behind at the first, and 2 ms more at each that follows.
-        let is_late = truth.ranks[1].collectives.iter().zip(&truth.ranks[0].collectives);
-        let behind = is_late.filter(|(late, other)| late.2 > other.2).count();
-        if behind == truth.ranks[0].collectives.len() {
+        if let Some(last) = truth.straggler(CLEAR_NS) {
             assert!(span.has("inferspan.cuda.straggler_rank"), "{}", evidence());
-            assert_eq!(span.count("inferspan.cuda.straggler_rank"), 1, "{}", evidence());
+            assert_eq!(span.count("inferspan.cuda.straggler_rank"), u64::from(last), "{}", evidence());
+            clear += 1;
         }
     }
+    assert!(2 * clear > run.truth.len(), "{what}: {clear} of {} steps are clear", run.truth.len());
     apart.sort_by(f64::total_cmp);
     assert!(apart[apart.len() / 2] < 0.001, "{what}: off by {apart:?} s");
     let stragglers = run.seen.iter().filter(|span| span.count("inferspan.cuda.straggler_rank") == 1).count();
-    assert!(10 * stragglers > 9 * run.seen.len(), "{what}: {stragglers} of {}\n{}", run.seen.len(), run.evidence(&[]));
+    assert!(2 * stragglers > run.seen.len(), "{what}: {stragglers} of {}\n{}", run.seen.len(), run.evidence(&[]));
     let kinds = [("AllReduce", "all_reduce"), ("AllGather", "all_gather")];
     for (theirs, ours) in kinds {
         let made = run.truth.iter().flat_map(|truth| &truth.ranks).flat_map(|step| &step.collectives);
@@ -247,7 +249,7 @@ fn two_workers_are_one_step_and_their_skew_is_their_own() {
     // engine ├── step ────┤      ├── step ───┤        launches of both, processes 2
     const TEST: &str = "two_workers_are_one_step_and_their_skew_is_their_own";
     // Rank 1 comes late to collectives, and not to its steps.
-    let setup = Setup { late: Some((1, Duration::from_millis(2))), ..PLAIN };
+    let setup = Setup { late: Some((1, Duration::from_millis(4))), ..PLAIN };
     let Some(started) = Started::start(TEST, "two", &setup, &["--tensor-parallel-size", "2"]) else { return };
     for (clients, level) in [(1, "steps"), (8, "kernels")] {
         let place = started.folder.path().join(format!("{clients}-{level}"));

@@ -162,6 +162,16 @@ impl Truth {
         apart.max()
     }
 
+    /// The rank of two that came last to all collectives, where it was behind by so much, ns, at each.
+    pub fn straggler(&self, by: u64) -> Option<u32> {
+        let [one, other] = &self.ranks[..] else { return None };
+        let behind = |late: &WorkerStep, early: &WorkerStep| {
+            let mut pairs = late.collectives.iter().zip(&early.collectives);
+            !late.collectives.is_empty() && pairs.all(|(late, early)| late.2 > early.2 + by)
+        };
+        [(one, other), (other, one)].into_iter().find(|(late, early)| behind(late, early)).map(|(late, _)| late.rank)
+    }
+
     /// Between the first calls of its ranks, ns.
     pub fn skew_ns(&self) -> u64 {
         let firsts = || self.ranks.iter().map(|step| step.first_call_ns);
