@@ -52,7 +52,7 @@ fn room(path: &Path) -> String {
 fn imports() -> BTreeMap<String, BTreeSet<String>> {
     let files: Vec<PathBuf> = files(&source(), ".rs")
         .into_iter()
-        .filter(|path| !path.to_str().is_some_and(|p| p.contains("tests")))
+        .filter(|path| !path.strip_prefix(source()).is_ok_and(|below| below.to_string_lossy().contains("tests")))
         .collect();
     let rooms: BTreeSet<String> = files.iter().map(|path| room(path)).collect();
     let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
