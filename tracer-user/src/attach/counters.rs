@@ -77,6 +77,16 @@ impl Counters {
         self.busy.insert(key);
     }
 
+    /// What was told of late did not arrive: the totals that are still here are told once more. Those of processes that went meanwhile are
+    /// not.
+    pub fn tell_again(&mut self) {
+        self.told.clear();
+        self.busy.extend(self.threads.keys().filter_map(Result::ok));
+        // No function was launched so often.
+        self.counted.values_mut().for_each(|count| *count = u64::MAX);
+        self.memory.tell_again();
+    }
+
     /// The first launch of a function was told of.
     pub fn met(&mut self, function: FunctionKey) {
         self.met.insert(function);

@@ -71,6 +71,11 @@ impl Memory {
         moved
     }
 
+    /// The sums did not arrive: all are told once more.
+    pub(super) fn tell_again(&mut self) {
+        self.told.clear();
+    }
+
     /// A process is gone, and was told of.
     pub(super) fn forget(&mut self, process: u32) {
         self.told.remove(&process);

@@ -40,6 +40,8 @@ pub(super) struct Records {
     asked: HashMap<End, (u64, Class)>,
     /// Processes whose descriptors are still in the table, and when they ended.
     dead: HashMap<u32, EventNanos>,
+    /// A batch found no room.
+    gave_up: bool,
 }
 
 impl Records {
@@ -53,6 +55,7 @@ impl Records {
             batch_bytes: 0,
             asked: HashMap::new(),
             dead: HashMap::new(),
+            gave_up: false,
         }
     }
 
@@ -267,7 +270,18 @@ impl Records {
         // The rings are the better buffer: let them fill for a moment.
         if let Err(SendTimeoutError::Timeout(batch)) = self.sender.send_timeout(batch, QUEUE_PATIENCE) {
             self.batch = without_events(batch, monotonic_ns());
+            self.gave_up = true;
         }
+    }
+
+    /// Whether anything waits to be handed on.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// Whether a batch found no room since this was last asked: what was told in it is not told.
+    pub(super) fn take_gave_up(&mut self) -> bool {
+        take(&mut self.gave_up)
     }
 }
 

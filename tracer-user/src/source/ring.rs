@@ -187,6 +187,7 @@ impl Drain {
             let now = monotonic_ns();
             if now - last_second >= SECOND_NS {
                 last_second = now;
+                self.forget_ended(now);
                 self.records.push(Input::Fact(clock_anchor()));
                 self.records.forget_dead();
                 self.count_all(now);
@@ -216,6 +217,9 @@ impl Drain {
                 return;
             }
             self.records.flush();
+            if self.records.take_gave_up() {
+                self.counters.tell_again();
+            }
             wait(epoll, DRAIN_EVERY);
         }
     }
@@ -270,6 +274,13 @@ impl Drain {
         self.tell_unmet(at);
         self.tell_threads(at, moved);
         self.tell_functions(at);
+    }
+
+    /// Lets threads go that are gone and were told of; while something is held back, what was told may still be given up.
+    fn forget_ended(&mut self, at: EventNanos) {
+        if self.records.holds_any() {
+            return;
+        }
         let proc = Proc::this();
         for (process, thread) in self.counters.take_ended(|process, thread| !proc.has_thread(process, thread)) {
             let what = What::Cuda(Box::new(Seen::ThreadEnded));
