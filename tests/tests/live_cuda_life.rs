@@ -243,3 +243,32 @@ fn a_driver_that_comes_after_the_attach_takes_over_from_the_runtime() {
         eprintln!("{driver:?} {runtime:?}: {gemm} of 200,000 launches, the driver took {ms} ms");
     }
 }
+#[test]
+fn a_function_of_a_library_that_is_where_another_one_was_is_another_kernel() {
+    // one library, 30 times ─ it goes, another one comes to its place ─ the other's kernel, 20 times, at the same address
+    const TEST: &str = "a_function_of_a_library_that_is_where_another_one_was_is_another_kernel";
+    let Some(fixture) = fixture(TEST) else { return };
+    let folder = Folder::scratch("reused").expect("a folder");
+    let one = fixture.common("libkernels-12.so");
+    let other = folder.path().join("libother.so");
+    let mut bytes = fs::read(&one).expect("a library");
+    let (from, to) = (b"late_rms_norm_kernel", b"next_rms_norm_kernel");
+    let at = memchr::memmem::find(&bytes, from).expect("the name");
+    bytes[at..at + from.len()].copy_from_slice(to);
+    // Tables of kernels are kept by build-id, and another library has another one.
+    let note = memchr::memmem::find(&bytes, b"\x03\0\0\0GNU\0").expect("a build-id");
+    bytes[note + 8] ^= 0xff;
+    fs::write(&other, bytes).expect("a library");
+    for driver in [Driver::None, Driver::New] {
+        let script = format!(
+            "dlopen {}; repeat 30 {{ launch late_norm }}; sleep 1500000; dlclose; dlopen {}; repeat 20 {{ launch late_norm }}; sleep 1500000",
+            one.display(),
+            other.display()
+        );
+        let (truth, seen) =
+            traced::run("reused", &fixture.program(driver, Runtime::V12).script(&script), &["--level", "steps"]);
+        let handles: Vec<u64> = truth.total.launches.iter().map(|launches| launches.handle).collect();
+        assert!(handles.len() == 2 && handles[0] == handles[1], "the other is elsewhere: {handles:?}");
+        assert_eq!(seen.by_name(), truth.total.by_name(), "{driver:?}: {}", seen.said);
+    }
+}
