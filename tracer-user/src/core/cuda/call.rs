@@ -77,6 +77,18 @@ impl Calls {
     }
 }
 
+/// Calls that leave one by one; of others the sums are enough.
+pub(super) fn is_drawn(what: &CallKind) -> bool {
+    matches!(
+        what,
+        CallKind::Copy { .. }
+            | CallKind::Set { .. }
+            | CallKind::Wait { .. }
+            | CallKind::GraphLaunch { .. }
+            | CallKind::Collective { .. }
+    )
+}
+
 /// Launches by kernel, of a step.
 type Counts = BTreeMap<String, (Arc<KernelName>, u64)>;
 

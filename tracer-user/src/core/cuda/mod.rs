@@ -225,11 +225,7 @@ impl Core {
                 let labels = self.cuda_labels(process);
                 self.memory_metric(process, &labels, allocated, out);
             }
-            CallKind::Copy { .. }
-            | CallKind::Set { .. }
-            | CallKind::Wait { .. }
-            | CallKind::GraphLaunch { .. }
-            | CallKind::Collective { .. } => of.calls.call(at, thread, call),
+            what if call::is_drawn(&what) => of.calls.call(at, thread, call),
             _ => {}
         }
         self.release_calls(process, false, out);
