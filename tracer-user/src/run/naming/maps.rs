@@ -54,7 +54,7 @@ impl Maps {
     /// What was known of a process may be another library's by now. One that is gone keeps what is known.
     pub(super) fn renew(&mut self, process: u32) {
         if self.of.contains_key(&process)
-            && let Ok(maps) = Proc::this().maps(process)
+            && let Some(maps) = of_living(process)
         {
             self.of.insert(process, (maps, 0));
         }
@@ -72,14 +72,35 @@ impl Maps {
         *reads += 1;
         if *reads <= MAX_READS {
             // One that is gone keeps what is known.
-            *maps = Proc::this().maps(process).unwrap_or_else(|_| std::mem::take(maps));
+            *maps = of_living(process).unwrap_or_else(|| std::mem::take(maps));
         }
     }
+}
+
+/// What a process maps; nothing of one that is gone. One that has ended and was not waited for says that it maps nothing.
+fn of_living(process: u32) -> Option<Vec<Mapping>> {
+    Proc::this().maps(process).ok().filter(|maps| !maps.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_known_of_a_process_that_ended_and_was_not_waited_for_stays() {
+        let mut ended = std::process::Command::new("true").spawn().expect("a process");
+        let stat = std::path::PathBuf::from(format!("/proc/{}/stat", ended.id()));
+        while !std::fs::read_to_string(&stat).expect("it is not waited for").contains(") Z ") {
+            std::thread::yield_now();
+        }
+        let mut maps = Maps::default();
+        maps.know(ended.id(), Proc::this().maps(std::process::id()).expect("maps"));
+        let known = maps.of[&ended.id()].0.len();
+        maps.renew(ended.id());
+        assert!(maps.find(ended.id(), 1).is_none(), "nothing lies there, so they are read again");
+        assert_eq!(maps.of[&ended.id()].0.len(), known);
+        ended.wait().expect("it has ended");
+    }
 
     #[test]
     fn what_is_known_of_a_process_is_read_again_while_it_lives() {

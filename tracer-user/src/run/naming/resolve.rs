@@ -201,7 +201,9 @@ fn bias(mapping: &Mapping, read: &Read) -> Option<u64> {
 
 /// Reads a library: nothing where it is no such file.
 fn read(library: &Library, cache: Option<&Cache>) -> Option<Read> {
-    let file = names::Library::open(&files::reach(library).ok()?).ok()?;
+    let open = || names::Library::open(&files::reach(library).ok()?).ok();
+    // The process may have ended between the two: then there is another way to the file.
+    let file = open().or_else(open)?;
     let image = Image::read(&file).ok()?;
     let above = image.code().first().map(|code| code.address.wrapping_sub(code.offset))?;
     let table = names::table(&file, cache).ok()?;
