@@ -82,8 +82,7 @@ impl Counters {
     pub fn tell_again(&mut self) {
         self.told.clear();
         self.busy.extend(self.threads.keys().filter_map(Result::ok));
-        // No function was launched so often.
-        self.counted.values_mut().for_each(|count| *count = u64::MAX);
+        self.counted.clear();
         self.memory.tell_again();
     }
 
