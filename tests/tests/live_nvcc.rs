@@ -42,21 +42,29 @@ fn build(test: &str, folder: &Path, arguments: &[&str]) -> Option<PathBuf> {
     Some(program)
 }
 
-/// The folder of the runtime that comes with nvcc.
-fn runtime() -> PathBuf {
-    let nvcc = PathBuf::from(std::env::var_os("INFERSPAN_NVCC").expect("nvcc is there"));
-    nvcc.parent().and_then(Path::parent).expect("nvidia/cu13").join("lib")
+/// The folder of the runtime that comes with nvcc, and of CUDA 12's beside it.
+fn runtimes() -> Option<[PathBuf; 2]> {
+    let nvcc = installed::program("INFERSPAN_NVCC", Some("nvcc"))?;
+    let root = nvcc.parent().and_then(Path::parent).expect("nvidia/cu13");
+    Some([root.join("lib"), root.with_file_name("cuda_runtime").join("lib")])
 }
 
 #[test]
 fn launches_of_a_stripped_program_are_counted_named_and_measured() {
     const TEST: &str = "launches_of_a_stripped_program_are_counted_named_and_measured";
     let folder = Folder::scratch("nvcc").expect("a folder");
+    let Some([cuda13, cuda12]) = runtimes() else { return };
     // As nvcc 13 launches, through handles; as nvcc before 12.8 did; without optimisation.
-    for build_as in [&["-O2"][..], &["-O2", "-Xcompiler", "-D__NV_LEGACY_LAUNCH"], &["-O0", "-Xcompiler", "-O0"]] {
-        let Some(program) = build(TEST, folder.path(), &[&["-cudart", "shared"], build_as].concat()) else { return };
+    let (handles, legacy, plain): (&[_], &[_], &[_]) =
+        (&["-O2"], &["-O2", "-Xcompiler", "-D__NV_LEGACY_LAUNCH"], &["-O0", "-Xcompiler", "-O0"]);
+    for (build_as, runtime) in
+        [(handles, &cuda13), (legacy, &cuda13), (plain, &cuda13), (handles, &cuda12), (legacy, &cuda12)]
+    {
+        let from = format!("-L{}", runtime.display());
+        let linked = ["-cudart", "none", &from, "-lcudart"];
+        let Some(program) = build(TEST, folder.path(), &[&linked, build_as].concat()) else { return };
         let mut command = Command::new(&program);
-        command.env("LD_LIBRARY_PATH", runtime());
+        command.env("LD_LIBRARY_PATH", runtime);
         let mut running = Running::spawn(command).expect("start");
         running.start().expect("it waits");
         running.reach_wait().expect("it waits again");
@@ -64,7 +72,7 @@ fn launches_of_a_stripped_program_are_counted_named_and_measured() {
         running.start().expect("it waits");
         let account = running.account().expect("its account");
         let seen = tracer.end();
-        let what = format!("{build_as:?}: {account}{}", seen.said);
+        let what = format!("{build_as:?}, {from}: {account}{}", seen.said);
         let find = |name: &str| -> &Kernel {
             let is_it = |kernel: &&Kernel| {
                 kernel.demangled.trim_start_matches("void ").trim_start_matches("(anonymous namespace)::") == name
