@@ -185,14 +185,18 @@ impl Drain {
         loop {
             let stopping = stop.load(Relaxed);
             let now = monotonic_ns();
-            if now - last_second >= SECOND_NS {
+            let is_second = now - last_second >= SECOND_NS;
+            if is_second {
                 last_second = now;
                 self.forget_ended(now);
+            }
+            self.drain_until(now);
+            // Behind the rings: totals that are told for now must not come after the end of their process, which would count them anew.
+            if is_second {
                 self.records.push(Input::Fact(clock_anchor()));
                 self.records.forget_dead();
                 self.count_all(now);
             }
-            self.drain_until(now);
             for command in self.commands.try_iter() {
                 match command {
                     Command::Verdict(verdict, from) => self.records.verdict(verdict, from),
