@@ -37,6 +37,9 @@ use crate::discover::printable_path;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tracer-ebpf/object/inferspan.bpf.o"));
 
+/// As `TARGETS` of tracer-ebpf has it: every process of a large node's servers, many times.
+const TARGETS_MAX: u32 = 4096;
+
 /// Names the built-in object: the first 8 hexadecimal digits of its XXH3 hash.
 pub fn object_id() -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(OBJECT))[..8].to_owned()
@@ -82,6 +85,8 @@ pub struct Options {
     pub ring_bytes: [u32; RINGS.len()],
     /// Descriptors that can be followed at a time, in all traced processes.
     pub descriptors: u32,
+    /// Processes that can be traced at a time.
+    pub targets: u32,
     /// Another object than the built-in one.
     pub object: Option<PathBuf>,
     /// Print the object's aya-log records to stderr.
@@ -100,6 +105,7 @@ impl Default for Options {
             caps: Caps::default(),
             ring_bytes: RINGS.map(|ring| ring.bytes),
             descriptors: DESCRIPTORS_MAX,
+            targets: TARGETS_MAX,
             object: None,
             debug_log: false,
             uprobe_events: false,
@@ -198,6 +204,7 @@ impl Probes {
             .override_global("LEVEL", &level, true)
             .override_global("SAMPLE", &sample, true)
             .map_max_entries("DESCRIPTORS", options.descriptors)
+            .map_max_entries("TARGETS", options.targets)
             .map_max_entries("SCRATCH", cpus);
         if options.level == Level::Requests {
             // Nothing of CUDA is probed, and its table of memory takes 11 MiB.

@@ -33,13 +33,13 @@ impl Session {
             debug_log(&mut probes)?;
         }
         let table = &mut rings.table;
-        let full = |error| LoadError::Other(format!("the table of traced processes: {error}"));
+        let refused = |error| LoadError::Other(format!("the table of traced processes: {error}"));
         // Before the programs run, so that the first event of a busy connection is not cut to the small cap.
         let now = monotonic_ns();
         let captured: Vec<u32> = targets.iter().filter(|target| target.capture).map(|target| target.tgid).collect();
         let made: Vec<_> = captured.iter().map(|tgid| table.look(*tgid, now)).collect();
         for target in targets {
-            table.add_target(*target).map_err(full)?;
+            table.add_target(*target).map_err(refused)?;
         }
         probes.attach()?;
         // Again, for what was opened or closed while nobody looked; then for children born in between.
@@ -50,7 +50,7 @@ impl Session {
         }
         let mut adopted = Vec::new();
         for (parent, child) in unknown_children(targets, table) {
-            table.add_target(child).map_err(full)?;
+            table.add_target(child).map_err(refused)?;
             if child.capture {
                 table.look(child.tgid, monotonic_ns());
                 table.set_known(child.tgid);
