@@ -74,7 +74,7 @@ pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Re
     let Some(mut begun) = Begun::begin(servers, &plan, sinks, Arc::clone(&telemetry), stop)? else {
         return Ok(Code::Interrupted);
     };
-    introduce(&mut begun, &plan);
+    introduce(&mut begun, &plan, args.output.has_log());
     let end = loop {
         if let Some(end) = begun.turn(&mut warn) {
             break end;
@@ -103,7 +103,7 @@ fn plan(args: &TraceArgs, recording: Option<ToRecord>) -> Plan {
 }
 
 /// Probes the libraries, and says who is traced, and how.
-fn introduce(begun: &mut Begun, plan: &Plan) {
+fn introduce(begun: &mut Begun, plan: &Plan, reopens: bool) {
     for line in telling::introduction(begun) {
         say(&line);
     }
@@ -115,6 +115,10 @@ fn introduce(begun: &mut Begun, plan: &Plan) {
         warn("the recording keeps what goes over the server's sockets: prompts, outputs and headers, keys among them");
     } else {
         say("prompts and outputs are neither kept nor exported; nothing is written to the server");
+    }
+    match begun.give_up_privileges(reopens) {
+        Ok(kept) => say(&telling::kept(kept)),
+        Err(error) => warn(&error.to_string()),
     }
     say(&telling::attached(begun));
 }

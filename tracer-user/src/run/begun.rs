@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::live::{LAG_NS, Live, StoppedBy, targets_of};
 use super::stop::Stop;
-use super::{Ended, Run};
+use super::{Ended, Run, privileges};
 use crate::attach::Level;
 use crate::attach::loader::Options;
 use crate::core::Config;
 use crate::core::view::View;
 use crate::discover::failure::LIST;
+use crate::discover::privilege::{Later, Privileges};
 use crate::discover::{self, ServerProcesses};
 use crate::exit::{Code, Failure};
 use crate::export::Sinks;
@@ -96,6 +97,15 @@ impl Begun {
         let warnings = self.live.probe_libraries();
         self.deadline = self.duration.map(|duration| Instant::now() + duration);
         warnings
+    }
+
+    /// Gives up the capabilities that nothing needs any more, once the libraries are probed; gives those that are kept. `reopens`: files
+    /// may be opened anew.
+    pub fn give_up_privileges(&mut self, reopens: bool) -> Result<Privileges, privileges::NotGivenUp> {
+        let events = self.live.uses_events().then_some(Later::UprobeEvents);
+        let later: Vec<Later> = events.into_iter().chain(reopens.then_some(Later::Reopening)).collect();
+        let kept = Privileges::own().kept(&later);
+        privileges::give_up(kept).map(|()| kept)
     }
 
     pub fn servers(&self) -> &[ServerProcesses] {

@@ -6,6 +6,7 @@ use super::Ended;
 use super::begun::Begun;
 use super::live::{StoppedBy, is_bare};
 use crate::attach::Level;
+use crate::discover::privilege::{Privileges, listed};
 use crate::discover::{ServerProcesses, role_name};
 use crate::input::{Probe, Role};
 use crate::recording::recorder::Recorded;
@@ -45,6 +46,17 @@ pub fn attached(begun: &Begun) -> String {
     let processes: usize = begun.servers().iter().map(|found| found.processes.len()).sum();
     let (probes, level) = (begun.session().attached(), begun.session().level().name());
     format!("attached to {processes} processes with {probes} probes at level {level}; Ctrl-C stops")
+}
+
+/// What this process may still do.
+pub fn kept(privileges: Privileges) -> String {
+    match privileges.listed().as_slice() {
+        [] => "privileges: no capability, and none can be gained".to_owned(),
+        kept => format!(
+            "privileges: kept {} for processes and libraries to come, gave up all others, and none can be gained",
+            listed(kept, ", ")
+        ),
+    }
 }
 
 /// What was seen, and whether all of it went where it was to go.

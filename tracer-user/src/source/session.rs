@@ -8,7 +8,8 @@ use super::ring::{Command, Reader, monotonic_ns};
 use crate::attach::family::FAMILIES;
 use crate::attach::handles::NamesAt;
 use crate::attach::libraries::{Attached, Libraries};
-use crate::attach::loader::{Link, Options, Probes, take_back};
+use crate::attach::links::{Link, take_back};
+use crate::attach::loader::{Options, Probes};
 use crate::attach::table::Table;
 use crate::attach::{Level, LoadError, Target};
 use crate::input::{EventNanos, Input, Role};
@@ -92,6 +93,11 @@ impl Session {
         self.probes.not_following.as_deref()
     }
 
+    /// Whether each uprobe is a perf event.
+    pub fn uses_events(&mut self) -> bool {
+        self.probes.uses_events()
+    }
+
     /// Programs and probes attached.
     pub fn attached(&self) -> usize {
         self.probes.attached()
@@ -121,7 +127,7 @@ impl Session {
     /// Stops to read, and passes on what was still on its way. What is attached is given back, to be dropped.
     pub fn detach(self, each: impl FnMut(Vec<Input>)) -> Attachment {
         self.reader.stop(each);
-        Attachment { links: self.libraries.into_links(), _probes: self.probes }
+        Attachment { links: self.libraries.into_links(), probes: self.probes }
     }
 }
 
@@ -129,14 +135,14 @@ impl Session {
 #[derive(Debug)]
 pub struct Attachment {
     links: Vec<Link>,
-    _probes: Probes,
+    probes: Probes,
 }
 
 impl Attachment {
     /// Takes it back. Where the kernel takes seconds for that, it is left to a process of its own, which ends as soon as this one has: a user
     /// does not wait for what the kernel does by itself. The last thing that a process does.
     pub fn leave(self) {
-        if !self.links.iter().any(Link::is_slow) {
+        if !self.links.iter().any(Link::is_slow) && !self.probes.is_leaving() {
             take_back(self.links);
             return;
         }
