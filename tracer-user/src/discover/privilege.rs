@@ -60,7 +60,7 @@ const UPROBE_LINKS: (u32, u32) = (6, 10);
 pub enum Later {
     /// Uprobes, each a perf event.
     UprobeEvents,
-    /// Opening its files anew, wherever they lie.
+    /// Opening files in folders that are not its own.
     Reopening,
 }
 

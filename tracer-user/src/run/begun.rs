@@ -3,7 +3,7 @@
 //! Enters: servers as discovery found them, open sinks, and a [`Plan`]. Leaves: what a verb may look at between turns, and at the end what
 //! the run amounts to. Refused: what the kernel or the disk refuses, with what to do about it; a server that ended meanwhile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -99,11 +99,15 @@ impl Begun {
         warnings
     }
 
-    /// Gives up the capabilities that nothing needs any more, once the libraries are probed; gives those that are kept. `reopens`: files
-    /// may be opened anew.
-    pub fn give_up_privileges(&mut self, reopens: bool) -> Result<Privileges, privileges::NotGivenUp> {
+    /// Gives up the capabilities that nothing needs any more, once the libraries are probed; gives those that are kept. `files` are
+    /// opened later.
+    pub fn give_up_privileges<'a>(
+        &mut self,
+        mut files: impl Iterator<Item = &'a Path>,
+    ) -> Result<Privileges, privileges::NotGivenUp> {
         let events = self.live.uses_events().then_some(Later::UprobeEvents);
-        let later: Vec<Later> = events.into_iter().chain(reopens.then_some(Later::Reopening)).collect();
+        let reopens = files.any(privileges::is_in_others_hands).then_some(Later::Reopening);
+        let later: Vec<Later> = events.into_iter().chain(reopens).collect();
         let kept = Privileges::own().kept(&later);
         privileges::give_up(kept).map(|()| kept)
     }

@@ -4,8 +4,11 @@
 //! capability is a thread's own, and threads that libraries started know nothing of this: each gives up by itself, in the handler of a
 //! signal, as libpsx does it. Refused: a thread that blocks the signal; whoever calls is told that there is one.
 
+use std::fs;
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -67,6 +70,19 @@ pub fn give_up(kept: Privileges) -> Result<(), NotGivenUp> {
     if left > 0 { Err(NotGivenUp::Threads(left)) } else { Ok(()) }
 }
 
+/// Whether opening a file anew there may take more than an owner's rights: it, or its folder, is another user's, or closed.
+pub fn is_in_others_hands(file: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_open = |path: &Path, mode| fs::metadata(path).map(|of| of.uid() == own && of.mode() & mode == mode);
+    let is_file_open = is_open(file, 0o200).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(true),
+        _ => Err(error),
+    });
+    // Write and enter the folder, write the file.
+    !(is_open(folder, 0o300).unwrap_or(false) && is_file_open.unwrap_or(false))
+}
+
 /// Threads of this process that could do more than they should.
 fn privileged_threads(kept: Privileges) -> Vec<u32> {
     let proc = Proc::this();
@@ -114,4 +130,30 @@ fn limit(kept: u64) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_in_its_own_hands_where_the_folder_is_and_it_is_too() {
+        let folder = std::env::temp_dir().join(format!("inferspan-hands-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("access.jsonl");
+        assert!(!is_in_others_hands(&file), "it will be made");
+        fs::write(&file, "").unwrap();
+        assert!(!is_in_others_hands(&file));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(is_in_others_hands(&file));
+        fs::remove_file(&file).unwrap();
+        if rustix::process::geteuid().is_root() {
+            chown(&folder, Some(65_534), None).unwrap();
+            assert!(is_in_others_hands(&file), "of another user's folder");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(is_in_others_hands(&file), "there is no folder");
+    }
 }

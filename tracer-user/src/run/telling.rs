@@ -51,11 +51,10 @@ pub fn attached(begun: &Begun) -> String {
 /// What this process may still do.
 pub fn kept(privileges: Privileges) -> String {
     match privileges.listed().as_slice() {
-        [] => "privileges: no capability, and none can be gained".to_owned(),
-        kept => format!(
-            "privileges: kept {} for processes and libraries to come, gave up all others, and none can be gained",
-            listed(kept, ", ")
-        ),
+        [] => "privileges: none is left, and none can be gained".to_owned(),
+        kept => {
+            format!("privileges: kept {} for what comes later; all others are given up for good", listed(kept, ", "))
+        }
     }
 }
 
