@@ -201,8 +201,16 @@ impl Probes {
         let names_at = take(&mut ebpf, "NAMES_AT")?;
         let not_following =
             offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        let (loaded, leaving) = (BTreeSet::new(), Leaving::default());
-        let probes = Self { ebpf, tail_calls, names_at, not_following, multi, loaded, attached: 0, leaving };
+        let probes = Self {
+            ebpf,
+            tail_calls,
+            names_at,
+            not_following,
+            multi,
+            loaded: BTreeSet::new(),
+            attached: 0,
+            leaving: Leaving::default(),
+        };
         Ok((probes, rings))
     }
 

@@ -116,10 +116,7 @@ fn introduce(begun: &mut Begun, plan: &Plan, output: &OutputArgs) {
     } else {
         say("prompts and outputs are neither kept nor exported; nothing is written to the server");
     }
-    match begun.give_up_privileges(output.opened_later()) {
-        Ok(kept) => say(&telling::kept(kept)),
-        Err(error) => warn(&error.to_string()),
-    }
+    say(&telling::privileges(begun.give_up_privileges(output.opened_later())));
     say(&telling::attached(begun));
 }
 

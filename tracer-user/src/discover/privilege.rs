@@ -127,6 +127,7 @@ impl Privileges {
 
     /// Of these, what a run that is attached still needs: maps are read and programs loaded all along, and processes and libraries come
     /// later. One that is there and stands for one that is missing stays.
+    #[must_use]
     pub fn kept(self, later: &[Later]) -> Self {
         use Capability::{Bpf, CheckpointRestore, DacOverride, DacReadSearch, Perfmon, SysAdmin, SysPtrace};
         let stands_in =

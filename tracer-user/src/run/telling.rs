@@ -5,6 +5,7 @@
 use super::Ended;
 use super::begun::Begun;
 use super::live::{StoppedBy, is_bare};
+use super::privileges::NotGivenUp;
 use crate::attach::Level;
 use crate::discover::privilege::{Privileges, listed};
 use crate::discover::{ServerProcesses, role_name};
@@ -49,12 +50,13 @@ pub fn attached(begun: &Begun) -> String {
 }
 
 /// What this process may still do.
-pub fn kept(privileges: Privileges) -> String {
-    match privileges.listed().as_slice() {
-        [] => "privileges: none is left, and none can be gained".to_owned(),
-        kept => {
+pub fn privileges(kept: Result<Privileges, NotGivenUp>) -> String {
+    match kept.map(Privileges::listed).as_deref() {
+        Ok([]) => "privileges: none is left, and none can be gained".to_owned(),
+        Ok(kept) => {
             format!("privileges: kept {} for what comes later; all others are given up for good", listed(kept, ", "))
         }
+        Err(error) => format!("warning: {error}"),
     }
 }
 
