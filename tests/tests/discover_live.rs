@@ -294,7 +294,7 @@ fn without_privileges_the_missing_ones_are_named() {
     let document = document(&output);
     let listed = document["servers"].as_array().unwrap().iter().find(|server| server["pid"] == pid).unwrap();
     assert_eq!(listed["traceable"], "no");
-    assert_eq!(listed["reasons"][0], "run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE");
+    assert_eq!(listed["reasons"][0], "run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH");
     assert_eq!(listed["processes"][0]["listening"], Value::Null, "unknown is not empty");
 
     let hidden = "mount -t proc -o hidepid=2 proc /proc &&";
@@ -319,6 +319,7 @@ fn doctor_is_plain_stable_and_ends_quietly_when_its_reader_does() {
         "pid_namespace",
         "capabilities",
         "process_access",
+        "mapped_files",
         "lockdown",
         "perf_event_paranoid",
         "memlock",

@@ -101,6 +101,33 @@ fn a_table_that_is_full_is_counted() {
 }
 
 #[test]
+fn a_process_that_found_no_room_among_those_traced_is_counted() {
+    // room for one: its three children, one of which is gone before anybody looks, are not followed
+    if !may_trace("a_process_that_found_no_room_among_those_traced_is_counted") {
+        return;
+    }
+    let script = "echo ready; read go; sleep 0.3 & sleep 0.3 & true & wait; echo done";
+    let forks = |trace: &Trace| trace.events().filter(|event| matches!(event.what, What::Forked { .. })).count();
+    let mut fixture = Fixture::start("sh", &["-c", script]);
+    let trace = Trace::of(&mut fixture, &Options { targets: 1, ..Options::default() });
+    assert_eq!((forks(&trace), trace.lost(LossStage::Targets)), (3, 3));
+
+    let mut fixture = Fixture::start("sh", &["-c", script]);
+    let trace = Trace::of(&mut fixture, &Options::default());
+    assert_eq!(forks(&trace), 3);
+    assert_nothing_lost(&trace);
+
+    // Two to begin with.
+    let mut fixtures = [Fixture::start(SOCKETS, &["calls"]), Fixture::start(SOCKETS, &["calls"])];
+    let targets = fixtures.each_ref().map(|fixture| Target { tgid: fixture.tgid, capture: true, libraries: false });
+    let options = Options { targets: 1, ..Options::default() };
+    let trace = Trace::with(&targets, &options, || fixtures.iter_mut().for_each(Fixture::go)).expect("attach");
+    assert_eq!(trace.lost(LossStage::Targets), 1);
+    let has_any = |tgid| trace.events().any(|event| event.process == tgid);
+    assert!(has_any(targets[0].tgid) && !has_any(targets[1].tgid));
+}
+
+#[test]
 fn a_process_ends_with_its_last_thread() {
     if !may_trace("a_process_ends_with_its_last_thread") {
         return;

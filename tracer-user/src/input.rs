@@ -256,6 +256,8 @@ pub enum LossStage {
     Decode,
     /// The kernel's table of descriptors was full: a connection that is not followed.
     Descriptors,
+    /// The kernel's table of traced processes was full: a process that is not followed.
+    Targets,
     /// An event of a descriptor that was gone before anybody could say what it was.
     Unclassified,
     /// A place in a connection's stream where records are missing.
@@ -276,7 +278,7 @@ pub enum LossStage {
 
 impl LossStage {
     /// Every stage, in the order of the enum.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::EdgeRing,
         Self::DataRing,
         Self::LaunchRing,
@@ -285,6 +287,7 @@ impl LossStage {
         Self::Queue,
         Self::Decode,
         Self::Descriptors,
+        Self::Targets,
         Self::Unclassified,
         Self::Gap,
         Self::Cut,
@@ -305,6 +308,7 @@ impl LossStage {
             Self::Queue => "queue",
             Self::Decode => "decode",
             Self::Descriptors => "descriptors",
+            Self::Targets => "targets",
             Self::Unclassified => "unclassified",
             Self::Gap => "gap",
             Self::Cut => "cut",

@@ -103,6 +103,10 @@ fn sentence(stage: LossStage, count: u64) -> String {
             let connections = of("connection was not followed", "connections were not followed");
             format!("{connections}: the kernel's table of sockets was full")
         }
+        LossStage::Targets => {
+            let processes = of("process was not followed", "processes were not followed");
+            format!("{processes}: the kernel's table of traced processes was full")
+        }
         LossStage::Unclassified => of(
             "event was left out: its descriptor closed before it was classified",
             "events were left out: their descriptors closed before they were classified",

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use aya::EbpfError;
 use aya::programs::ProgramError;
 
+use crate::discover::privilege::{Capability, Privileges};
+
 /// Why the programs are not attached.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -17,6 +19,13 @@ pub enum LoadError {
     NoLog(String),
     #[error("the kernel refuses {what}: operation not permitted")]
     Permission { what: String },
+    /// Kernels with the fix of CVE-2025-38466 want it whatever else is there (tests/tests/capabilities.rs tries it).
+    #[error(
+        "the kernel refuses attaching `{program}` to {point}: a uprobe that is a perf event takes CAP_SYS_ADMIN, and before Linux 6.10 each is one"
+    )]
+    Event { program: &'static str, point: String },
+    #[error("{error}; {probes} probes that were placed before it are taken back")]
+    Undone { probes: usize, error: Box<LoadError> },
     #[error("the kernel's verifier refuses program `{program}`: {error}\n{log}")]
     Verifier { program: &'static str, error: io::Error, log: String },
     #[error("cannot attach `{program}` to {point}: {error}")]
@@ -86,6 +95,16 @@ pub(super) fn attach_error(program: &'static str, point: String, error: &Program
     match root_errno(error) {
         Some(libc::EPERM | libc::EACCES) => LoadError::Permission { what: format!("attaching `{program}` to {point}") },
         _ => LoadError::Attach { program, point, error: chain(error) },
+    }
+}
+
+/// As [`attach_error`], of a uprobe that is a perf event.
+pub(super) fn event_error(program: &'static str, point: String, error: &ProgramError) -> LoadError {
+    match root_errno(error) {
+        Some(libc::EPERM | libc::EACCES) if !Privileges::own().has(Capability::SysAdmin) => {
+            LoadError::Event { program, point }
+        }
+        _ => attach_error(program, point, error),
     }
 }
 

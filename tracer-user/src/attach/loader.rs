@@ -7,11 +7,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::wire::call::cookie;
@@ -25,8 +24,9 @@ use tracer_ebpf::wire::target::DESCRIPTORS_MAX;
 use super::Level;
 use super::btf;
 use super::counters::Counters;
-use super::error::{LoadError, attach_error, io_error, load_error, program_error};
-use super::family::{At, Point, Program, TRACEPOINTS, Tracepoint};
+use super::error::{LoadError, attach_error, event_error, io_error, load_error, program_error};
+use super::family::{At, Point, Program, TIMED, TRACEPOINTS, Tracepoint};
+use super::links::{Leaving, Link, take_back};
 use super::memory::Memory;
 use super::rings::RINGS;
 use super::table::Table;
@@ -36,6 +36,9 @@ use crate::discover::printable_path;
 /// The object that is built into the binary.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tracer-ebpf/object/inferspan.bpf.o"));
+
+/// As `TARGETS` of tracer-ebpf has it: every process of a large node's servers, many times.
+const TARGETS_MAX: u32 = 4096;
 
 /// Names the built-in object: the first 8 hexadecimal digits of its XXH3 hash.
 pub fn object_id() -> String {
@@ -82,6 +85,8 @@ pub struct Options {
     pub ring_bytes: [u32; RINGS.len()],
     /// Descriptors that can be followed at a time, in all traced processes.
     pub descriptors: u32,
+    /// Processes that can be traced at a time.
+    pub targets: u32,
     /// Another object than the built-in one.
     pub object: Option<PathBuf>,
     /// Print the object's aya-log records to stderr.
@@ -100,6 +105,7 @@ impl Default for Options {
             caps: Caps::default(),
             ring_bytes: RINGS.map(|ring| ring.bytes),
             descriptors: DESCRIPTORS_MAX,
+            targets: TARGETS_MAX,
             object: None,
             debug_log: false,
             uprobe_events: false,
@@ -119,44 +125,6 @@ pub struct Rings {
     pub counters: Counters,
 }
 
-/// Probes that are attached, until it is dropped: then the kernel waits until nobody can be in them any more, some 100 ms.
-#[derive(Debug)]
-pub enum Link {
-    /// One probe. These are taken back one after the other, whoever asks (measured: 65 take 7 s; its perf events share a mutex).
-    Event(UProbeLink),
-    /// So many probes of a program; see [`Multi`].
-    Multi(OwnedFd, usize),
-}
-
-impl Link {
-    /// Whether the kernel takes its time to take it back.
-    pub fn is_slow(&self) -> bool {
-        matches!(self, Self::Event(_))
-    }
-
-    fn probes(&self) -> usize {
-        match self {
-            Self::Event(_) => 1,
-            Self::Multi(_, probes) => *probes,
-        }
-    }
-}
-
-/// Takes probes back: as many links at a time as there are, as each waits for the same.
-pub fn take_back(links: Vec<Link>) {
-    std::thread::scope(|scope| {
-        for link in links {
-            match link {
-                Link::Event(_) => drop(link),
-                // Without a thread it is dropped here.
-                Link::Multi(..) => {
-                    let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(link));
-                }
-            }
-        }
-    });
-}
-
 /// Loaded and attached programs.
 pub struct Probes {
     ebpf: Ebpf,
@@ -170,6 +138,7 @@ pub struct Probes {
     /// Programs of uprobes that are loaded by aya.
     loaded: BTreeSet<&'static str>,
     attached: usize,
+    leaving: Leaving,
 }
 
 impl std::fmt::Debug for Probes {
@@ -198,6 +167,7 @@ impl Probes {
             .override_global("LEVEL", &level, true)
             .override_global("SAMPLE", &sample, true)
             .map_max_entries("DESCRIPTORS", options.descriptors)
+            .map_max_entries("TARGETS", options.targets)
             .map_max_entries("SCRATCH", cpus);
         if options.level == Level::Requests {
             // Nothing of CUDA is probed, and its table of memory takes 11 MiB.
@@ -231,7 +201,16 @@ impl Probes {
         let names_at = take(&mut ebpf, "NAMES_AT")?;
         let not_following =
             offsets.is_none().then(|| "this kernel has no readable BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        let probes = Self { ebpf, tail_calls, names_at, not_following, multi, loaded: BTreeSet::new(), attached: 0 };
+        let probes = Self {
+            ebpf,
+            tail_calls,
+            names_at,
+            not_following,
+            multi,
+            loaded: BTreeSet::new(),
+            attached: 0,
+            leaving: Leaving::default(),
+        };
         Ok((probes, rings))
     }
 
@@ -251,7 +230,8 @@ impl Probes {
         Ok(())
     }
 
-    /// Attaches the programs of `points` of the library at `path`, in one process or in all: the programs filter. All of them or none.
+    /// Attaches the programs of `points` of the library at `path`, in one process or in all: the programs filter. All of them or none:
+    /// those that were attached before one that is refused go again, and nobody waits for that.
     pub fn attach_points(
         &mut self,
         path: &Path,
@@ -270,8 +250,9 @@ impl Probes {
         let mut links = Vec::with_capacity(places.len());
         for (name, places) in places {
             if let Err(error) = self.attach_program(name, path, &places, process, &mut links) {
-                self.detach(links);
-                return Err(error);
+                let probes = links.iter().map(Link::probes).sum();
+                self.detach_later(links);
+                return Err(if probes == 0 { error } else { LoadError::Undone { probes, error: Box::new(error) } });
             }
         }
         Ok(links)
@@ -305,7 +286,7 @@ impl Probes {
                 UProbeAttachPoint { location: UProbeAttachLocation::AbsoluteOffset(offset), cookie: Some(cookie) };
             let id = program
                 .attach(place, path, scope)
-                .map_err(|error| attach_error(name, format!("{}+{offset:#x}", printable_path(path)), &error))?;
+                .map_err(|error| event_error(name, format!("{}+{offset:#x}", printable_path(path)), &error))?;
             self.attached += 1;
             links.push(Link::Event(program.take_link(id).map_err(|error| program_error(name, &error))?));
         }
@@ -325,14 +306,24 @@ impl Probes {
         take_back(links);
     }
 
-    /// Takes back the probes of a process that is gone, on a thread of its own: nobody waits for it.
+    /// Takes probes back while nobody waits for it: those of a process that is gone, or of a library that is not probed after all.
     pub fn detach_later(&mut self, links: Vec<Link>) {
         if links.is_empty() {
             return;
         }
         self.attached = self.attached.saturating_sub(links.iter().map(Link::probes).sum());
-        // Without a thread they are dropped here.
-        let _ = std::thread::Builder::new().name("inferspan-detach".to_owned()).spawn(move || take_back(links));
+        self.leaving.add(links);
+    }
+
+    /// Whether the kernel still takes probes back that it takes its time for.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_slow()
+    }
+
+    /// Whether each uprobe is a perf event: asked to be, or the kernel has no links of many.
+    pub fn uses_events(&mut self) -> bool {
+        let any = TIMED.first().map_or("", |program| program.name);
+        !self.multi.as_mut().is_some_and(|multi| multi.takes(any))
     }
 
     /// Probes attached so far.

@@ -14,6 +14,7 @@ pub mod family;
 pub mod files;
 pub mod handles;
 pub mod libraries;
+pub mod links;
 pub mod loader;
 mod memory;
 pub mod plan;

@@ -39,6 +39,8 @@ pub struct Table {
     told: HashMap<MapData, u64, Said>,
     /// Sockets that found no room, and were not told yet.
     refused: u64,
+    /// Processes that found no room, and were not told yet.
+    unfollowed: u64,
 }
 
 impl Table {
@@ -47,15 +49,22 @@ impl Table {
         descriptors: HashMap<MapData, u64, Entry>,
         told: HashMap<MapData, u64, Said>,
     ) -> Self {
-        Self { targets, descriptors, told, refused: 0 }
+        Self { targets, descriptors, told, refused: 0, unfollowed: 0 }
     }
 
-    /// Traces a process; without `capture` its life, and what it maps, are followed. What is known of it stays known.
+    /// Traces a process; without `capture` its life, and what it maps, are followed. What is known of it stays known. One that finds no
+    /// room is counted, and not traced.
     pub fn add_target(&mut self, target: Target) -> Result<(), MapError> {
         let known = self.targets.get(&target.tgid, 0).unwrap_or_default() & KNOWN;
         let capture = if target.capture { CAPTURE } else { 0 };
         let libraries = if target.libraries { LIBRARIES } else { 0 };
-        self.targets.insert(target.tgid, known | capture | libraries, 0)
+        match self.targets.insert(target.tgid, known | capture | libraries, 0) {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                self.unfollowed += 1;
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Whether the process is traced (it was added, or is a child of one).
@@ -159,6 +168,11 @@ impl Table {
     /// Sockets that this side found no room for since the last call.
     pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
+    }
+
+    /// Processes that this side found no room for since the last call.
+    pub fn take_unfollowed(&mut self) -> u64 {
+        std::mem::take(&mut self.unfollowed)
     }
 }
 

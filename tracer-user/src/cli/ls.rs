@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_json};
 use crate::discover::named::{SHORT_ID, engine_shown};
-use crate::discover::privilege::{Privileges, Traceable, traceable};
+use crate::discover::privilege::{Privileges, Traceable, kernel, traceable};
 use crate::discover::{self, ServerProcess, ServerProcesses, role_name};
 use crate::engine::ENGINES;
 use crate::exit::Code;
@@ -56,7 +56,7 @@ fn document(servers: &[ServerProcesses], gpus: Option<&Gpus>, privileges: Privil
 
 fn describe(found: &ServerProcesses, gpus: Option<&Gpus>, privileges: Privileges) -> Value {
     let server = &found.server;
-    let (traceable, reasons) = match traceable(found, privileges) {
+    let (traceable, reasons) = match traceable(found, privileges, kernel()) {
         Traceable::Yes => ("yes", Vec::new()),
         Traceable::Partly(reasons) => ("partly", reasons),
         Traceable::No(reasons) => ("no", reasons),
@@ -152,7 +152,7 @@ fn row(found: &ServerProcesses, gpus: Option<&Gpus>, privileges: Privileges) -> 
     let server = &found.server;
     let dash = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
     let container = server.container_id.as_deref().map(|id| id.get(..SHORT_ID).unwrap_or(id));
-    let traceable = match traceable(found, privileges) {
+    let traceable = match traceable(found, privileges, kernel()) {
         Traceable::Yes => "yes".to_owned(),
         Traceable::Partly(reasons) => format!("partly: {}", reasons.join("; ")),
         Traceable::No(reasons) => format!("no: {}", reasons.join("; ")),

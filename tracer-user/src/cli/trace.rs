@@ -63,7 +63,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Traces until something ends it.
 pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Result<Code> {
-    let stop = Stop::on_signals(args.output.has_log())?;
+    let stop = Stop::on_signals(args.output.logs().next().is_some())?;
     let servers = match args.target.pid {
         Some(pid) if args.cuda_only => vec![discover::process_tree(pid)?],
         _ => find(&args.target)?,
@@ -74,7 +74,7 @@ pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Re
     let Some(mut begun) = Begun::begin(servers, &plan, sinks, Arc::clone(&telemetry), stop)? else {
         return Ok(Code::Interrupted);
     };
-    introduce(&mut begun, &plan);
+    introduce(&mut begun, &plan, &args.output);
     let end = loop {
         if let Some(end) = begun.turn(&mut warn) {
             break end;
@@ -103,7 +103,7 @@ fn plan(args: &TraceArgs, recording: Option<ToRecord>) -> Plan {
 }
 
 /// Probes the libraries, and says who is traced, and how.
-fn introduce(begun: &mut Begun, plan: &Plan) {
+fn introduce(begun: &mut Begun, plan: &Plan, output: &OutputArgs) {
     for line in telling::introduction(begun) {
         say(&line);
     }
@@ -116,6 +116,7 @@ fn introduce(begun: &mut Begun, plan: &Plan) {
     } else {
         say("prompts and outputs are neither kept nor exported; nothing is written to the server");
     }
+    say(&telling::privileges(begun.give_up_privileges(output.opened_later())));
     say(&telling::attached(begun));
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Names of processes in these texts have been through [`crate::sanitise::printable`].
 
+use super::privilege::{NEEDED, Privileges, why_refused};
 use crate::exit::{Code, Failure};
 
 /// Largest PID that Linux gives (`PID_MAX_LIMIT` on 64-bit machines).
@@ -47,7 +48,7 @@ impl Hidden {
         }
         if let Some(option) = &self.hidepid {
             let why = format!("other users' processes are hidden here: /proc is mounted with hidepid={option}");
-            return Some((why, "run inferspan as root, or with CAP_SYS_PTRACE".to_owned()));
+            return Some((why, "run inferspan as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH".to_owned()));
         }
         self.inner_namespace.then(|| {
             (
@@ -95,10 +96,13 @@ pub fn reused(pid: u32) -> Failure {
 }
 
 pub fn forbidden(pid: u32, name: &str) -> Failure {
+    let why = why_refused(&Privileges::own().missing_for_looking());
     Failure::new(
         Code::Permission,
-        format!("process {pid} (`{name}`) may not be looked into: reading /proc/{pid} was refused"),
-        "run inferspan as root (sudo), or give it CAP_SYS_PTRACE; in a container also hostPID and a profile that allows it",
+        format!("process {pid} (`{name}`) may not be looked into: reading /proc/{pid} was refused: {why}"),
+        format!(
+            "run inferspan as root (sudo), or give it {NEEDED}; in a container also hostPID and a profile that allows it"
+        ),
     )
 }
 

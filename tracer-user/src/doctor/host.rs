@@ -15,7 +15,7 @@ use crate::attach::family::{Point, TIMED};
 use crate::attach::loader::{Options, Probes, Rings};
 use crate::attach::prologue::Why;
 use crate::attach::rings::RINGS;
-use crate::discover::privilege::{Capability, Privileges};
+use crate::discover::privilege::{Capability, Privileges, kernel_version, listed};
 use crate::proc::text::Mapping;
 use crate::proc::{FIRST_PID_NAMESPACE, OWN, Proc};
 
@@ -31,14 +31,15 @@ pub(super) fn checks() -> Vec<Check> {
     let privileges = Privileges::own();
     let proc = Proc::this();
     let release = proc.kernel_value("kernel/osrelease");
-    let version = release.as_deref().and_then(version);
+    let version = release.as_deref().and_then(kernel_version);
     let mut checks = vec![
         kernel(release.as_deref(), version),
         architecture(std::env::consts::ARCH),
         btf(Path::new("/sys/kernel/btf/vmlinux").exists()),
         pid_namespace(proc.namespace(OWN, "pid")),
         capabilities(privileges),
-        ptrace(privileges),
+        process_access(privileges),
+        mapped_files(privileges),
         lockdown(read("/sys/kernel/security/lockdown").as_deref()),
         perf_event_paranoid(proc.kernel_value("kernel/perf_event_paranoid").as_deref(), privileges),
         memlock(version, proc.limits(OWN).ok().as_deref(), privileges),
@@ -52,7 +53,8 @@ pub(super) fn checks() -> Vec<Check> {
     checks.push(syscalls(loaded.as_ref().map(|(probes, _)| probes.attached())));
     match &mut loaded {
         Ok((probes, _rings)) => {
-            checks.extend([children(probes.not_following.as_deref()), uprobes(attach_to_self(probes))]);
+            let attached = attach_to_self(probes);
+            checks.extend([children(probes.not_following.as_deref()), uprobes(attached, probes.uses_events())]);
         }
         Err(_) => checks.extend([not_tried("new_processes"), not_tried("uprobes")]),
     }
@@ -117,11 +119,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|char: char| !char.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
 fn kernel(release: Option<&str>, version: Option<(u32, u32)>) -> Check {
     let (Some(release), Some(version)) = (release, version) else {
         return Check::warn("kernel", "its version cannot be read", "mount /proc");
@@ -176,11 +173,11 @@ fn pid_namespace(namespace: Option<u64>) -> Check {
 }
 
 fn capabilities(privileges: Privileges) -> Check {
-    let missing: Vec<&str> = privileges.missing_for_bpf().into_iter().map(Capability::name).collect();
+    let missing = privileges.missing_for_bpf();
     if missing.is_empty() {
         Check::ok("capabilities", "may load and attach BPF programs")
     } else {
-        let missing = missing.join(" and ");
+        let missing = listed(&missing, " and ");
         Check::fail(
             "capabilities",
             format!("{missing} missing: no program can be loaded"),
@@ -189,14 +186,29 @@ fn capabilities(privileges: Privileges) -> Check {
     }
 }
 
-fn ptrace(privileges: Privileges) -> Check {
-    if privileges.has(Capability::SysPtrace) {
+fn process_access(privileges: Privileges) -> Check {
+    let missing = privileges.missing_for_looking();
+    if missing.is_empty() {
         Check::ok("process_access", "may look into other users' processes")
     } else {
+        let missing = listed(&missing, " and ");
         Check::warn(
             "process_access",
-            "without CAP_SYS_PTRACE only one's own processes can be looked into",
-            format!("{ROOT}, or give it CAP_SYS_PTRACE"),
+            format!("without {missing} only one's own processes can be looked into"),
+            format!("{ROOT}, or give it {missing}"),
+        )
+    }
+}
+
+/// A library that was deleted or replaced since it was mapped is reached by `/proc/PID/map_files` alone.
+fn mapped_files(privileges: Privileges) -> Check {
+    if privileges.has(Capability::CheckpointRestore) || privileges.has(Capability::SysAdmin) {
+        Check::ok("mapped_files", "a library that was deleted since it was mapped can be read")
+    } else {
+        Check::warn(
+            "mapped_files",
+            "without CAP_CHECKPOINT_RESTORE a library that was deleted or replaced since it was mapped is not probed",
+            format!("{ROOT}, or give it CAP_CHECKPOINT_RESTORE (CAP_SYS_ADMIN before Linux 5.9)"),
         )
     }
 }
@@ -313,15 +325,18 @@ fn children(not_following: Option<&str>) -> Check {
     }
 }
 
-/// Uprobes are only for the tokenizer's times, so nothing here fails.
-fn uprobes(attached: Result<(), String>) -> Check {
+/// Uprobes are only for the tokenizer's times and CUDA, so nothing here fails.
+fn uprobes(attached: Result<(), String>, are_events: bool) -> Check {
     match attached {
-        Ok(()) => Check::ok("uprobes", "by perf events with attach cookies: attached to inferspan itself"),
+        Ok(()) if are_events => {
+            Check::ok("uprobes", "by perf events with attach cookies, one each: attached to inferspan itself")
+        }
+        Ok(()) => Check::ok("uprobes", "by links of many with attach cookies: attached to inferspan itself"),
         // CVE-2025-38466: every kernel with the fix wants CAP_SYS_ADMIN for uprobes by perf events, CAP_PERFMON or not.
         Err(error) => Check::warn(
             "uprobes",
-            format!("no tokenizer times: {error}"),
-            "run as root (sudo), or give it CAP_SYS_ADMIN, which kernels since mid-2025 want for uprobes (CVE-2025-38466); Linux 5.15 or later",
+            format!("no tokenizer times, no CUDA: {error}"),
+            "run as root (sudo), or give it CAP_SYS_ADMIN, which kernels before 6.10 with the fix of CVE-2025-38466 want for uprobes; Linux 5.15 or later",
         ),
     }
 }
@@ -345,7 +360,7 @@ mod tests {
             ("4.18.0-553.el8.x86_64", Status::Fail),
             ("nonsense", Status::Warn),
         ] {
-            assert_eq!(kernel(Some(release), version(release)).status, status, "{release}");
+            assert_eq!(kernel(Some(release), kernel_version(release)).status, status, "{release}");
         }
     }
 
@@ -366,9 +381,11 @@ mod tests {
         assert_eq!(capabilities(ROOT_CAPS).status, Status::Ok);
         assert_eq!(capabilities(BPF_ONLY).status, Status::Ok);
         assert!(capabilities(NONE).detail.contains("CAP_BPF and CAP_PERFMON"));
-        assert_eq!(ptrace(BPF_ONLY).status, Status::Warn);
-        assert_eq!(uprobes(Ok(())).status, Status::Ok);
-        let refused = uprobes(Err("not permitted".into()));
+        assert!(process_access(BPF_ONLY).detail.contains("CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"));
+        assert_eq!(process_access(ROOT_CAPS).status, Status::Ok);
+        assert_eq!((mapped_files(BPF_ONLY).status, mapped_files(ROOT_CAPS).status), (Status::Warn, Status::Ok));
+        assert_eq!(uprobes(Ok(()), false).status, Status::Ok);
+        let refused = uprobes(Err("not permitted".into()), true);
         assert!(refused.status == Status::Warn && refused.fix.is_some_and(|fix| fix.contains("CVE-2025-38466")));
         assert_eq!(children(Some("no BTF")).status, Status::Warn);
         assert_eq!(children(None).status, Status::Ok);

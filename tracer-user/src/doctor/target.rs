@@ -14,7 +14,7 @@ use crate::attach::family::messages::MESSAGES;
 use crate::attach::family::tokenizer::TOKENIZER;
 use crate::attach::family::{Family, Point};
 use crate::attach::{files, plan, table};
-use crate::discover::privilege::is_supported;
+use crate::discover::privilege::{NEEDED, Privileges, is_supported, why_refused};
 use crate::discover::{self, ServerProcess, ServerProcesses, printable_path, role_name};
 use crate::engine;
 use crate::input::Role;
@@ -108,8 +108,12 @@ fn access(found: &ServerProcesses) -> Check {
     } else {
         Check::fail(
             "target_access",
-            format!("may not look into {}", refused.join(", ")),
-            "run as root (sudo), or give it CAP_SYS_PTRACE",
+            format!(
+                "may not look into {}: {}",
+                refused.join(", "),
+                why_refused(&Privileges::own().missing_for_looking())
+            ),
+            format!("run as root (sudo), or give it {NEEDED}"),
         )
     }
 }

@@ -111,12 +111,16 @@ impl OutputArgs {
         })
     }
 
-    /// Lines go to files, which may be renamed.
-    pub fn has_log(&self) -> bool {
-        let is_file = |path: &PathBuf| path.as_os_str() != "-";
-        self.traces_out.is_some()
-            || self.access_log.as_ref().is_some_and(is_file)
-            || self.kernels_out.as_ref().is_some_and(is_file)
+    /// Files of lines, which may be renamed.
+    pub fn logs(&self) -> impl Iterator<Item = &Path> {
+        let is_file = |path: &&PathBuf| path.as_os_str() != "-";
+        let lines = self.access_log.iter().chain(&self.kernels_out).filter(is_file);
+        self.traces_out.iter().chain(lines).map(PathBuf::as_path)
+    }
+
+    /// Files that are opened again while the run goes on, or at its end.
+    pub fn opened_later(&self) -> impl Iterator<Item = &Path> {
+        self.logs().chain(self.metrics_out.as_deref())
     }
 
     /// Somebody will read metrics.

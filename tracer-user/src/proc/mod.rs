@@ -111,16 +111,26 @@ impl Proc {
         Ok(text::maps(&text).take(MAPPINGS_MAX).collect())
     }
 
+    /// Its threads.
+    pub fn threads(&self, process: impl Display) -> io::Result<Vec<u32>> {
+        numbers(&self.path(process, "task"), THREADS_MAX)
+    }
+
     /// Kernel names of its threads, read as they are asked for.
     pub fn thread_names(&self, process: impl Display) -> impl Iterator<Item = Vec<u8>> {
-        let threads = numbers(&self.path(&process, "task"), THREADS_MAX).unwrap_or_default();
+        let threads = self.threads(&process).unwrap_or_default();
         let name = move |thread: u32| self.read(&process, &format!("task/{thread}/comm"), TEXT_MAX).unwrap_or_default();
         threads.into_iter().map(name)
     }
 
-    /// The descriptors that it has open.
+    /// The descriptors that it has open. Refused also to whoever may list them and not know what they are (CAP_DAC_READ_SEARCH without
+    /// CAP_SYS_PTRACE).
     pub fn descriptors(&self, process: impl Display) -> io::Result<Vec<u32>> {
-        numbers(&self.path(process, "fd"), DESCRIPTORS_MAX)
+        let open = numbers(&self.path(&process, "fd"), DESCRIPTORS_MAX)?;
+        match open.first().map(|fd| self.descriptor(&process, *fd)) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(open),
+        }
     }
 
     /// What a descriptor is: a path, or `socket:[…]`.

@@ -74,6 +74,10 @@ pub struct Status {
     pub euid: Option<u32>,
     /// Effective capabilities, a bit each.
     pub effective: u64,
+    /// Capabilities that it may take up, a bit each.
+    pub permitted: u64,
+    /// Nothing that it executes gives it more.
+    pub no_new_privs: bool,
     /// Signals that it ignores, a bit each; the lowest is signal 1.
     pub ignored: u64,
 }
@@ -97,6 +101,8 @@ pub fn status(text: &[u8]) -> Option<Status> {
             b"NSpid" => status.namespace_pids = words.filter_map(|word| word.parse().ok()).collect(),
             b"Uid" => status.euid = words.nth(1).and_then(|word| word.parse().ok()),
             b"CapEff" => status.effective = hexadecimal(words.next()),
+            b"CapPrm" => status.permitted = hexadecimal(words.next()),
+            b"NoNewPrivs" => status.no_new_privs = words.next() == Some("1"),
             b"SigIgn" => status.ignored = hexadecimal(words.next()),
             _ => {}
         }

@@ -28,11 +28,12 @@ fn stat_reads_names_with_spaces_parentheses_and_bad_utf8() {
 
 #[test]
 fn status_keeps_the_namespace_pids_and_is_not_confused_by_colons_in_the_name() {
-    let text = b"Name:\tVLLM::EngineCor\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t4711\nPid:\t4711\nUid:\t1000\t1001\t1000\t1000\nNSpid:\t4711\t12\t3\nSigIgn:\t0000000000001001\nCapEff:\t000001ffffffffff\n";
+    let text = b"Name:\tVLLM::EngineCor\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t4711\nPid:\t4711\nUid:\t1000\t1001\t1000\t1000\nNSpid:\t4711\t12\t3\nSigIgn:\t0000000000001001\nCapPrm:\t000001ffffffffff\nNoNewPrivs:\t1\nCapEff:\t000001ffffffffff\n";
     let status = status(text).expect("parses");
     assert_eq!((status.tgid, status.euid), (4711, Some(1001)));
     assert_eq!(status.namespace_pids, [4711, 12, 3]);
-    assert_eq!(status.effective, 0x1ff_ffff_ffff);
+    assert_eq!((status.effective, status.permitted), (0x1ff_ffff_ffff, 0x1ff_ffff_ffff));
+    assert!(status.no_new_privs);
     assert_eq!([1, 2, 13, 0, -1, 99].map(|signal| status.ignores(signal)), [true, false, true, false, false, false]);
     assert_eq!(super::status(b"Name:\tx\n"), None);
     let named_tgid = super::status(b"Name:\tTgid:\nTgid:\t8\n").expect("parses");

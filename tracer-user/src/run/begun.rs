@@ -3,18 +3,19 @@
 //! Enters: servers as discovery found them, open sinks, and a [`Plan`]. Leaves: what a verb may look at between turns, and at the end what
 //! the run amounts to. Refused: what the kernel or the disk refuses, with what to do about it; a server that ended meanwhile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::live::{LAG_NS, Live, StoppedBy, targets_of};
 use super::stop::Stop;
-use super::{Ended, Run};
+use super::{Ended, Run, privileges};
 use crate::attach::Level;
 use crate::attach::loader::Options;
 use crate::core::Config;
 use crate::core::view::View;
 use crate::discover::failure::LIST;
+use crate::discover::privilege::{Later, Privileges};
 use crate::discover::{self, ServerProcesses};
 use crate::exit::{Code, Failure};
 use crate::export::Sinks;
@@ -96,6 +97,19 @@ impl Begun {
         let warnings = self.live.probe_libraries();
         self.deadline = self.duration.map(|duration| Instant::now() + duration);
         warnings
+    }
+
+    /// Gives up the capabilities that nothing needs any more, once the libraries are probed; gives those that are kept. `files` are
+    /// opened later.
+    pub fn give_up_privileges<'a>(
+        &mut self,
+        mut files: impl Iterator<Item = &'a Path>,
+    ) -> Result<Privileges, privileges::NotGivenUp> {
+        let events = self.live.uses_events().then_some(Later::UprobeEvents);
+        let reopens = files.any(privileges::is_in_others_hands).then_some(Later::Reopening);
+        let later: Vec<Later> = events.into_iter().chain(reopens).collect();
+        let kept = Privileges::own().kept(&later);
+        privileges::give_up(kept).map(|()| kept)
     }
 
     pub fn servers(&self) -> &[ServerProcesses] {

@@ -121,6 +121,11 @@ impl Live {
         &self.session
     }
 
+    /// As [`Session::uses_events`].
+    pub fn uses_events(&mut self) -> bool {
+        self.session.uses_events()
+    }
+
     /// As [`Run::views`].
     pub fn views(&self) -> impl Iterator<Item = View<'_>> {
         self.run.views()

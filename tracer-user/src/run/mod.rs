@@ -8,6 +8,7 @@ pub mod live;
 mod naming;
 pub mod pipeline;
 pub mod preroll;
+pub mod privileges;
 pub mod recorded;
 pub mod replay;
 pub mod stop;

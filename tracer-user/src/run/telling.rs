@@ -5,7 +5,9 @@
 use super::Ended;
 use super::begun::Begun;
 use super::live::{StoppedBy, is_bare};
+use super::privileges::NotGivenUp;
 use crate::attach::Level;
+use crate::discover::privilege::{Privileges, listed};
 use crate::discover::{ServerProcesses, role_name};
 use crate::input::{Probe, Role};
 use crate::recording::recorder::Recorded;
@@ -45,6 +47,17 @@ pub fn attached(begun: &Begun) -> String {
     let processes: usize = begun.servers().iter().map(|found| found.processes.len()).sum();
     let (probes, level) = (begun.session().attached(), begun.session().level().name());
     format!("attached to {processes} processes with {probes} probes at level {level}; Ctrl-C stops")
+}
+
+/// What this process may still do.
+pub fn privileges(kept: Result<Privileges, NotGivenUp>) -> String {
+    match kept.map(Privileges::listed).as_deref() {
+        Ok([]) => "privileges: none is left, and none can be gained".to_owned(),
+        Ok(kept) => {
+            format!("privileges: kept {} for what comes later; all others are given up for good", listed(kept, ", "))
+        }
+        Err(error) => format!("warning: {error}"),
+    }
 }
 
 /// What was seen, and whether all of it went where it was to go.

@@ -40,6 +40,8 @@ pub(super) struct Records {
     asked: HashMap<End, (u64, Class)>,
     /// Processes whose descriptors are still in the table, and when they ended.
     dead: HashMap<u32, EventNanos>,
+    /// Children that are not in the table of processes, and when they were born: their parent's entry is copied when they are.
+    missing: HashMap<u32, EventNanos>,
     /// A batch found no room.
     gave_up: bool,
 }
@@ -55,6 +57,7 @@ impl Records {
             batch_bytes: 0,
             asked: HashMap::new(),
             dead: HashMap::new(),
+            missing: HashMap::new(),
             gave_up: false,
         }
     }
@@ -88,13 +91,19 @@ impl Records {
         self.delivered[event.what.probe() as usize] += 1;
         match event.what {
             // It has descriptors that no call of its own announces.
-            What::Forked { child } => self.know(child, monotonic_ns()),
+            What::Forked { child } => {
+                self.know(child, monotonic_ns());
+                if !self.table.is_target(child) {
+                    self.missing.insert(child, event.at);
+                }
+            }
             What::Executed => self.executed(&event),
             What::Exited => {
                 for (end, _) in self.lives.range(event.process, 0, u32::MAX) {
                     self.lives.remove(end);
                 }
                 self.lives.forget(event.process);
+                self.missing.remove(&event.process);
                 self.dead.insert(event.process, event.at);
             }
             _ => {}
@@ -180,7 +189,7 @@ impl Records {
         self.table.tell(verdict.end, lifetime, class);
     }
 
-    /// Traces a process as well, or looks at its sockets from now on. A table of targets that is full leaves it as it was.
+    /// Traces a process as well, or looks at its sockets from now on. What the kernel refuses leaves it as it was.
     pub(super) fn target(&mut self, target: Target, now: u64) {
         if self.table.add_target(target).is_ok() {
             self.know(target.tgid, now);
@@ -222,6 +231,14 @@ impl Records {
     /// Descriptors that this side found no room for since the last call.
     pub(super) fn take_refused(&mut self) -> u64 {
         self.table.take_refused()
+    }
+
+    /// Processes that found no room since the last call. A child that was followed, and is not in the table any more, has said its end by
+    /// `until`.
+    pub(super) fn take_unfollowed(&mut self, until: EventNanos) -> u64 {
+        let before = self.missing.len();
+        self.missing.retain(|_, born| *born > until);
+        self.table.take_unfollowed() + (before - self.missing.len()) as u64
     }
 
     pub(super) fn lost(&mut self, at: u64, count: u64, stage: LossStage) {

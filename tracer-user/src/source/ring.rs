@@ -36,6 +36,8 @@ const DRAIN_EVERY: Duration = Duration::from_millis(10);
 const TICK_AFTER_NS: u64 = 15_000_000;
 /// A clock anchor, and the housekeeping of dead processes, this often.
 const SECOND_NS: u64 = 1_000_000_000;
+/// A child's end is read this long after its birth, if it was in the table and is not any more: it left the table before it said so.
+const CHILD_TOLD_NS: u64 = 200_000_000;
 /// Batches that wait for the core: with [`super::records::BATCH_BYTES`], at most 16 MiB, and as much is held beside them.
 const QUEUE_BATCHES: usize = 16;
 
@@ -209,6 +211,7 @@ impl Drain {
                 self.tell_threads(now, moved);
                 self.tell_processes(now, None);
                 self.report_losses(now);
+                self.report_unfollowed(now, stopping);
                 self.records.report_delivered();
                 self.records.push(Input::Tick(now));
             }
@@ -323,6 +326,15 @@ impl Drain {
         for key in self.counters.unmet() {
             let what = What::Cuda(Box::new(Seen::Function { key, callers: [0; 4], text: None }));
             self.records.push(Input::Event(Event { at, process: key.process, thread: key.process, what }));
+        }
+    }
+
+    /// Tells of processes that found no room in the table.
+    fn report_unfollowed(&mut self, now: u64, is_last: bool) {
+        let until = if is_last { now } else { now.saturating_sub(CHILD_TOLD_NS) };
+        let count = self.records.take_unfollowed(until);
+        if count > 0 {
+            self.records.lost(now, count, LossStage::Targets);
         }
     }
 

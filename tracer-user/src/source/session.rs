@@ -8,7 +8,8 @@ use super::ring::{Command, Reader, monotonic_ns};
 use crate::attach::family::FAMILIES;
 use crate::attach::handles::NamesAt;
 use crate::attach::libraries::{Attached, Libraries};
-use crate::attach::loader::{Link, Options, Probes, take_back};
+use crate::attach::links::{Link, take_back};
+use crate::attach::loader::{Options, Probes};
 use crate::attach::table::Table;
 use crate::attach::{Level, LoadError, Target};
 use crate::input::{EventNanos, Input, Role};
@@ -33,13 +34,13 @@ impl Session {
             debug_log(&mut probes)?;
         }
         let table = &mut rings.table;
-        let full = |error| LoadError::Other(format!("the table of traced processes: {error}"));
+        let refused = |error| LoadError::Other(format!("the table of traced processes: {error}"));
         // Before the programs run, so that the first event of a busy connection is not cut to the small cap.
         let now = monotonic_ns();
         let captured: Vec<u32> = targets.iter().filter(|target| target.capture).map(|target| target.tgid).collect();
         let made: Vec<_> = captured.iter().map(|tgid| table.look(*tgid, now)).collect();
         for target in targets {
-            table.add_target(*target).map_err(full)?;
+            table.add_target(*target).map_err(refused)?;
         }
         probes.attach()?;
         // Again, for what was opened or closed while nobody looked; then for children born in between.
@@ -50,7 +51,7 @@ impl Session {
         }
         let mut adopted = Vec::new();
         for (parent, child) in unknown_children(targets, table) {
-            table.add_target(child).map_err(full)?;
+            table.add_target(child).map_err(refused)?;
             if child.capture {
                 table.look(child.tgid, monotonic_ns());
                 table.set_known(child.tgid);
@@ -92,6 +93,11 @@ impl Session {
         self.probes.not_following.as_deref()
     }
 
+    /// Whether each uprobe is a perf event.
+    pub fn uses_events(&mut self) -> bool {
+        self.probes.uses_events()
+    }
+
     /// Programs and probes attached.
     pub fn attached(&self) -> usize {
         self.probes.attached()
@@ -121,7 +127,7 @@ impl Session {
     /// Stops to read, and passes on what was still on its way. What is attached is given back, to be dropped.
     pub fn detach(self, each: impl FnMut(Vec<Input>)) -> Attachment {
         self.reader.stop(each);
-        Attachment { links: self.libraries.into_links(), _probes: self.probes }
+        Attachment { links: self.libraries.into_links(), probes: self.probes }
     }
 }
 
@@ -129,14 +135,14 @@ impl Session {
 #[derive(Debug)]
 pub struct Attachment {
     links: Vec<Link>,
-    _probes: Probes,
+    probes: Probes,
 }
 
 impl Attachment {
     /// Takes it back. Where the kernel takes seconds for that, it is left to a process of its own, which ends as soon as this one has: a user
     /// does not wait for what the kernel does by itself. The last thing that a process does.
     pub fn leave(self) {
-        if !self.links.iter().any(Link::is_slow) {
+        if !self.links.iter().any(Link::is_slow) && !self.probes.is_leaving() {
             take_back(self.links);
             return;
         }
