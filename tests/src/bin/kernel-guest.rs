@@ -19,6 +19,7 @@ use inferspan::attach::loader::{Options, Probes};
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::{Attach, Page, Target, compare};
 use inferspan_tests::traffic::{Kind, Load, Until};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Counts of a kernel.
@@ -118,11 +119,12 @@ fn at(level: Level, arguments: &Arguments) -> Result<Value> {
     let finished = attach.finish()?;
     let cancelled = load.requests.iter().filter(|sent| sent.aborted).map(|sent| sent.generations).sum();
     let table = compare(&server, &ours, &finished.access, cancelled);
+    let requests = load.requests.len() as f64;
     let mut counts = vec![
-        ("requests", load.requests.len() as f64, ours.sum("inferspan_requests_total", "")),
-        ("access log", load.requests.len() as f64, finished.access.len() as f64),
-        both("prompt tokens", "prompt_tokens_total", &server, &ours),
-        both("generation tokens", "generation_tokens_total", &server, &ours),
+        Count("requests", requests, ours.sum("inferspan_requests_total", ""), 0.0),
+        Count("access log", requests, finished.access.len() as f64, 0.0),
+        Count::tokens("prompt", &server, &ours),
+        Count::tokens("generation", &server, &ours),
     ];
     if level != Level::Requests {
         counts.extend(Did::read(&account)?.since(&done_before).beside(&ours));
@@ -132,7 +134,6 @@ fn at(level: Level, arguments: &Arguments) -> Result<Value> {
         "attach_seconds": took,
         "links": links,
         "counts": counts,
-        "may_differ": cancelled,
         "dropped": dropped,
         "faults": table.faults(),
         "table": table.to_string(),
@@ -140,8 +141,21 @@ fn at(level: Level, arguments: &Arguments) -> Result<Value> {
     }))
 }
 
-fn both(what: &'static str, name: &str, server: &Page, ours: &Page) -> (&'static str, f64, f64) {
-    (what, server.sum(&format!("vllm:{name}"), ""), ours.sum(&format!("inferspan_{name}"), ""))
+/// What is counted, by the server, by inferspan, and how much more inferspan's may be: of what had come when its request was given up, and
+/// which the server dropped.
+#[derive(Debug, Serialize)]
+struct Count(&'static str, f64, f64, f64);
+
+impl Count {
+    fn tokens(of: &str, server: &Page, ours: &Page) -> Self {
+        let (what, given_up) = match of {
+            "prompt" => ("prompt tokens", "given_up_prompt_tokens"),
+            _ => ("generation tokens", "given_up_tokens"),
+        };
+        let theirs = server.sum(&format!("vllm:{of}_tokens_total"), "");
+        let ours = ours.sum(&format!("inferspan_{of}_tokens_total"), "");
+        Self(what, theirs, ours, server.sum(&format!("vllm:demo_{given_up}_total"), ""))
+    }
 }
 
 fn load(target: &Target, requests: usize) -> Load {
@@ -210,8 +224,8 @@ impl Did {
         }
     }
 
-    fn beside(&self, ours: &Page) -> [(&'static str, f64, f64); 3] {
-        let row = |what, did: u64, name: &str| (what, did as f64, ours.sum(name, ""));
+    fn beside(&self, ours: &Page) -> [Count; 3] {
+        let row = |what, did: u64, name: &str| Count(what, did as f64, ours.sum(name, ""), 0.0);
         [
             row("launches", self.launches, "inferspan_cuda_launches_total"),
             row("graph launches", self.graph_launches, "inferspan_cuda_graph_launches_total"),

@@ -68,12 +68,13 @@ pub(super) fn table(rows: &[Row]) -> String {
 
 fn row(kernel: &str, programs: &str, level: &Value, probes: bool) -> Row {
     let count = |what: &str| {
-        let of = counts(level).find(|(name, ..)| name == what);
+        let of = counts(level).find(|count| count.what == what);
         let shown = of.filter(|_| probes || !PROBED.contains(&what));
-        shown.map_or_else(|| "-".to_owned(), |(_, server, ours)| format!("{ours:.0} of {server:.0}"))
+        shown.map_or_else(|| "-".to_owned(), |count| count.shown())
     };
     let [requests, prompt, generation, launches, copies] = SHOWN.map(count);
-    let lost: f64 = pairs(&level["dropped"]).filter_map(|(_, count)| count.as_f64()).sum();
+    // A sum of nothing is -0.
+    let lost = pairs(&level["dropped"]).filter_map(|(_, count)| count.as_f64()).fold(0.0, std::ops::Add::add);
     let by = links(&level["links"]);
     let (kernel, name, programs) = (kernel.to_owned(), text(&level["name"]), programs.to_owned());
     [kernel, name, programs, by, requests, prompt, generation, launches, copies, format!("{lost:.0}")]
@@ -108,22 +109,44 @@ fn refused(programs: &Value, probes: bool) -> impl Iterator<Item = String> {
 }
 
 fn wrong(level: &Value, probes: bool) -> impl Iterator<Item = String> {
-    // A token may be in flight when a client leaves.
-    let in_flight = level["may_differ"].as_f64().unwrap_or(0.0);
-    let apart = counts(level).filter(move |(what, server, ours)| {
-        let may = if what == "generation tokens" { in_flight } else { 0.0 };
-        (server - ours).abs() > may && (probes || !PROBED.contains(&what.as_str()))
+    let seen = counts(level).filter(move |count| probes || !PROBED.contains(&count.what.as_str()));
+    let apart = seen.filter(|count| !count.holds()).map(|Count { what, server, ours, more }| {
+        format!("{what}: the server says {server:.0}, and {more:.0} more that it dropped; inferspan {ours:.0}")
     });
-    let apart = apart.map(|(what, server, ours)| format!("{what}: the server says {server:.0}, inferspan {ours:.0}"));
     let faults = level["faults"].as_array().into_iter().flatten().map(text);
     let lost = pairs(&level["dropped"]).map(|(stage, count)| format!("lost: {stage} {count}"));
     apart.chain(faults).chain(lost)
 }
 
-/// Name, the server's count, inferspan's.
-fn counts(level: &Value) -> impl Iterator<Item = (String, f64, f64)> {
+/// What is counted by both.
+struct Count {
+    what: String,
+    server: f64,
+    ours: f64,
+    /// What came for requests that were given up, which the server drops: inferspan has some of it, by when it came.
+    more: f64,
+}
+
+impl Count {
+    fn holds(&self) -> bool {
+        (self.server..=self.server + self.more).contains(&self.ours)
+    }
+
+    fn shown(&self) -> String {
+        let Self { server, ours, more, .. } = self;
+        if *more > 0.0 { format!("{ours:.0} of {server:.0} (+{more:.0})") } else { format!("{ours:.0} of {server:.0}") }
+    }
+}
+
+fn counts(level: &Value) -> impl Iterator<Item = Count> {
     let rows = level["counts"].as_array().into_iter().flatten();
-    rows.map(|row| (text(&row[0]), row[1].as_f64().unwrap_or(0.0), row[2].as_f64().unwrap_or(0.0)))
+    let number = |of: &Value| of.as_f64().unwrap_or(0.0);
+    rows.map(move |row| Count {
+        what: text(&row[0]),
+        server: number(&row[1]),
+        ours: number(&row[2]),
+        more: number(&row[3]),
+    })
 }
 
 fn pairs(of: &Value) -> impl Iterator<Item = (&str, &Value)> {
@@ -149,18 +172,18 @@ mod tests {
         vec![
             json!({"release": release, "programs": {"taken": {"tracepoint": 5}, "refused": {kind: {"call": "unknown func"}}}}),
             json!({"level": {
-                "name": "steps", "links": {"raw_tracepoint": 4, "uprobe_multi": 6, "uretprobe_multi": 1}, "may_differ": 2, "dropped": {}, "faults": [],
-                "counts": [["requests", 80.0, 80.0], ["prompt tokens", 2986.0, prompt], ["generation tokens", 900.0, 902.0],
-                    ["launches", 50.0, 0.0]]}}),
+                "name": "steps", "links": {"raw_tracepoint": 4, "uprobe_multi": 6, "uretprobe_multi": 1}, "dropped": {}, "faults": [],
+                "counts": [["requests", 80.0, 80.0, 0.0], ["prompt tokens", 2986.0, prompt, 0.0],
+                    ["generation tokens", 900.0, 902.0, 3.0], ["launches", 50.0, 0.0, 0.0]]}}),
             json!({"end": {"error": null}}),
         ]
     }
 
     #[test]
-    fn counts_that_are_equal_are_no_fault_and_a_token_in_flight_is_none() {
+    fn counts_that_are_equal_are_no_fault_and_neither_is_what_the_server_dropped() {
         let (rows, faults) = rows(&findings("5.10.0-32-cloud-amd64", "uprobe", 2986));
         assert_eq!(faults, [""; 0], "an old kernel refuses programs of functions, and counts no launches");
-        assert_eq!(rows[0][2..7], ["5 of 6", "7 links of many", "80 of 80", "2986 of 2986", "902 of 900"]);
+        assert_eq!(rows[0][2..7], ["5 of 6", "7 links of many", "80 of 80", "2986 of 2986", "902 of 900 (+3)"]);
         assert_eq!((rows[0][7].as_str(), rows[0][9].as_str()), ("-", "0"));
     }
 
@@ -168,8 +191,11 @@ mod tests {
     fn what_differs_or_is_refused_is_a_fault() {
         let (_, faults) = rows(&findings("6.1.0-50-cloud-amd64", "uprobe", 2930));
         assert_eq!(faults.len(), 3, "{faults:?}");
-        assert!(faults[0].contains("call is refused") && faults[1].contains("2986, inferspan 2930"), "{faults:?}");
+        assert!(faults[0].contains("call is refused") && faults[1].contains("2986, and 0 more that it dropped; inferspan 2930"), "{faults:?}");
         let (_, faults) = rows(&findings("5.10.0-32-cloud-amd64", "tracepoint", 2986));
         assert_eq!(faults.len(), 1, "{faults:?}");
+        let mut short = findings("5.10.0-32-cloud-amd64", "uprobe", 2986);
+        short[1]["level"]["counts"][2][2] = 899.0.into();
+        assert_eq!(rows(&short).1.len(), 1, "never less than the server counts");
     }
 }
