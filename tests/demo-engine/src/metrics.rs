@@ -29,7 +29,8 @@ const SOURCE: &str = "Number of prompt tokens by source.";
 /// vLLM drops these as well, and counts them nowhere. A tracer sees when a message arrives, not when the event loop gets to it: they are
 /// how far apart the two may be.
 const GIVEN_UP: &str = "Tokens that came, or were waiting for the event loop, after their request was given up.";
-const GIVEN_UP_PROMPTS: &str = "Prompt tokens of requests that were given up before the event loop got to their first output.";
+const GIVEN_UP_PROMPTS: &str =
+    "Prompt tokens of requests that were given up before the event loop got to their first output.";
 const UNHEARD: &str = "Engine requests whose client left before the engine was told of them.";
 
 families!(

@@ -22,6 +22,9 @@ use inferspan_tests::traffic::{Kind, Load, Until};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+/// How often a page is read that lacks requests; each takes 0.7 s or more.
+const SETTLING: usize = 20;
+
 /// Counts of a kernel.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -96,8 +99,9 @@ fn at(level: Level, arguments: &Arguments) -> Result<Value> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let account = folder.join("cuda.jsonl");
     let mut command = Command::new(&arguments.engine);
-    // Few blocks, so that there are preemptions, and a small budget, so that prompts are chunked.
-    command.args(["--blocks", "32", "--max-num-batched-tokens", "128", "--step-ms", "3"]);
+    // Few blocks, so that there are preemptions, and a small budget, so that prompts are chunked. Steps so long that the front end of a slow
+    // machine is not far behind: what waits there when a client leaves is dropped.
+    command.args(["--blocks", "32", "--max-num-batched-tokens", "128", "--step-ms", "20"]);
     command.arg("--enable-prompt-tokens-details");
     if level != Level::Requests {
         command.arg("--cuda").arg(&arguments.cuda).arg("--cuda-account").arg(&account);
@@ -114,12 +118,12 @@ fn at(level: Level, arguments: &Arguments) -> Result<Value> {
     let server = target.quiet()?.since(&before);
     // The last step's totals come when its threads are looked at.
     std::thread::sleep(Duration::from_millis(500));
-    let ours = attach.metrics()?;
+    let requests = load.requests.len() as f64;
+    let ours = settled(&attach, requests)?;
     let dropped = dropped(&attach.metrics_text()?);
     let finished = attach.finish()?;
     let cancelled = load.requests.iter().filter(|sent| sent.aborted).map(|sent| sent.generations).sum();
     let table = compare(&server, &ours, &finished.access, cancelled);
-    let requests = load.requests.len() as f64;
     let mut counts = vec![
         Count("requests", requests, ours.sum("inferspan_requests_total", ""), 0.0),
         Count("access log", requests, finished.access.len() as f64, 0.0),
@@ -138,7 +142,20 @@ fn at(level: Level, arguments: &Arguments) -> Result<Value> {
         "faults": table.faults(),
         "table": table.to_string(),
         "said": finished.stderr,
+        "access": finished.access,
     }))
+}
+
+/// The tracer's page once it has so many requests. A machine that was not let run for a moment has a tracer that is behind.
+fn settled(attach: &Attach, requests: f64) -> Result<Page> {
+    let mut page = attach.metrics()?;
+    for _ in 0..SETTLING {
+        if page.sum("inferspan_requests_total", "") >= requests {
+            break;
+        }
+        page = attach.metrics()?;
+    }
+    Ok(page)
 }
 
 /// What is counted, by the server, by inferspan, and how much more inferspan's may be: of what had come when its request was given up, and
@@ -166,7 +183,10 @@ fn load(target: &Target, requests: usize) -> Load {
 /// What a tracer counts as lost, by stage.
 fn dropped(page: &str) -> BTreeMap<String, f64> {
     let lines = page.lines().filter_map(|line| line.strip_prefix("inferspan_events_dropped_total{")?.split_once("} "));
-    lines.filter_map(|(labels, count)| Some((labels.to_owned(), count.parse().ok()?))).filter(|(_, n)| *n > 0.0).collect()
+    lines
+        .filter_map(|(labels, count)| Some((labels.to_owned(), count.parse().ok()?)))
+        .filter(|(_, n)| *n > 0.0)
+        .collect()
 }
 
 /// What a process holds of probes, by kind of link, as its descriptors say.

@@ -80,12 +80,12 @@ fn row(kernel: &str, programs: &str, level: &Value, probes: bool) -> Row {
     [kernel, name, programs, by, requests, prompt, generation, launches, copies, format!("{lost:.0}")]
 }
 
-/// Which kinds of link the probes of functions have: the kernel's names, and a perf event for each.
+/// Which kinds of link the probes of functions have, by the kernel's names for links; a perf event may stand without one.
 fn links(kinds: &Value) -> String {
     let of = |names: &[&str]| -> u64 {
         pairs(kinds).filter(|(kind, _)| names.contains(kind)).filter_map(|(_, count)| count.as_u64()).sum()
     };
-    match (of(&["uprobe_multi", "uretprobe_multi"]), of(&["perf event"])) {
+    match (of(&["uprobe_multi", "uretprobe_multi"]), of(&["perf", "perf event"])) {
         (0, 0) => "-".to_owned(),
         (links, 0) => format!("{links} links of many"),
         (0, events) => format!("{events} perf events"),
@@ -188,10 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn links_are_named_by_what_holds_them() {
+        assert_eq!(links(&json!({"raw_tracepoint": 4})), "-");
+        assert_eq!(links(&json!({"raw_tracepoint": 4, "perf": 85})), "85 perf events");
+    }
+
+    #[test]
     fn what_differs_or_is_refused_is_a_fault() {
         let (_, faults) = rows(&findings("6.1.0-50-cloud-amd64", "uprobe", 2930));
         assert_eq!(faults.len(), 3, "{faults:?}");
-        assert!(faults[0].contains("call is refused") && faults[1].contains("2986, and 0 more that it dropped; inferspan 2930"), "{faults:?}");
+        assert!(
+            faults[0].contains("call is refused")
+                && faults[1].contains("2986, and 0 more that it dropped; inferspan 2930"),
+            "{faults:?}"
+        );
         let (_, faults) = rows(&findings("5.10.0-32-cloud-amd64", "tracepoint", 2986));
         assert_eq!(faults.len(), 1, "{faults:?}");
         let mut short = findings("5.10.0-32-cloud-amd64", "uprobe", 2986);

@@ -72,7 +72,9 @@ pub(super) fn image(version: &str) -> Result<PathBuf> {
             // Modules of 60 MB, of which none is loaded.
             fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))
         })
-        .with_context(|| format!("Debian's {suite} may have a newer kernel now: then PINNED needs its version and SHA-256"))
+        .with_context(|| {
+            format!("Debian's {suite} may have a newer kernel now: then PINNED needs its version and SHA-256")
+        })
     })?;
     let boot = folder.join("boot");
     let files = fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))?;

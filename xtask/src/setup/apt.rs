@@ -73,7 +73,9 @@ pub(crate) fn download(packages: &[&str], source: Source, work: impl FnOnce(&[Pa
     ];
     if let Source::Suite(suite) = source {
         let sources = state.join("sources.list");
-        let line = format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n");
+        let line = format!(
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"
+        );
         fs::write(&sources, line).with_context(|| format!("cannot write {}", sources.display()))?;
         options.push(format!("Dir::Etc::sourcelist={}", sources.display()));
         options.push("Dir::Etc::sourceparts=/dev/null".to_owned());
