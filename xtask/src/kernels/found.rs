@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+/// What all that are pinned end with.
+const FLAVOUR: &str = "-cloud-amd64";
 /// Columns, in their order.
 const HEAD: [&str; 10] = [
     "kernel",
@@ -76,7 +78,8 @@ fn row(kernel: &str, programs: &str, level: &Value, probes: bool) -> Row {
     // A sum of nothing is -0.
     let lost = pairs(&level["dropped"]).filter_map(|(_, count)| count.as_f64()).fold(0.0, std::ops::Add::add);
     let by = links(&level["links"]);
-    let (kernel, name, programs) = (kernel.to_owned(), text(&level["name"]), programs.to_owned());
+    let kernel = kernel.strip_suffix(FLAVOUR).unwrap_or(kernel).to_owned();
+    let (name, programs) = (text(&level["name"]), programs.to_owned());
     [kernel, name, programs, by, requests, prompt, generation, launches, copies, format!("{lost:.0}")]
 }
 
@@ -183,6 +186,7 @@ mod tests {
     fn counts_that_are_equal_are_no_fault_and_neither_is_what_the_server_dropped() {
         let (rows, faults) = rows(&findings("5.10.0-32-cloud-amd64", "uprobe", 2986));
         assert_eq!(faults, [""; 0], "an old kernel refuses programs of functions, and counts no launches");
+        assert_eq!(rows[0][0], "5.10.0-32");
         assert_eq!(rows[0][2..7], ["5 of 6", "7 links of many", "80 of 80", "2986 of 2986", "902 of 900 (+3)"]);
         assert_eq!((rows[0][7].as_str(), rows[0][9].as_str()), ("-", "0"));
     }

@@ -19,7 +19,7 @@ const FOUND: &str = "findings.jsonl";
 /// From its start to its end. Three minutes on an idle host with two cores, for the slowest.
 const LIMIT: Duration = Duration::from_mins(20);
 /// From its last word to its end.
-const OFF_LIMIT: Duration = Duration::from_secs(60);
+const OFF_LIMIT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(200);
 /// Between two lines that say that it runs.
 const PROGRESS: Duration = Duration::from_secs(15);
@@ -73,7 +73,7 @@ fn start_one(
     // A kernel that panics ends the machine: it reboots, which `-no-reboot` forbids.
     command.args(["-append", "console=ttyS0 quiet panic=-1"]);
     let mut qemu = Process::start("qemu", &mut command, folder)?.with_patience(Duration::from_secs(1));
-    let (started, mut told, mut findings) = (Instant::now(), Duration::ZERO, Vec::new());
+    let (started, mut next, mut findings) = (Instant::now(), PROGRESS, Vec::new());
     let failed = |what: &str| {
         let text = fs::read(&console).unwrap_or_default();
         format!("{what}; the end of its console, {}:\n{}", console.display(), tail(&String::from_utf8_lossy(&text)))
@@ -98,9 +98,9 @@ fn start_one(
         if started.elapsed() > LIMIT {
             bail!("{}", failed(&format!("the machine was not done within {} s", LIMIT.as_secs())));
         }
-        if started.elapsed() - told > PROGRESS {
-            told = started.elapsed();
-            eprintln!("xtask: the machine runs: {} s …", told.as_secs());
+        if started.elapsed() > next {
+            eprintln!("xtask: the machine runs: {} s …", next.as_secs());
+            next += PROGRESS;
         }
         interrupt.sleep(POLL);
     }

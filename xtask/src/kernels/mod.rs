@@ -53,7 +53,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     for (version, image) in versions.iter().zip(&images) {
         let place = fresh(&folder.join(version.replace('/', "-")))?;
         let found = shell::step(&format!("tracing on Linux {version}"), || {
-            machine::run(image, &archive, &place, &interrupt, |finding| told(finding))
+            machine::run(image, &archive, &place, &interrupt, told)
         });
         match found {
             Ok(findings) => {
