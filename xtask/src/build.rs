@@ -16,15 +16,34 @@ pub(crate) fn inferspan() -> Result<PathBuf> {
     programs("inferspan", &["inferspan"]).map(|mut built| built.remove(0))
 }
 
+/// How programs are built.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    Release,
+    Debug,
+}
+
 /// Release builds of `names`, binaries of `package`.
 pub(crate) fn programs(package: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
+    programs_as(package, names, Profile::Release)
+}
+
+/// Builds of `names`, binaries of `package`.
+pub(crate) fn programs_as(package: &str, names: &[&str], profile: Profile) -> Result<Vec<PathBuf>> {
     let mut command = shell::cargo();
-    command.current_dir(shell::root()).args(["build", "--quiet", "--locked", "--release", "--package", package]);
+    command.current_dir(shell::root()).args(["build", "--quiet", "--locked", "--package", package]);
+    let profile = match profile {
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+        Profile::Debug => "debug",
+    };
     for name in names {
         command.args(["--bin", name]);
     }
-    shell::step(&format!("building {} (release)", names.join(", ")), || shell::run(&mut command))?;
-    let folder = target_folder().join("release");
+    shell::step(&format!("building {} ({profile})", names.join(", ")), || shell::run(&mut command))?;
+    let folder = target_folder().join(profile);
     let built: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     for path in &built {
         if !path.is_file() {

@@ -9,6 +9,7 @@ mod cache;
 mod demo;
 mod ebpf;
 mod gpu_check;
+mod kernels;
 mod lint;
 mod setup;
 mod shell;
@@ -40,6 +41,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Measure
     Bench(bench::Arguments),
+    /// Trace the demo server on other kernels, in a machine of qemu's, and compare with its counts
+    Kernels(kernels::Arguments),
     /// Make a folder that checks Inferspan on a host with a GPU
     GpuCheck(gpu_check::Arguments),
 }
@@ -63,6 +66,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::GpuCheck(arguments) => gpu_check::main(&arguments),
+        Verb::Kernels(arguments) => kernels::main(&arguments),
         Verb::Ebpf(arguments) => ebpf::main(&arguments),
     }
 }

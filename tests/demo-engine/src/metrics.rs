@@ -26,6 +26,12 @@ const HITS: &str = "Prefix cache hits, in terms of number of cached tokens.";
 const QUERIES: &str = "Prefix cache queries, in terms of number of queried tokens.";
 const SUCCESS: &str = "Count of successfully processed requests.";
 const SOURCE: &str = "Number of prompt tokens by source.";
+/// vLLM drops these as well, and counts them nowhere. A tracer sees when a message arrives, not when the event loop gets to it: they are
+/// how far apart the two may be.
+const GIVEN_UP: &str = "Tokens that came, or were waiting for the event loop, after their request was given up.";
+const GIVEN_UP_PROMPTS: &str =
+    "Prompt tokens of requests that were given up before the event loop got to their first output.";
+const UNHEARD: &str = "Engine requests whose client left before the engine was told of them.";
 
 families!(
     /// What only grows.
@@ -39,6 +45,9 @@ families!(
         PromptTokensCached =
             ("prompt_tokens_cached", None, "Number of cached prompt tokens (local + external).", &[]),
         GenerationTokens = ("generation_tokens", None, "Number of generation tokens processed.", &[]),
+        GivenUpTokens = ("demo_given_up_tokens", None, GIVEN_UP, &[]),
+        GivenUpPromptTokens = ("demo_given_up_prompt_tokens", None, GIVEN_UP_PROMPTS, &[]),
+        Unheard = ("demo_unheard_requests", None, UNHEARD, &[]),
         SuccessStop = ("request_success", Some(("finished_reason", "stop")), SUCCESS, &[]),
         SuccessLength = ("request_success", Some(("finished_reason", "length")), SUCCESS, &[]),
         SuccessAbort = ("request_success", Some(("finished_reason", "abort")), SUCCESS, &[]),

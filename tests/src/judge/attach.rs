@@ -125,6 +125,10 @@ impl Attach {
         Ok(before)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.attached.pid()
+    }
+
     /// CPU time used so far, seconds.
     pub fn cpu(&self) -> f64 {
         proc::cpu_time(self.attached.pid()).as_secs_f64()

@@ -38,6 +38,9 @@ pub enum LoadError {
     Other(String),
 }
 
+/// How a verifier names the helper `bpf_get_attach_cookie` (174 in include/uapi/linux/bpf.h) that its kernel does not have.
+const NO_COOKIES: &str = "func unknown#174";
+
 /// The operating system's error at the bottom of an error's chain.
 fn root_errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
@@ -81,6 +84,10 @@ pub(super) fn program_error(program: &'static str, error: &ProgramError) -> Load
         if log.trim().is_empty() && matches!(io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
             return LoadError::Permission { what: format!("loading the BPF program `{program}`") };
         }
+        if log.contains(NO_COOKIES) {
+            let error = "this kernel has no attach cookies, which came with Linux 5.15".to_owned();
+            return LoadError::Attach { program, point: "functions".to_owned(), error };
+        }
         let tail: Vec<&str> = log.lines().rev().take(30).collect();
         let log = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
         let error = io_error
@@ -112,5 +119,27 @@ pub(super) fn io_error(program: &'static str, point: String, error: &io::Error) 
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => LoadError::Permission { what: format!("attaching `{program}` to {point}") },
         _ => LoadError::Attach { program, point, error: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya_obj::VerifierLog;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_attach_cookies_is_told_in_a_sentence() {
+        let said = |log: &str| {
+            let io_error = io::Error::from_raw_os_error(libc::EINVAL);
+            let error = ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(log.to_owned()) };
+            program_error("cuda_call", &error).to_string()
+        };
+        let short = said("12: (bf) r1 = r7\n13: (85) call unknown#174\ninvalid func unknown#174\nstack depth 24\n");
+        assert_eq!(
+            short,
+            "cannot attach `cuda_call` to functions: this kernel has no attach cookies, which came with Linux 5.15"
+        );
+        assert!(said("R1 invalid mem access 'inv'\n").contains("invalid mem access"));
     }
 }

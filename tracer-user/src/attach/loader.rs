@@ -277,8 +277,9 @@ impl Probes {
             return Ok(());
         }
         let program: &mut UProbe = program(&mut self.ebpf, name)?;
-        if self.loaded.insert(name) {
+        if !self.loaded.contains(name) {
             program.load().map_err(|error| program_error(name, &error))?;
+            self.loaded.insert(name);
         }
         let scope = process.and_then(NonZeroU32::new).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
         for (&offset, &cookie) in places.offsets.iter().zip(&places.cookies) {

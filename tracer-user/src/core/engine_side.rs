@@ -68,15 +68,19 @@ impl EngineSide {
         }
         let known = scene.requests.generations.key_of(&add.id);
         let clock = &scene.about.clock;
+        let arrival = add.arrival.map(|unix| clock.event_of_unix((unix * 1e9) as u64));
         let again = known.and_then(|key| scene.requests.generations.get_mut(key)).filter(|generation| {
             // The other end of the same message; an id that a client uses again comes with another arrival.
-            let arrival = add.arrival.map(|unix| clock.event_of_unix((unix * 1e9) as u64));
             generation.arrival == arrival || !generation.settled()
         });
         let key = if let (Some(generation), Some(key)) = (again, known) {
             generation.added = Some(generation.added.map_or(at, |added| added.min(at)));
             key
         } else {
+            if direction == Direction::In && scene.requests.generations.is_gone(&add.id, arrival) {
+                // The engine is so far behind that the request was given up, and has left, before it heard of it.
+                return;
+            }
             let ids = scene.engine.identify(&add.id, add.external_id.as_deref());
             scene.requests.insert(Generation::from_add(add, ids, at, clock))
         };
@@ -276,6 +280,19 @@ mod tests {
         let all: Vec<_> = stage.ground.requests.generations.iter().map(|(_, g)| g).collect();
         let [generation] = all[..] else { panic!("{all:?}") };
         assert_eq!((generation.added, generation.process, generation.engine_process), (Some(10), API, ENGINE));
+    }
+
+    #[test]
+    fn an_engine_that_hears_of_a_request_that_has_left_makes_no_second_one() {
+        // sent 10 ─ leaves 20 ─ the engine has it 30 · the same id with another arrival is another request
+        let mut stage = Stage::default();
+        stage.seen(10, API, Direction::Out, add("a-0123abcd", 1.0));
+        let requests = &mut stage.ground.requests;
+        requests.generations.key_of("a-0123abcd").map(|key| requests.generations.remove(key, &mut requests.index));
+        stage.seen(30, ENGINE, Direction::In, add("a-0123abcd", 1.0));
+        assert_eq!(stage.tokens(), [] as [u64; 0]);
+        stage.seen(40, ENGINE, Direction::In, add("a-0123abcd", 2.0));
+        assert_eq!(stage.tokens(), [0]);
     }
 
     #[test]

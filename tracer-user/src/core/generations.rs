@@ -3,7 +3,7 @@
 //! Enters: requests as they are sent, or first heard of. Leaves: which one an id means, and which are over. All engine requests of a beam
 //! search go below its first one, which stands for them. Bounded: ids of finished ones are remembered so far back only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::join::Index;
@@ -17,6 +17,8 @@ use crate::output::cuda::StepCuda;
 
 /// Ids of finished requests that are remembered, so that an output after the end makes no new one.
 const MAX_RECENT: usize = 8_192;
+/// Between one stamp put on the event clock twice, ns: the clock is followed meanwhile, and two requests of one id are further apart.
+const SAME_ARRIVAL: EventNanos = 1_000_000;
 /// Engine requests of a beam search whose metrics wait for its end.
 const MAX_TALLIES: usize = 1_024;
 
@@ -29,7 +31,8 @@ pub(super) struct Generations {
     /// Beam searches by their id: the engine request that stands for each; and whom the others belong to.
     searches: HashMap<String, u64>,
     lead_of: BTreeMap<u64, u64>,
-    recent: HashSet<Arc<str>>,
+    /// With the arrival of each, as long as its id is remembered.
+    recent: HashMap<Arc<str>, Option<EventNanos>>,
     recent_order: VecDeque<Arc<str>>,
 }
 
@@ -53,7 +56,13 @@ impl Generations {
 
     /// One with this id is over since not long.
     pub(super) fn was_recent(&self, id: &str) -> bool {
-        self.recent.contains(id)
+        self.recent.contains_key(id)
+    }
+
+    /// One with this id and this arrival is over since not long: what is seen of its ADD now is the other end's.
+    pub(super) fn is_gone(&self, id: &str, arrival: Option<EventNanos>) -> bool {
+        let gone = self.recent.get(id).copied().flatten();
+        gone.zip(arrival).is_some_and(|(gone, arrival)| gone.abs_diff(arrival) < SAME_ARRIVAL)
     }
 
     /// In the order in which they came.
@@ -101,7 +110,7 @@ impl Generations {
         // A client that reuses an id may already have the next one under it.
         if self.by_id.get(&generation.id) == Some(&key) {
             self.by_id.remove(&generation.id);
-            self.remember_gone(&generation.id);
+            self.remember_gone(&generation);
         }
         Some(generation)
     }
@@ -121,9 +130,9 @@ impl Generations {
         }
     }
 
-    fn remember_gone(&mut self, id: &Arc<str>) {
-        if self.recent.insert(Arc::clone(id)) {
-            self.recent_order.push_back(Arc::clone(id));
+    fn remember_gone(&mut self, gone: &Generation) {
+        if self.recent.insert(Arc::clone(&gone.id), gone.arrival).is_none() {
+            self.recent_order.push_back(Arc::clone(&gone.id));
         }
         if self.recent_order.len() > MAX_RECENT
             && let Some(old) = self.recent_order.pop_front()

@@ -99,15 +99,19 @@ impl Join<'_> {
             return;
         }
         let added = generation.added.unwrap_or(generation.seen);
-        // The same chosen id twice at once: the request that has none yet and came first.
+        // The same chosen id twice at once: the request that has none yet and came first. A client may leave between the two.
+        let is_over = |e: &Exchange| e.ending.is_some();
+        let left_early = |e: &Exchange| {
+            e.ending.is_some_and(|(_, ending)| ending.is_clients()) && !self.has_other_request(e, generation)
+        };
         let found = self
             .index
             .exchanges_of(&generation.identity)
             .into_iter()
             .filter_map(|key| Some((key, self.exchanges.get(key)?)))
-            .filter(|(_, e)| e.ending.is_none() && same(e.process, generation.process))
+            .filter(|(_, e)| (!is_over(e) || left_early(e)) && same(e.process, generation.process))
             .filter(|(_, e)| e.complete.is_some_and(|at| at <= added))
-            .min_by_key(|&(key, e)| (self.has_other_request(e, generation), key));
+            .min_by_key(|&(key, e)| (self.has_other_request(e, generation), is_over(e), key));
         if let Some((exchange, _)) = found {
             self.join(exchange, key);
         }
@@ -192,6 +196,7 @@ mod tests {
     use super::*;
     use crate::core::exchanges::tests::completion;
     use crate::engine::ENGINES;
+    use crate::model::exchange::Ending;
 
     #[test]
     fn an_engine_request_is_found_by_every_id_its_response_may_show() {
@@ -281,6 +286,26 @@ mod tests {
         }
         sides.join().cancelled(4, false);
         assert_eq!((sides.of(1), sides.of(2), sides.of(3)), (&[4][..], &[][..], &[][..]));
+    }
+
+    #[test]
+    fn a_client_that_chose_an_id_and_left_before_its_request_was_sent_has_it_all_the_same() {
+        // requests with the id `a`, read at 10 and 11 ─ the first's client leaves at 15 ─ sent at 20 and 21
+        for (left, has) in [(false, [&[3][..], &[4][..]]), (true, [&[4][..], &[3][..]])] {
+            let mut sides = Sides::default();
+            for (key, at) in [(1, 10), (2, 11)] {
+                let mut exchange = completion(at);
+                exchange.fields.request_id = Some("a".into());
+                exchange.ending = (left && key == 1).then_some((15, Ending::Disconnected));
+                sides.exchanges.insert(key, exchange);
+                sides.index.add_exchange("cmpl-a", key);
+            }
+            for (key, at) in [(3, 20), (4, 21)] {
+                sides.sent(key, &format!("cmpl-a-0-0123abc{key}"), at);
+                sides.join().by_id(key);
+            }
+            assert_eq!([sides.of(1), sides.of(2)], has, "one that is there comes before one that left");
+        }
     }
 
     #[test]

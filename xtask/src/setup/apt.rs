@@ -1,7 +1,7 @@
-//! Debian packages: installed into the system where they must be, else only unpacked into the cache.
+//! Debian packages: installed into the system where they must be, else only unpacked into the cache, of any suite.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -35,21 +35,31 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     })
 }
 
-/// Where packages are taken from when they are only unpacked.
+/// Where packages are taken from when they are only downloaded.
 #[derive(Clone, Copy)]
 pub(crate) enum Source {
     /// Whatever the machine's apt is set up with.
     System,
-    /// Debian 12's backports, without adding them to the machine's sources.
-    Backports,
+    /// Debian's suite of this name, without adding it to the machine's sources.
+    Suite(&'static str),
 }
 
-/// Downloads `packages` (without their dependencies) and unpacks them below `folder`. Needs no root, starts no service, and
-/// leaves the system's own package lists alone.
+/// Downloads `packages` (without their dependencies) and unpacks them below `folder`.
 pub(crate) fn unpack(packages: &[&str], source: Source, folder: &Path) -> Result<()> {
+    download(packages, source, |debs| debs.iter().try_for_each(|deb| extract(deb, folder)))
+}
+
+/// Unpacks a package below `folder`.
+pub(crate) fn extract(deb: &Path, folder: &Path) -> Result<()> {
+    shell::run(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(folder))
+}
+
+/// Downloads `packages` (without their dependencies), whose files `work` gets; then they are gone. Needs no root, starts no service, and
+/// leaves the system's own package lists alone.
+pub(crate) fn download(packages: &[&str], source: Source, work: impl FnOnce(&[PathBuf]) -> Result<()>) -> Result<()> {
     let state = cache::folder()?.join(match source {
-        Source::System => "apt-system",
-        Source::Backports => "apt-backports",
+        Source::System => "apt-system".to_owned(),
+        Source::Suite(suite) => format!("apt-{suite}"),
     });
     for below in ["lists/partial", "cache/archives/partial", "debs"] {
         let below = state.join(below);
@@ -61,9 +71,11 @@ pub(crate) fn unpack(packages: &[&str], source: Source, folder: &Path) -> Result
         // The sandbox user cannot write into a cache below /root.
         "APT::Sandbox::User=root".to_owned(),
     ];
-    if let Source::Backports = source {
+    if let Source::Suite(suite) = source {
         let sources = state.join("sources.list");
-        let line = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm-backports main\n";
+        let line = format!(
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"
+        );
         fs::write(&sources, line).with_context(|| format!("cannot write {}", sources.display()))?;
         options.push(format!("Dir::Etc::sourcelist={}", sources.display()));
         options.push("Dir::Etc::sourceparts=/dev/null".to_owned());
@@ -78,10 +90,9 @@ pub(crate) fn unpack(packages: &[&str], source: Source, folder: &Path) -> Result
     let debs = state.join("debs");
     shell::run(with_options().args(["-qq", "update"]))?;
     shell::run(with_options().args(["-qq", "download"]).args(packages).current_dir(&debs))?;
-    for entry in fs::read_dir(&debs).with_context(|| format!("cannot read {}", debs.display()))? {
-        let deb = entry?.path();
-        shell::run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(folder))?;
-    }
+    let files = fs::read_dir(&debs).with_context(|| format!("cannot read {}", debs.display()))?;
+    let files: Vec<PathBuf> = files.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    work(&files)?;
     fs::remove_dir_all(&state).with_context(|| format!("cannot remove {}", state.display()))
 }
 

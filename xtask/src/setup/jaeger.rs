@@ -112,7 +112,7 @@ fn find_go() -> Result<Go> {
     let part = cache::Part::new(&format!("go-{BACKPORT}"), "Debian backports' golang-1.23-go, unpacked\n")?;
     let folder = part.ensure(|folder| {
         let packages = [format!("golang-{BACKPORT}-go"), format!("golang-{BACKPORT}-src")];
-        apt::unpack(&[&packages[0], &packages[1]], apt::Source::Backports, folder)
+        apt::unpack(&[&packages[0], &packages[1]], apt::Source::Suite("bookworm-backports"), folder)
     })?;
     let program = folder.join(format!("usr/lib/go-{BACKPORT}/bin/go"));
     if go_version(&program).is_none() {

@@ -3,6 +3,7 @@
 use super::{Active, INPUT, Server, Tokenized};
 use crate::generation::{Generation, Progress};
 use crate::http;
+use crate::metrics::Counter;
 use crate::openai::{Choice, Kind, Reject, Usage};
 use crate::sys;
 use crate::wire::{self, Add, Outputs};
@@ -12,6 +13,7 @@ impl Server {
     pub(super) fn submit(&mut self, job: Tokenized) {
         let Tokenized { connection, identity, base_id, plan, prompts, arrival, keep_alive } = job;
         if !self.connections.contains_key(&connection) {
+            self.metrics.add(Counter::Unheard, prompts.len() as u64 * u64::from(plan.n));
             return;
         }
         let limit = self.config.limits.max_model_len;
@@ -97,7 +99,12 @@ impl Server {
         for output in outputs.outputs {
             let id = output.request_id.clone();
             // An output after an abort belongs to nobody.
-            let Some(generation) = self.generations.get_mut(&id) else { continue };
+            let Some(generation) = self.generations.get_mut(&id) else {
+                self.metrics.add(Counter::GivenUpTokens, output.tokens.len() as u64);
+                let prompt = output.prefill.map_or(0, |prefill| prefill.prompt_tokens);
+                self.metrics.add(Counter::GivenUpPromptTokens, u64::from(prompt));
+                continue;
+            };
             let progress = generation.update(output, outputs.timestamp, now, &self.tokenizer, &self.metrics);
             news.push((id.clone(), generation.request, generation.choice, progress));
             if news.last().is_some_and(|(.., progress)| progress.finish_reason.is_some()) {
