@@ -128,6 +128,27 @@ fn no_file_is_over_500_lines_and_no_prose_over_140_columns() {
 }
 
 #[test]
+fn the_tests_that_the_security_page_names_are_there() {
+    let page = fs::read_to_string(root().join("docs/security.md")).expect("docs/security.md");
+    let code: Vec<(PathBuf, String)> = ["tracer-user/src", "fuzz/src", "tests"]
+        .iter()
+        .flat_map(|folder| files(&root().join(folder), ".rs"))
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("a source file")))
+        .collect();
+    let mut named = 0;
+    for word in page.split('`').skip(1).step_by(2) {
+        let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if is_name && word.matches('_').count() >= 3 {
+            named += 1;
+            assert!(code.iter().any(|(_, text)| text.contains(&format!("fn {word}("))), "no test is called {word}");
+        } else if word.ends_with(".rs") {
+            assert!(code.iter().any(|(path, _)| path.ends_with(word)), "no file is called {word}");
+        }
+    }
+    assert!(named > 10, "{named} tests are named");
+}
+
+#[test]
 fn no_code_outside_its_room_names_an_engine() {
     let engines = source().join("engine");
     for path in files(&source(), ".rs") {
