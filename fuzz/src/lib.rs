@@ -7,6 +7,7 @@
 
 pub mod bytes;
 pub mod engine;
+pub mod exchange;
 pub mod files;
 pub mod inputs;
 pub mod pipeline;

@@ -3,7 +3,7 @@
 //! A stream that is cut elsewhere gives the same (`decode/mod.rs` promises it), so each is read twice: as it comes, and in pieces of
 //! lengths that the input chooses.
 
-use inferspan::decode::http::{Conversation, HttpEvent, Piece};
+use inferspan::decode::http::{Conversation, HttpEvent, Piece, What};
 use inferspan::decode::json::{RequestBody, RequestFields, ResponseBody, ResponseFields};
 use inferspan::decode::msgpack::Cursor;
 use inferspan::decode::sse::{Lines, MAX_LINE};
@@ -83,13 +83,21 @@ fn converse(steps: &[Step<'_>], cut: Option<u64>) -> Vec<HttpEvent> {
     events
 }
 
-/// A conversation on a connection, with losses, cuts and rebinds.
+/// A conversation on a connection, with losses, cuts and rebinds. Where what comes is no HTTP, parsing starts again at the beginning of a
+/// piece, so other pieces may give something else; of what is HTTP they may not, so such a conversation is made of the same bytes.
 pub fn http(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let seed = u64::from(bytes.u16());
-    let steps = steps(&mut bytes);
+    let steps = steps(&mut bytes.clone());
+    assert_eq!(converse(&steps, None), converse(&steps, None), "the same bytes give the same");
+    let _ = converse(&steps, Some(seed));
+
+    let calls = crate::exchange::calls(&mut bytes);
+    let steps: Vec<Step<'_>> =
+        calls.iter().map(|(direction, bytes)| Step::Call { direction: *direction, bytes, cut: 0 }).collect();
     let whole = converse(&steps, None);
-    assert_eq!(whole, converse(&steps, None), "the same bytes give the same");
+    let is_resync = |event: &HttpEvent| matches!(event.what, What::NoRequest | What::EndUnseen | What::Gap(_));
+    assert!(!whole.iter().any(is_resync), "what is whole is read whole: {whole:?}");
     assert_eq!(whole, converse(&steps, Some(seed)), "the same calls in other pieces give the same");
 }
 

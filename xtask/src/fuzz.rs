@@ -57,7 +57,9 @@ pub(crate) struct Arguments {
 pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let names = names()?;
     if arguments.list {
-        names.iter().for_each(|name| println!("{name}"));
+        for name in names {
+            println!("{name}");
+        }
         return Ok(());
     }
     if let Some(name) = &arguments.name
