@@ -34,6 +34,8 @@ const SLOWEST: u32 = 10;
 const MEMORY: u32 = 1_024;
 /// Longest input, bytes: of the longest line that is kept of an event stream (16 KiB) there must be room for two.
 const LONGEST: u32 = 40_000;
+/// Longest input that is kept in the repository, bytes: all corpora together are below 2 MB.
+const LONGEST_KEPT: u32 = 1_024;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -71,10 +73,14 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     match &arguments.name {
         Some(name) => {
             let target = Target::new(name)?;
-            target.run(arguments.time)?;
+            target.run(arguments.time, &target.grown)?;
             if arguments.keep { target.keep() } else { Ok(()) }
         }
-        None => names.iter().try_for_each(|name| Target::new(name)?.run(SHORT)),
+        None => names.iter().try_for_each(|name| {
+            let target = Target::new(name)?;
+            // What long runs have found would take a short one's time.
+            target.run(SHORT, &emptied(folder().join("short").join(name))?)
+        }),
     }
 }
 
@@ -149,13 +155,13 @@ impl Target {
         command
     }
 
-    /// What was found goes into the folder of what has grown; what is kept is only read.
-    fn run(&self, time: Duration) -> Result<()> {
+    /// What is found goes into `into`; what is kept is only read.
+    fn run(&self, time: Duration, into: &Path) -> Result<()> {
         let (log, started) = (folder().join(format!("{}.log", self.name)), Instant::now());
         let file = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = self.command();
         command.args([format!("-max_total_time={}", time.as_secs()), "-print_final_stats=1".to_owned()]);
-        command.args([&self.grown, &self.kept]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        command.args([into, &self.kept]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let status = command.status().with_context(|| format!("cannot start {}", self.program.display()))?;
         let said = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
         if !status.success() {
@@ -186,22 +192,30 @@ impl Target {
 
     /// Of what is kept and what has grown, the smallest inputs that reach all that they reach together.
     fn keep(&self) -> Result<()> {
-        let fresh = folder().join("kept").join(&self.name);
-        if fresh.exists() {
-            fs::remove_dir_all(&fresh).with_context(|| format!("cannot remove {}", fresh.display()))?;
-        }
-        fs::create_dir_all(&fresh).with_context(|| format!("cannot make {}", fresh.display()))?;
+        let fresh = emptied(folder().join("kept").join(&self.name))?;
         let mut command = self.command();
-        command.arg("-merge=1").args([&fresh, &self.kept, &self.grown]).stderr(Stdio::null());
+        // The later of two limits counts.
+        command
+            .args([format!("-max_len={LONGEST_KEPT}"), "-set_cover_merge=1".to_owned(), "-use_counters=0".to_owned()])
+            .args([&fresh, &self.kept, &self.grown])
+            .stderr(Stdio::null());
         shell::run(&mut command)?;
-        fs::remove_dir_all(&self.kept).with_context(|| format!("cannot remove {}", self.kept.display()))?;
-        fs::create_dir_all(&self.kept).with_context(|| format!("cannot make {}", self.kept.display()))?;
+        emptied(self.kept.clone())?;
         for entry in fs::read_dir(&fresh).with_context(|| format!("cannot read {}", fresh.display()))? {
             let entry = entry?;
             fs::copy(entry.path(), self.kept.join(entry.file_name()))?;
         }
         Ok(())
     }
+}
+
+/// The folder, with nothing in it.
+fn emptied(folder: PathBuf) -> Result<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// What libFuzzer says of a run at its end.
@@ -216,7 +230,7 @@ mod tests {
     #[test]
     fn a_time_is_a_number_and_a_unit() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
         assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
         for wrong in ["", "m", "0s", "10x", "-1m", "99999999999999999999h", "18446744073709551615h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
