@@ -86,11 +86,15 @@ pub fn syscall_log(bytes: &[u8]) {
     let (events, bad) = read();
     assert_eq!((&events, bad), (&read().0, read().1), "the same log says the same");
     let mut preroll = Preroll::default();
-    events.iter().for_each(|event| preroll.look(event));
+    for event in &events {
+        preroll.look(event);
+    }
     let (facts, _) = preroll.facts(None);
     let mut pipeline = Pipeline::new(1, 500_000_000, &Config { closes_visible: false, ..Config::default() });
-    facts.into_iter().for_each(|fact| pipeline.push(Some(0), Input::Fact(fact)));
-    events.into_iter().for_each(|event| pipeline.push(Some(0), Input::Event(event)));
+    let facts = facts.into_iter().map(Input::Fact);
+    for input in facts.chain(events.into_iter().map(Input::Event)) {
+        pipeline.push(Some(0), input);
+    }
     while pipeline.finish_part() {}
 }
 

@@ -49,7 +49,7 @@ pub fn proc_text(bytes: &[u8]) {
     for mapping in text::maps(bytes) {
         assert!(mapping.path.as_os_str().len() <= bytes.len());
     }
-    let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let lines = bytes.split(|byte| *byte == b'\n').count();
     assert!(text::tcp(bytes).count() <= lines && text::unix(bytes).count() <= lines);
     let _ = (text::socket_inode(bytes), text::namespace_inode(bytes), text::gpu(bytes));
     assert!(text::arguments(bytes).len() <= bytes.len());
