@@ -111,7 +111,7 @@ fn no_room_imports_from_itself_over_others() {
 #[test]
 fn no_file_is_over_500_lines_and_no_prose_over_140_columns() {
     let root = root();
-    let code = ["tracer-ebpf/src", "tracer-user/src", "xtask/src", "tests"];
+    let code = ["tracer-ebpf/src", "tracer-user/src", "xtask/src", "fuzz/src", "tests"];
     for path in code.iter().flat_map(|folder| files(&root.join(folder), ".rs")) {
         let lines = fs::read_to_string(&path).expect("a source file").lines().count();
         assert!(lines <= 500, "{} has {lines} lines", path.display());
@@ -125,6 +125,27 @@ fn no_file_is_over_500_lines_and_no_prose_over_140_columns() {
             assert!(is_sample || line.chars().count() <= 140, "{}:{}", path.display(), number + 1);
         }
     }
+}
+
+#[test]
+fn the_tests_that_the_security_page_names_are_there() {
+    let page = fs::read_to_string(root().join("docs/security.md")).expect("docs/security.md");
+    let code: Vec<(PathBuf, String)> = ["tracer-user/src", "fuzz/src", "tests"]
+        .iter()
+        .flat_map(|folder| files(&root().join(folder), ".rs"))
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("a source file")))
+        .collect();
+    let mut named = 0;
+    for word in page.split('`').skip(1).step_by(2) {
+        let is_name = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if is_name && word.matches('_').count() >= 3 {
+            named += 1;
+            assert!(code.iter().any(|(_, text)| text.contains(&format!("fn {word}("))), "no test is called {word}");
+        } else if word.ends_with(".rs") {
+            assert!(code.iter().any(|(path, _)| path.ends_with(word)), "no file is called {word}");
+        }
+    }
+    assert!(named > 10, "{named} tests are named");
 }
 
 #[test]

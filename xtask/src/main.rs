@@ -8,9 +8,11 @@ mod build;
 mod cache;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod gpu_check;
 mod kernels;
 mod lint;
+mod sbom;
 mod setup;
 mod shell;
 mod test;
@@ -35,6 +37,8 @@ enum Verb {
     Ebpf(ebpf::Arguments),
     /// Formatting, clippy with warnings as errors, licences and origins of the dependencies
     Lint,
+    /// List what is built into the binary (CycloneDX)
+    Sbom,
     /// Run every test, with the real servers that they need
     Test(test::Arguments),
     /// Trace a server under mixed traffic, and show what was found
@@ -43,6 +47,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Trace the demo server on other kernels, in a machine of qemu's, and compare with its counts
     Kernels(kernels::Arguments),
+    /// The parsers and the pure pipeline under libFuzzer
+    Fuzz(fuzz::Arguments),
     /// Make a folder that checks Inferspan on a host with a GPU
     GpuCheck(gpu_check::Arguments),
 }
@@ -62,9 +68,11 @@ fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Setup(arguments) => setup::main(&arguments),
         Verb::Lint => lint::main(),
+        Verb::Sbom => sbom::main(),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
+        Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::GpuCheck(arguments) => gpu_check::main(&arguments),
         Verb::Kernels(arguments) => kernels::main(&arguments),
         Verb::Ebpf(arguments) => ebpf::main(&arguments),

@@ -45,7 +45,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Finds the offsets of `members` (struct, member) in little-endian BTF.
-pub(super) fn offsets(btf: &[u8], members: &[(&str, &str)]) -> Vec<Option<u32>> {
+pub fn offsets(btf: &[u8], members: &[(&str, &str)]) -> Vec<Option<u32>> {
     let mut found = vec![None; members.len()];
     // What was found before the bytes went wrong is still true.
     let _ = search(btf, members, &mut found);

@@ -4,7 +4,7 @@
 //! [`loader::Probes`] detaches everything; a target is never written to. `family`, `code`, `plan` and `prologue` are pure; `exports` reads what it is given;
 //! `btf`, `files`, `handles`, `libraries`, `loader`, `survey` and `table` touch the world.
 
-mod btf;
+pub mod btf;
 pub mod code;
 pub mod counters;
 mod error;

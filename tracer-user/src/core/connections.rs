@@ -77,6 +77,11 @@ impl Connections {
         self.open.get_mut(&end)
     }
 
+    /// Bytes that decoders hold for messages that are not whole.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held
+    }
+
     /// From here on answers are kept until they are taken.
     pub(super) fn record(&mut self) {
         self.tape = Some(Vec::new());

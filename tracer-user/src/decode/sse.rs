@@ -30,7 +30,8 @@ impl Lines {
             let (head, rest) = bytes.split_at(end);
             bytes = &rest[1..];
             if self.line.is_empty() {
-                self.whole(head, sink);
+                // As much of it as if it had come in pieces.
+                self.whole(&head[..head.len().min(MAX_LINE)], sink);
             } else {
                 self.hold(head);
                 let line = std::mem::take(&mut self.line);
@@ -83,6 +84,18 @@ mod tests {
             lines.push(&body[cut..], &mut |l| out.push((l.event.to_vec(), l.data.to_vec())));
             let expected = [(b"error".to_vec(), b"{\"id\":\"a\"}".to_vec()), (Vec::new(), b"[DONE]".to_vec())];
             assert_eq!(out, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_over_the_limit_is_as_long_whole_as_in_pieces() {
+        // one push:  [data: 17,000 a, a newline]   two pushes: the same, cut after 100 bytes
+        let body = [b"data:".as_slice(), &b"a".repeat(17_000), b"\n"].concat();
+        for cut in [0, 100] {
+            let (mut lines, mut lens) = (Lines::default(), Vec::new());
+            lines.push(&body[..cut], &mut |l| lens.push(l.data.len()));
+            lines.push(&body[cut..], &mut |l| lens.push(l.data.len()));
+            assert_eq!(lens, [MAX_LINE - b"data:".len()], "cut at {cut}");
         }
     }
 }

@@ -228,6 +228,11 @@ impl Pipeline {
         self.servers.iter().map(|(_, core)| core.view())
     }
 
+    /// Bytes that the decoders hold for messages that are not whole.
+    pub fn held_bytes(&self) -> usize {
+        self.servers.iter().map(|(_, core)| core.held_bytes()).sum()
+    }
+
     /// Spans over the hard caps of their traces, so far.
     pub fn spans_dropped(&self) -> u64 {
         self.servers.iter().map(|(_, core)| core.spans_dropped()).sum()

@@ -147,7 +147,7 @@ fn parse(line: &[u8]) -> Line {
         _ => return Line::Other,
     };
     // A negative result is the error, as the kernel has it.
-    if matches!(-call.n, ECONNRESET | EPIPE) {
+    if matches!(call.n.checked_neg(), Some(ECONNRESET | EPIPE)) {
         return event(returned, call.tid, What::PeerClosed { end });
     }
     if call.n < 0 {
@@ -179,7 +179,7 @@ fn event(at: EventNanos, thread: u32, what: What) -> Line {
 /// Unix seconds to ns; logs have µs, which an f64 holds exactly enough (0.24 µs at 2026).
 fn nanos(seconds: f64) -> Option<EventNanos> {
     let micros = (seconds * 1e6).round();
-    (0.0..9e15).contains(&micros).then_some(micros as u64 * 1000)
+    (0.0..9e15).contains(&micros).then(|| micros as u64 * 1000)
 }
 
 /// A unix socket is its own inode (its peer's may not be known yet), a TCP one its two addresses.
@@ -228,6 +228,16 @@ mod tests {
         assert!(matches!(call(-32), Some(What::PeerClosed { .. })));
         assert!(matches!(call(-104), Some(What::PeerClosed { .. })));
         assert_eq!(call(-11), None);
+        assert_eq!(call(i64::MIN), None, "it has no positive");
+    }
+
+    #[test]
+    fn a_time_that_no_clock_shows_is_bad() {
+        for time in ["1e300", "9e9", "-1", "1e18"] {
+            let line = format!(r#"{{"t0":{time},"t1":2,"sc":"read","fd":3,"n":1,"hex":"41"}}"#);
+            assert!(matches!(parse(line.as_bytes()), Line::Bad), "{time}");
+        }
+        assert_eq!(nanos(8.9e9), Some(8_900_000_000_000_000_000));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub(crate) mod apt;
 pub(crate) mod cuda_libraries;
+pub(crate) mod cyclonedx;
 pub(crate) mod deny;
 pub(crate) mod ebpf;
 pub(crate) mod jaeger;
@@ -13,11 +14,11 @@ pub(crate) mod perfetto;
 pub(crate) mod prometheus;
 pub(crate) mod vllm;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
 
@@ -34,6 +35,10 @@ enum Part {
     Ebpf,
     /// cargo-deny, for `cargo xtask lint`
     Deny,
+    /// cargo-cyclonedx, for `cargo xtask sbom`
+    Cyclonedx,
+    /// A C++ compiler, for `cargo xtask fuzz`: libFuzzer is C++
+    Fuzz,
     /// Prometheus and promtool
     Prometheus,
     /// Jaeger, built from its Go module
@@ -55,6 +60,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let all = [
         Part::Ebpf,
         Part::Deny,
+        Part::Cyclonedx,
+        Part::Fuzz,
         Part::Prometheus,
         Part::Jaeger,
         Part::CudaLibraries,
@@ -71,6 +78,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
                 ready("ebpf", &format!("{}, bpf-linker {}", toolchain.name, ebpf::LINKER_VERSION), &toolchain.linker);
             }
             Part::Deny => ready("deny", "cargo-deny", &deny::ensure()?),
+            Part::Cyclonedx => ready("cyclonedx", "cargo-cyclonedx", &cyclonedx::ensure()?),
+            Part::Fuzz => ready("fuzz", "C++ compiler", &ensure_cpp_compiler()?),
             Part::Prometheus => ready("prometheus", "Prometheus", &prometheus::ensure()?.server),
             Part::Jaeger => ready("jaeger", "Jaeger", &jaeger::ensure()?),
             Part::CudaLibraries => ready("libraries", "CUDA libraries", &cuda_libraries::ensure()?),
@@ -94,6 +103,14 @@ fn ready(part: &str, what: &str, at: &Path) {
 /// Installs a C compiler unless there is one: cargo links with it.
 fn ensure_c_compiler() -> Result<()> {
     if shell::find_on_path("cc").is_none() { apt::install(&["gcc", "libc6-dev"]) } else { Ok(()) }
+}
+
+/// The C++ compiler, installed unless there is one.
+pub(crate) fn ensure_cpp_compiler() -> Result<PathBuf> {
+    if shell::find_on_path("c++").is_none() {
+        apt::install(&["g++"])?;
+    }
+    shell::find_on_path("c++").context("g++ is installed, and there is no c++ on PATH")
 }
 
 /// `cargo install` of one program, built apart from the workspace.

@@ -49,9 +49,10 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, launches: u64, shapes: &BTreeMap<KernelShape, u64>, streams: &BTreeSet<u64>) {
-        self.launches += launches;
+        self.launches = self.launches.saturating_add(launches);
         for (shape, count) in shapes {
-            *self.shapes.entry(*shape).or_default() += count;
+            let total = self.shapes.entry(*shape).or_default();
+            *total = total.saturating_add(*count);
         }
         self.streams.extend(streams);
     }
@@ -132,7 +133,7 @@ impl Functions {
     pub(super) fn take_counted(&mut self, now: EventNanos, is_last: bool) -> BTreeMap<Class, u64> {
         let mut by_class = BTreeMap::new();
         for function in self.all.values_mut() {
-            let new = function.launches - function.told;
+            let new = function.launches.saturating_sub(function.told);
             if new == 0 {
                 continue;
             }
@@ -142,7 +143,8 @@ impl Functions {
                 None => continue,
             };
             function.told = function.launches;
-            *by_class.entry(class).or_default() += new;
+            let total: &mut u64 = by_class.entry(class).or_default();
+            *total = total.saturating_add(new);
         }
         by_class
     }

@@ -205,7 +205,7 @@ impl Memory {
             trend.live = live;
             trend.windows += 1;
             if trend.windows == WINDOWS {
-                let (by, seconds) = (live - trend.from, f64::from(WINDOWS) * WINDOW as f64 / 1e9);
+                let (by, seconds) = (live.saturating_sub(trend.from), f64::from(WINDOWS) * WINDOW as f64 / 1e9);
                 growing.push(Growing { server: Arc::default(), process: 0, library, live, by, seconds });
             }
         }
@@ -263,7 +263,8 @@ impl EngineMemory {
     fn tell(&mut self, sums: BTreeMap<Arc<str>, u64>) -> Vec<(Arc<str>, u64)> {
         let mut now: BTreeMap<Arc<str>, u64> = self.told.keys().map(|library| (Arc::clone(library), 0)).collect();
         for (library, live) in sums {
-            *now.entry(self.told_as(&library)).or_default() += live;
+            let total = now.entry(self.told_as(&library)).or_default();
+            *total = total.saturating_add(live);
         }
         let news = now.iter().filter(|(library, live)| self.told.get(*library) != Some(*live));
         let news = news.map(|(library, live)| (Arc::clone(library), *live)).collect();
@@ -296,7 +297,7 @@ impl Core {
                 let MemoryHeld { live, peak } = process.memory.held(of);
                 // What one of them held at most is part of the most that they did.
                 let all = &mut held[of as usize];
-                *all = MemoryHeld { live: all.live + live, peak: all.peak.max(peak) };
+                *all = MemoryHeld { live: all.live.saturating_add(live), peak: all.peak.max(peak) };
             }
         }
         let known = self.cuda.memory.entry(engine).or_default();
@@ -330,7 +331,8 @@ impl Core {
             let (is_growing, sums) = engines.entry(self.cuda_series(*process)).or_default();
             *is_growing |= of.memory.is_growing();
             for (library, (live, _)) in if moved { of.memory.by_library() } else { BTreeMap::new() } {
-                *sums.entry(library).or_default() += live;
+                let total = sums.entry(library).or_default();
+                *total = total.saturating_add(live);
             }
         }
         for (engine, (is_growing, sums)) in engines {

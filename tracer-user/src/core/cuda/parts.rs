@@ -24,7 +24,7 @@ impl Part {
     /// Whether it enqueued anything: waits alone do not.
     pub(super) fn has_work(&self) -> bool {
         let Sums { launches, graph_launches, sets, captured, .. } = self.sums;
-        launches + graph_launches + sets + captured + self.sums.copies.iter().sum::<u64>() > 0
+        [launches, graph_launches, sets, captured].iter().chain(&self.sums.copies).any(|count| *count > 0)
     }
 }
 

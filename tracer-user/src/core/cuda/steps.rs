@@ -221,23 +221,24 @@ fn at_longest_pause(mut parts: Vec<Part>) -> (Vec<Part>, Vec<Part>) {
 
 /// Adds the parts of one process.
 fn add(parts: &[Part], start: EventNanos, end: EventNanos, step: &mut StepCuda) {
+    let more = |total: &mut u64, new: u64| *total = total.saturating_add(new);
     let mut graphs = 0;
     let (mut busy, mut until) = (0, start);
     for Part { sums, .. } in parts {
-        step.launches += sums.launches;
-        step.graph_launches += sums.graph_launches;
-        graphs += sums.graph_launches;
+        more(&mut step.launches, sums.launches);
+        more(&mut step.graph_launches, sums.graph_launches);
+        more(&mut graphs, sums.graph_launches);
         for kind in 0..sums.copies.len() {
-            step.copies[kind] += sums.copies[kind];
-            step.copy_bytes[kind] += sums.copy_bytes[kind];
+            more(&mut step.copies[kind], sums.copies[kind]);
+            more(&mut step.copy_bytes[kind], sums.copy_bytes[kind]);
         }
-        step.sets += sums.sets;
-        step.set_bytes += sums.set_bytes;
-        step.waits += sums.waits;
-        step.wait_ns += sums.wait_ns;
-        // Parts come in the order in which they began, and may lie over each other.
+        more(&mut step.sets, sums.sets);
+        more(&mut step.set_bytes, sums.set_bytes);
+        more(&mut step.waits, sums.waits);
+        more(&mut step.wait_ns, sums.wait_ns);
+        // Parts come in the order in which they began, and may lie over each other; one may say that it ended before it began.
         let (from, to) = (sums.first.clamp(until, end.max(until)), sums.last.clamp(until, end.max(until)));
-        busy += to - from;
+        more(&mut busy, to.saturating_sub(from));
         until = to;
     }
     step.graphs_of_one = step.graphs_of_one.max(graphs);
@@ -283,6 +284,16 @@ mod tests {
         assert_eq!((first.launches, first.gap_ns), (5, 30 - 8 - 4));
         assert_eq!(step(&mut lead, &mut parts, 40, 60).launches, 1);
         assert_eq!(step(&mut lead, &mut parts, 60, 80).launches, 0);
+    }
+
+    #[test]
+    fn sums_that_no_thread_has_end_at_the_edge() {
+        // a part that ends before it begins · two of as many launches as there are numbers
+        let mut parts = Parts::default();
+        parts.told(1, Sums { first: 25, last: 12, launches: u64::MAX, ..Sums::default() });
+        parts.told(2, Sums { first: 20, last: 30, launches: u64::MAX, wait_ns: u64::MAX, ..Sums::default() });
+        let step = step(&mut Lead::default(), &mut parts, 10, 40);
+        assert_eq!((step.launches, step.wait_ns), (u64::MAX, u64::MAX));
     }
 
     #[test]
