@@ -61,7 +61,7 @@ impl Order {
             Input::Event(event) => event.at,
             Input::Tick(at) => *at,
             Input::Lost(lost) => lost.at,
-            Input::Fact(_) | Input::Delivered(_) | Input::Gpus(_) => self.newest,
+            Input::Fact(_) | Input::Delivered(_) | Input::Gpus(_) | Input::Relieve(_) => self.newest,
         };
         self.late += u64::from(at < self.released);
         self.newest = self.newest.max(at);
