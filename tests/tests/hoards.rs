@@ -162,7 +162,7 @@ fn evicted(page: &Path) -> u64 {
 
 #[test]
 fn what_connections_hold_of_messages_that_do_not_end_is_let_go_and_counted() {
-    // 3,000 connections begin something ─ each goes on with it for 80 KiB, 16 KiB at a time, all in turn
+    // 3,000 connections begin something ─ each goes on with it for 64 or 80 KiB, 16 KiB at a time, all in turn
     let folder = Folder::new("held");
     let (log, page) = (folder.0.join("log.gz"), folder.0.join("page"));
     let greeting = [&[0xff][..], &[0; 8], &[0x7f, 3, 0], b"NULL", &[0; 48]].concat();

@@ -88,10 +88,10 @@ fn a_client_that_leaves_after_records_were_lost_may_have_had_all() {
 
 #[test]
 fn a_loss_before_the_last_write_that_was_seen_hides_no_end() {
-    // payload is lost ─ a token ─ the client leaves
-    let (mut story, end) = begun(false);
+    // payload is lost, of whomever ─ a token, where it was expected ─ the client leaves ─ the close's account is lost
+    let (mut story, end) = begun(true);
     story.lose(LossStage::DataRing, 3);
-    story.respond(end, &delta());
+    story.counted(end, Direction::Out, &delta(), true);
     story.client_leaves(end);
     story.abort(&[A]);
     story.close(end);

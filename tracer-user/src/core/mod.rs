@@ -67,9 +67,11 @@ impl Default for Config {
 /// What a core holds until it is whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Of messages and of requests that are open, bytes.
-    pub bytes: usize,
-    /// That are followed.
+    /// Bytes of messages whose end has not come.
+    pub messages: usize,
+    /// Bytes of requests that are open.
+    pub requests: usize,
+    /// How many are followed.
     pub connections: usize,
 }
 
@@ -257,7 +259,11 @@ impl Core {
 
     /// What is held until something is whole.
     pub fn held(&self) -> Held {
-        Held { bytes: self.connections.held_bytes() + self.requests.held_bytes(), connections: self.connections.len() }
+        Held {
+            messages: self.connections.held_bytes(),
+            requests: self.requests.held_bytes(),
+            connections: self.connections.len(),
+        }
     }
 
     /// What holds them, and how many each; in no order.

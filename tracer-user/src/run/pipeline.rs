@@ -14,7 +14,7 @@ use super::budget::Budget;
 use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::input::{End, Event, EventNanos, Fact, Input, LossStage, Lost, What};
-use crate::order::Order;
+use crate::order::{self, Order};
 use crate::output::{Output, Verdict};
 use crate::recording::Entry;
 
@@ -31,6 +31,8 @@ pub struct Pipeline {
     outputs: Vec<Output>,
     tape: Option<Tape>,
     budget: Budget,
+    /// Bytes that the sorters hold back.
+    held_back: usize,
 }
 
 /// Connections whose first event is remembered: as many as a core follows; over that nothing is told of them.
@@ -57,6 +59,7 @@ impl Pipeline {
             outputs: Vec::new(),
             tape: None,
             budget: Budget::default(),
+            held_back: 0,
         }
     }
 
@@ -177,7 +180,23 @@ impl Pipeline {
 
     fn push_to(&mut self, server: usize, input: Input) {
         let Some((order, _)) = self.servers.get_mut(server) else { return };
+        let before = order.held_bytes();
         order.push(input, &mut self.ordered);
+        self.held_back = (self.held_back + order.held_bytes()).saturating_sub(before);
+        self.deliver(server);
+        while self.held_back > order::MAX_BYTES {
+            // The sorter that holds back most; the first of equals.
+            let sizes = self.servers.iter().map(|(order, _)| order.held_bytes()).enumerate();
+            let Some((most, before)) = sizes.rev().max_by_key(|&(_, size)| size) else { return };
+            let Some((order, _)) = self.servers.get_mut(most) else { return };
+            order.release(&mut self.ordered);
+            self.held_back = (self.held_back + order.held_bytes()).saturating_sub(before);
+            self.deliver(most);
+        }
+    }
+
+    /// Hands over what a sorter let go.
+    fn deliver(&mut self, server: usize) {
         let mut ordered = std::mem::take(&mut self.ordered);
         for input in ordered.drain(..) {
             meet(&mut self.first, &input);
