@@ -67,17 +67,21 @@ fn three_thousand_frames_of_two_gib_take_little() {
     let said = || fs::read_to_string(at("err")).unwrap();
     let start = Instant::now();
     while !said().contains("attached") {
-        assert!(start.elapsed() < Duration::from_secs(60), "{}", said());
+        assert!(start.elapsed() < Duration::from_mins(1), "{}", said());
         std::thread::sleep(Duration::from_millis(50));
     }
 
     let mut clients: Vec<TcpStream> =
         (0..CONNECTIONS).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     let greeting = [&[0xff][..], &[0; 8], &[0x7f, 3, 0], b"NULL", &[0; 48]].concat();
-    clients.iter_mut().for_each(|client| client.write_all(&greeting).unwrap());
+    for client in &mut clients {
+        client.write_all(&greeting).unwrap();
+    }
     std::thread::sleep(Duration::from_secs(1));
     let frame = [&[0x02][..], &(2_u64 << 30).to_be_bytes(), &[0x90; 64]].concat();
-    clients.iter_mut().for_each(|client| client.write_all(&frame).unwrap());
+    for client in &mut clients {
+        client.write_all(&frame).unwrap();
+    }
     for _ in 0..PIECES {
         for (n, client) in clients.iter_mut().enumerate() {
             client.write_all(&[0x90; 16 << 10]).unwrap();

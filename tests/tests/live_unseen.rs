@@ -30,21 +30,19 @@ fn rings_that_overflow_make_no_abort() {
     let load = |seconds, seed| Load {
         url: engine.target.url.clone(),
         model: engine.target.model.clone(),
-        kinds: vec![Kind::CompletionStream, Kind::ChatStream],
-        clients: 32,
+        kinds: vec![Kind::CompletionStream, Kind::Long],
+        clients: 96,
         until: Until::Elapsed(Duration::from_secs(seconds)),
         seed,
     };
     load(2, 1).run().unwrap();
-    let starved = load(20, 2);
+    let starved = load(24, 2);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| starved.run().unwrap());
-        for _ in 0..2 {
-            std::thread::sleep(Duration::from_secs(1));
-            attached.signal(Signal::STOP);
-            std::thread::sleep(Duration::from_secs(7));
-            attached.signal(Signal::CONT);
-        }
+        std::thread::sleep(Duration::from_secs(1));
+        attached.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_secs(20));
+        attached.signal(Signal::CONT);
         running.join().unwrap();
     });
     attached.signal(Signal::INT);

@@ -37,6 +37,16 @@ pub fn resolve(generation: &Generation, exchange: Option<&Exchange>) -> Option<F
     Some(if complete { FinishReason::Stop } else { FinishReason::Abort })
 }
 
+/// The end of the response was not seen.
+fn outcome_of_unseen(exchange: &Exchange) -> Outcome {
+    match exchange.status {
+        Some(500..) => Outcome::Error,
+        Some(400..) => Outcome::Rejected,
+        _ if exchange.ending.is_none() && exchange.disconnected.is_some() => Outcome::Abort,
+        _ => Outcome::Unknown,
+    }
+}
+
 impl Finished<'_> {
     /// `None` while it is not over. Of what was cut off, unknown, but where its client was seen leaving or its status says it.
     pub fn outcome(&self) -> Option<Outcome> {
@@ -44,7 +54,7 @@ impl Finished<'_> {
         let has = |reason| reasons.contains(&reason);
         if let Some(exchange) = self.exchange {
             let Some((_, ending)) = exchange.ending else {
-                return self.cut_off.then(|| self.outcome_of_unseen(exchange));
+                return self.cut_off.then(|| outcome_of_unseen(exchange));
             };
             match ending {
                 Ending::Complete => match exchange.status {
@@ -56,7 +66,7 @@ impl Finished<'_> {
                 // The client left; whether the engine had finished by then changes nothing for it.
                 Ending::Disconnected | Ending::Cancelled => return Some(Outcome::Abort),
                 Ending::ServerClosed | Ending::ServerExited => return Some(Outcome::Error),
-                Ending::Unseen => return Some(self.outcome_of_unseen(exchange)),
+                Ending::Unseen => return Some(outcome_of_unseen(exchange)),
             }
             // Each engine request of a beam search ends after its one token; only the response says how the whole ended.
             if self.generations.iter().any(|g| g.beams.is_some())
@@ -80,16 +90,6 @@ impl Finished<'_> {
         } else {
             Outcome::Stop
         })
-    }
-
-    /// The end of the response was not seen.
-    fn outcome_of_unseen(&self, exchange: &Exchange) -> Outcome {
-        match exchange.status {
-            Some(500..) => Outcome::Error,
-            Some(400..) => Outcome::Rejected,
-            _ if exchange.ending.is_none() && exchange.disconnected.is_some() => Outcome::Abort,
-            _ => Outcome::Unknown,
-        }
     }
 
     /// What kind of failure it was: a status, or a low-cardinality word.

@@ -187,7 +187,7 @@ fn what_all_sorters_hold_back_is_bounded_and_the_fullest_lets_go_first() {
     pipeline.push(Some(1), Input::Fact(Fact::Process { tgid: 2, role: Role::Api }));
     pipeline.record(false);
     for (at, process) in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 1), (7, 1)] {
-        pipeline.push(None, reads(at, process, &[b'x'; 1 << 20]));
+        pipeline.push(None, reads(at, process, &vec![b'x'; 1 << 20]));
     }
     assert_eq!(got(&mut pipeline), [(0, 1), (0, 2)]);
     assert!(pipeline.held_back <= order::MAX_BYTES);
@@ -220,6 +220,8 @@ fn too_much_of_all_servers_lets_go_where_most_is_and_is_replayed_alike() {
     let told = losses(&mut pipeline);
     assert_eq!(told, vec![(LossStage::Evicted, 1); all[0].1]);
     let mut again = Pipeline::new(2, 0, &Config::default());
-    entries.into_iter().for_each(|entry| again.replay(entry, false));
+    for entry in entries {
+        again.replay(entry, false);
+    }
     assert_eq!((losses(&mut again), again.unanswered()), (told, 0));
 }

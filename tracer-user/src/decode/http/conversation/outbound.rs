@@ -157,13 +157,12 @@ impl Conversation {
     /// Lets go of what is held of the response that is going.
     pub(super) fn drop_out(&mut self, sink: &mut impl FnMut(HttpEvent)) {
         match &self.outbound {
-            Outbound::Idle => {}
             Outbound::Head(_) => {
                 self.headless(sink);
                 self.outbound = Outbound::Idle;
             }
             Outbound::Body(_) if self.outbound.held_bytes() > 0 => self.gap_of_content(sink),
-            Outbound::Body(_) => {}
+            Outbound::Idle | Outbound::Body(_) => {}
         }
     }
 
