@@ -191,9 +191,9 @@ fn requests_that_do_not_end_are_let_go_and_counted() {
     // 60,000 connections ask, each with as long a name and state as is kept ─ no answer comes
     let folder = Folder::new("requests");
     let (log, page, access) = (folder.0.join("log.gz"), folder.0.join("page"), folder.0.join("access"));
-    let long = "y".repeat(500);
+    let name = "y".repeat(500);
     let request = format!(
-        "POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\nx-request-id: {long}\r\ntracestate: {long}\r\n\r\n{{}}"
+        "POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\nx-request-id: {name}\r\ntracestate: {name}\r\n\r\n{{}}"
     );
     packed(&log, |gzip| (0..60_000).for_each(|sock| read_line(gzip, sock, request.as_bytes())));
     let (page_at, access_at) = (page.to_str().unwrap(), access.to_str().unwrap());

@@ -20,9 +20,12 @@ fn begun(counts: bool) -> (Story, End) {
     let (mut story, end) = (Story::default(), connection(1));
     story.open(end);
     let request = post("/v1/completions", None, r#"{"model":"tiny","prompt":"a","stream":true}"#);
-    let say = |story: &mut Story, direction, bytes: &[u8]| match counts {
-        true => story.counted(end, direction, bytes, true),
-        false => story.call(end, direction, bytes),
+    let say = |story: &mut Story, direction, bytes: &[u8]| {
+        if counts {
+            story.counted(end, direction, bytes, true);
+        } else {
+            story.call(end, direction, bytes);
+        }
     };
     say(&mut story, Direction::In, &request);
     story.add(A, 5, 9);
@@ -63,9 +66,9 @@ fn a_client_that_is_seen_leaving_aborts() {
         story.client_leaves(end);
         story.abort(&[A]);
         if counts {
-            story.close_counted(end)
+            story.close_counted(end);
         } else {
-            story.close(end)
+            story.close(end);
         }
         assert_eq!(outcome(&story.made()), Outcome::Abort);
     }
