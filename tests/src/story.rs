@@ -5,7 +5,7 @@
 
 use inferspan::core::Config;
 use inferspan::core::view::View;
-use inferspan::input::{Direction, End, Event, Fact, Function, Input, Role, Server, What};
+use inferspan::input::{Direction, End, Event, Fact, Function, Input, LossStage, Lost, Role, Server, What};
 use inferspan::run::pipeline::Pipeline;
 
 use crate::pipeline::Made;
@@ -213,6 +213,27 @@ impl Story {
     /// What was made of it, 8 s later.
     pub fn made(&mut self) -> Made {
         self.quiet(8_000);
+        Made::of(std::mem::take(self.pipeline.outputs()), self.pipeline.spans_dropped())
+    }
+}
+
+impl Story {
+    /// So much was lost at `stage`, now, as the source tells.
+    pub fn lose(&mut self, stage: LossStage, count: u64) {
+        self.now += STEP;
+        self.input(Input::Lost(Lost { at: self.now, count, stage }));
+    }
+
+    /// The server closes the connection; the source counts what moved on it.
+    pub fn close_counted(&mut self, end: End) {
+        let moved = |direction| self.moved.get(&(end, direction)).copied().unwrap_or(0);
+        let moved = Some((moved(Direction::In), moved(Direction::Out)));
+        self.event(API, What::Closed { end, moved });
+    }
+
+    /// The tracer is stopped: what was made of it.
+    pub fn stopped(&mut self) -> Made {
+        while self.pipeline.finish_part() {}
         Made::of(std::mem::take(self.pipeline.outputs()), self.pipeline.spans_dropped())
     }
 }

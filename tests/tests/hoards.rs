@@ -130,7 +130,7 @@ fn a_log_that_unpacks_to_a_thousand_times_its_size_takes_little() {
                     }
                 }
                 _ => {
-                    for sock in 0..20_000 {
+                    for sock in 0..200_000 {
                         gzip.write_all(call(sock, 4).as_bytes()).unwrap();
                         gzip.write_all(b"47455420\"}\n").unwrap();
                     }
@@ -143,6 +143,70 @@ fn a_log_that_unpacks_to_a_thousand_times_its_size_takes_little() {
         assert!(most < MOST, "{bomb}: {} MiB: {said}", most >> 20);
         assert!(said.contains("replayed"), "{bomb}: what came before is reported: {said}");
     }
+}
+
+/// A line of a log: a call that read `bytes` on the socket `sock`.
+fn read_line(gzip: &mut impl std::io::Write, sock: usize, bytes: &[u8]) {
+    let n = bytes.len();
+    write!(gzip, r#"{{"t0":1,"t1":2,"tid":7,"sc":"read","fd":3,"sock":"TCP:[{sock}]","n":{n},"hex":""#).unwrap();
+    let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+    let hex: Vec<u8> = bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+    gzip.write_all(&hex).unwrap();
+    gzip.write_all(b"\"}\n").unwrap();
+}
+
+/// How often something was let go, as the metrics page says.
+fn evicted(page: &Path) -> u64 {
+    let page = fs::read_to_string(page).unwrap();
+    let counts = page.lines().filter(|line| line.contains(r#"stage="evicted""#));
+    counts.filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn what_connections_hold_of_messages_that_do_not_end_is_let_go_and_counted() {
+    // 3,000 connections begin something ─ each goes on with it for 64 or 80 KiB, 16 KiB at a time, all in turn
+    let folder = Folder::new("held");
+    let (log, page) = (folder.0.join("log.gz"), folder.0.join("page"));
+    let greeting = [&[0xff][..], &[0; 8], &[0x7f, 3, 0], b"NULL", &[0; 48]].concat();
+    let frame = [&[0x02][..], &(2_u64 << 30).to_be_bytes(), &[0x90; 64]].concat();
+    let head = b"POST /v1/completions HTTP/1.1\r\nx: ".to_vec();
+    for (what, begins, rounds) in [("frames", vec![greeting, frame], 5), ("heads", vec![head], 4)] {
+        packed(&log, |gzip| {
+            for bytes in &begins {
+                (0..3_000).for_each(|sock| read_line(gzip, sock, bytes));
+            }
+            for _ in 0..rounds {
+                (0..3_000).for_each(|sock| read_line(gzip, sock, &[0x78; 16_300]));
+            }
+        });
+        let arguments = ["replay", log.to_str().unwrap(), "--metrics-out", page.to_str().unwrap()];
+        let start = Instant::now();
+        let (most, _, said) = run(&folder, &arguments);
+        eprintln!("{what}: {} MiB, {:?}, {} let go", most >> 20, start.elapsed(), evicted(&page));
+        assert!(most < MOST, "{what}: {} MiB: {said}", most >> 20);
+        assert!(evicted(&page) > 500, "{what}: {} are told of", evicted(&page));
+    }
+}
+
+#[test]
+fn requests_that_do_not_end_are_let_go_and_counted() {
+    // 60,000 connections ask, each with as long a name and state as is kept ─ no answer comes
+    let folder = Folder::new("requests");
+    let (log, page, access) = (folder.0.join("log.gz"), folder.0.join("page"), folder.0.join("access"));
+    let name = "y".repeat(500);
+    let request = format!(
+        "POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\nx-request-id: {name}\r\ntracestate: {name}\r\n\r\n{{}}"
+    );
+    packed(&log, |gzip| (0..60_000).for_each(|sock| read_line(gzip, sock, request.as_bytes())));
+    let (page_at, access_at) = (page.to_str().unwrap(), access.to_str().unwrap());
+    let arguments = ["replay", log.to_str().unwrap(), "--metrics-out", page_at, "--access-log", access_at];
+    let (most, _, said) = run(&folder, &arguments);
+    let told = evicted(&page);
+    eprintln!("{} MiB, {told} let go", most >> 20);
+    assert!(most < MOST, "{} MiB: {said}", most >> 20);
+    assert!(told > 1_000, "{told} are told of");
+    let lines = fs::read_to_string(&access).unwrap();
+    assert_eq!(lines.lines().filter(|line| line.contains(r#""outcome":"unknown""#)).count(), 60_000);
 }
 
 #[test]

@@ -28,6 +28,17 @@ pub enum Input {
     Delivered(Delivered),
     /// What the driver of the machine's GPUs says now; nothing when it does not answer any more.
     Gpus(Option<Arc<gpu::Gpus>>),
+    /// All servers together hold too much: these of this server's are to let go. Whoever runs the cores says so, from what they hold.
+    Relieve(Vec<Holder>),
+}
+
+/// What holds bytes until something is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Holder {
+    /// A connection, of messages whose end has not come.
+    Connection(End),
+    /// A request that is open, by the core's key.
+    Request(u64),
 }
 
 /// What a probe saw.
@@ -270,7 +281,7 @@ pub enum LossStage {
     Desync,
     /// An HTTP message whose end was not seen.
     HttpEnd,
-    /// A request that was finished early because too much was open.
+    /// What was let go because too much was open or held: a request that was finished early, a message of which the rest is passed over.
     Evicted,
     /// A connection that is not followed because there are too many.
     Connections,

@@ -2,7 +2,8 @@
 //!
 //! Enters: inputs in almost-order. Leaves: inputs in event time, each held back for `lag` so that a late one can still get
 //! before it; facts and losses keep their place behind the newest event before them. An input later than that is passed on
-//! at once and counted: order is best effort, loss is not. Bounded: over [`MAX_BYTES`] the oldest leave early.
+//! at once and counted: order is best effort, loss is not. Bounded: over [`MAX_BYTES`] the oldest leave early; whoever runs several sorters
+//! has the same bound for all of them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,7 +11,7 @@ use std::collections::BinaryHeap;
 use crate::input::{Event, EventNanos, Input, What};
 
 /// Bytes that are held back at most: 20 ms of a server that moves 300 MB/s, or 60 ms of 1,000 streams at 200 steps a second.
-const MAX_BYTES: usize = 6 << 20;
+pub const MAX_BYTES: usize = 6 << 20;
 
 /// A watermark sorter.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Order {
             Input::Event(event) => event.at,
             Input::Tick(at) => *at,
             Input::Lost(lost) => lost.at,
-            Input::Fact(_) | Input::Delivered(_) | Input::Gpus(_) => self.newest,
+            Input::Fact(_) | Input::Delivered(_) | Input::Gpus(_) | Input::Relieve(_) => self.newest,
         };
         self.late += u64::from(at < self.released);
         self.newest = self.newest.max(at);
@@ -81,7 +82,13 @@ impl Order {
         }
     }
 
-    fn release(&mut self, out: &mut Vec<Input>) {
+    /// Bytes that are held back.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The oldest input leaves, early or not.
+    pub fn release(&mut self, out: &mut Vec<Input>) {
         if let Some(Reverse(held)) = self.held.pop() {
             self.released = self.released.max(held.at);
             self.bytes = self.bytes.saturating_sub(weight(&held.input));

@@ -2,62 +2,51 @@
 //!
 //! Enters: pieces of calls, openings and closes. Leaves: what they complete. What is decoded comes from each connection's [`Decoder`], or,
 //! in a replay of a recording, from the answers that these gave then: everything behind this door is the same for both. Bounded: so many
-//! connections, and so many bytes held for messages that are not whole, of all of them.
+//! connections; how many bytes they hold for messages that are not whole is counted here, and bounded by whoever runs the cores.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::decoder::{Decoder, Parsed};
+use super::slots::Slots;
 use crate::decode::http::{HttpEvent, Piece};
 use crate::engine::Engine;
-use crate::input::{Direction, End, EventNanos};
+use crate::input::{Direction, End};
 
-/// Connections that are followed; over that new ones are not (a descriptor table has 1,048,576 at most).
-const MAX_CONNECTIONS: usize = 262_144;
-/// Bytes of messages that are not whole, of all connections: 1,024 front ends' first output messages.
-const MAX_HELD: usize = 24 << 20;
-
-/// A request on the connection whose response is not over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slot {
-    /// Its head is still coming; its first byte was read at `at`, behind `place` others in the same call.
-    Started {
-        at: EventNanos,
-        place: u32,
-    },
-    Exchange(u64),
-    /// An endpoint that does not generate.
-    Ignored,
-}
+/// Connections that are followed; over that new ones are not. So many fill a table of 131,072 places, which is what the kernel side's
+/// table of descriptors has; one takes about 560 bytes, besides what it holds.
+pub(super) const MAX_CONNECTIONS: usize = 114_688;
 
 /// A connection, as far as the core knows it.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub process: u32,
     /// Requests by their ordinal on the connection.
-    pub slots: BTreeMap<u64, Slot>,
+    pub slots: Slots,
     /// The engine whose outputs it carries.
     pub engine: Option<u32>,
     /// In a replay of a recording nothing is decoded.
     decoder: Option<Decoder>,
+    /// Bytes that its decoder holds.
+    held: usize,
 }
 
 /// What the decoders said when they were asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     Parsed(Parsed),
-    /// Of every connection whose source does not count its bytes.
+    /// Of every connection whose source does not count its bytes; or of those that let go of what they held.
     Lost(Vec<(End, Parsed)>),
     /// The events of a response that was bound to another request; `None` when it could not be.
     Rebound(Option<Vec<HttpEvent>>),
-    /// Too much was held for messages that are not whole, and one connection let go.
+    /// Too much was held, and one connection let go: in recordings of before it was an input.
     Relieved,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    open: HashMap<End, Connection>,
+    open: HashMap<End, Box<Connection>>,
     /// Bytes that decoders hold for messages that are not whole.
     held: usize,
     /// The answers of a recording, of the input at hand.
@@ -70,16 +59,26 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn get(&self, end: End) -> Option<&Connection> {
-        self.open.get(&end)
+        self.open.get(&end).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, end: End) -> Option<&mut Connection> {
-        self.open.get_mut(&end)
+        self.open.get_mut(&end).map(Box::as_mut)
     }
 
     /// Bytes that decoders hold for messages that are not whole.
     pub(super) fn held_bytes(&self) -> usize {
         self.held
+    }
+
+    /// That are followed.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Who holds any of them, and how many; in no order.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (usize, End)> {
+        self.open.iter().filter(|(_, of)| of.held > 0).map(|(&end, of)| (of.held, end))
     }
 
     /// From here on answers are kept until they are taken.
@@ -108,7 +107,10 @@ impl Connections {
             return false;
         }
         let decoder = self.script.is_none().then(|| Decoder::new(from_start));
-        self.open.insert(end, Connection { process, slots: BTreeMap::new(), engine: None, decoder });
+        let connection = Connection { process, slots: Slots::default(), engine: None, decoder, held: 0 };
+        if let Some(before) = self.open.insert(end, Box::new(connection)) {
+            self.held = self.held.saturating_sub(before.held);
+        }
         true
     }
 
@@ -124,9 +126,9 @@ impl Connections {
         let connection = self.open.get_mut(&end)?;
         let Some(decoder) = &mut connection.decoder else { return self.scripted_parsed() };
         let mut parsed = Parsed::default();
-        let held = decoder.held_bytes();
         decoder.push(direction, offset, piece, engine, &mut parsed);
-        self.held = (self.held + decoder.held_bytes()).saturating_sub(held);
+        let held = decoder.held_bytes();
+        self.held = (self.held + held).saturating_sub(std::mem::replace(&mut connection.held, held));
         self.keep(|| Answer::Parsed(parsed.clone()));
         Some(parsed)
     }
@@ -137,7 +139,6 @@ impl Connections {
         let connection = self.open.get_mut(&end)?;
         let process = connection.process;
         let Some(decoder) = &mut connection.decoder else { return Some((process, self.scripted_parsed()?)) };
-        self.held = self.held.saturating_sub(decoder.held_bytes());
         let mut parsed = Parsed::default();
         decoder.closed(moved, engine, &mut parsed);
         self.keep(|| Answer::Parsed(parsed.clone()));
@@ -145,7 +146,9 @@ impl Connections {
     }
 
     pub(super) fn remove(&mut self, end: End) -> Option<Connection> {
-        self.open.remove(&end)
+        let connection = self.open.remove(&end)?;
+        self.held = self.held.saturating_sub(connection.held);
+        Some(*connection)
     }
 
     /// The connections of a process, in order.
@@ -163,11 +166,7 @@ impl Connections {
     /// shows by itself.
     pub(super) fn lose(&mut self, engine: &dyn Engine) -> Vec<(End, Parsed)> {
         if self.script.is_some() {
-            let Some(Answer::Lost(lost)) = self.scripted() else {
-                self.unanswered += 1;
-                return Vec::new();
-            };
-            return lost;
+            return self.scripted_lost();
         }
         let uncounted = |of: &Connection| of.decoder.as_ref().is_some_and(|decoder| !decoder.counts());
         let mut lost = Vec::new();
@@ -201,27 +200,29 @@ impl Connections {
         events
     }
 
-    /// While too much is held for messages that are not whole, the connection that holds most lets go. True when one did.
-    pub(super) fn relieve(&mut self) -> bool {
-        if let Some(script) = &mut self.script {
-            let relieved = script.front() == Some(&Answer::Relieved);
-            if relieved {
-                script.pop_front();
-            }
-            return relieved;
+    /// Too much is held: these connections let go of what they hold, as if it were missing. What that does to them, in order.
+    pub(super) fn let_go(&mut self, ends: &[End]) -> Vec<(End, Parsed)> {
+        if self.script.is_some() {
+            return self.scripted_lost();
         }
-        if self.held <= MAX_HELD {
-            return false;
+        let mut lost = Vec::new();
+        for &end in ends {
+            let Some(connection) = self.open.get_mut(&end) else { continue };
+            let Some(decoder) = &mut connection.decoder else { continue };
+            let mut parsed = Parsed::default();
+            decoder.drop_held(&mut parsed);
+            let held = decoder.held_bytes();
+            self.held = (self.held + held).saturating_sub(std::mem::replace(&mut connection.held, held));
+            lost.push((end, parsed));
         }
-        let decoders = self.open.iter_mut().filter_map(|(end, of)| Some((*end, of.decoder.as_mut()?)));
-        let Some((_, decoder)) = decoders.max_by_key(|(end, decoder)| (decoder.held_bytes(), *end)) else {
-            return false;
-        };
-        let held = decoder.held_bytes();
-        decoder.drop_held();
-        self.held = (self.held + decoder.held_bytes()).saturating_sub(held);
-        self.keep(|| Answer::Relieved);
-        true
+        self.keep(|| Answer::Lost(lost.clone()));
+        lost
+    }
+
+    /// Whether the recording has it that a connection let go at this input, which is no question of today's.
+    pub(super) fn was_relieved(&mut self) -> bool {
+        let Some(script) = &mut self.script else { return false };
+        script.pop_front_if(|answer| *answer == Answer::Relieved).is_some()
     }
 
     fn keep(&mut self, answer: impl FnOnce() -> Answer) {
@@ -232,6 +233,14 @@ impl Connections {
 
     fn scripted(&mut self) -> Option<Answer> {
         self.script.as_mut()?.pop_front()
+    }
+
+    fn scripted_lost(&mut self) -> Vec<(End, Parsed)> {
+        let Some(Answer::Lost(lost)) = self.scripted() else {
+            self.unanswered += 1;
+            return Vec::new();
+        };
+        lost
     }
 
     fn scripted_parsed(&mut self) -> Option<Parsed> {
@@ -293,7 +302,7 @@ mod tests {
         connections.open(End(7), 1, true);
         assert_eq!(connections.push(End(7), Direction::In, None, piece(REQUEST), ENGINES[0]), None);
         connections.follow(vec![Answer::Relieved, Answer::Rebound(None)]);
-        assert!(connections.relieve());
+        assert!(connections.was_relieved() && !connections.was_relieved());
         connections.follow(Vec::new());
         assert_eq!(connections.unanswered(), 2, "one question, one answer");
     }
@@ -311,23 +320,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_of_all_connections_is_bounded() {
-        // 40 connections with 1 MiB each of a message that does not end
+    fn what_is_held_is_counted_and_who_holds_it() {
+        // three connections with 1 MiB each of a message that does not end ─ the second lets go ─ all are closed
         let mut connections = Connections::default();
-        let mut relieved = 0;
-        for end in (0..40).map(End) {
+        for end in (0..3).map(End) {
             assert!(connections.open(end, 1, true));
             huge(&mut connections, end);
-            while connections.relieve() {
-                relieved += 1;
-            }
-            assert!(connections.held <= MAX_HELD);
         }
-        assert!(relieved > 0, "{} bytes held", connections.held);
-        for end in (0..40).map(End) {
+        let all = connections.held_bytes();
+        assert!(all > 3_000_000, "{all} bytes");
+        let lost = connections.let_go(&[End(1), End(9)]);
+        assert!(matches!(lost.as_slice(), [(End(1), parsed)] if parsed.lost && parsed.carries_messages), "{lost:?}");
+        let mut holders: Vec<End> = connections.holders().map(|(_, end)| end).collect();
+        holders.sort_unstable();
+        // The framing is still known, so that the next message is whole.
+        assert!(holders.contains(&End(0)) && connections.held_bytes() <= all / 3 * 2 + 1_024, "{holders:?}");
+        for end in (0..3).map(End) {
             connections.close(end, None, ENGINES[0]);
             connections.remove(end);
         }
-        assert_eq!(connections.held, 0);
+        assert_eq!(connections.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_takes_the_place_of_another_gives_back_what_that_held() {
+        let mut connections = Connections::default();
+        for _ in 0..2 {
+            connections.open(End(1), 1, true);
+            huge(&mut connections, End(1));
+        }
+        connections.remove(End(1));
+        assert_eq!(connections.held_bytes(), 0);
     }
 }

@@ -33,7 +33,7 @@ pub struct Parsed {
     /// Framing was lost.
     #[serde(skip_serializing_if = "is_false")]
     pub desynced: bool,
-    /// It carries an engine's messages: only told where all connections are asked at once.
+    /// It carries an engine's messages (or some that were coming in were let go): only told where many connections are asked at once.
     #[serde(skip_serializing_if = "is_false")]
     pub carries_messages: bool,
 }
@@ -237,11 +237,17 @@ impl Decoder {
         }
     }
 
-    /// Lets go of what is held for engine messages.
-    pub(super) fn drop_held(&mut self) {
-        if let Protocol::Zmtp(streams) = &mut self.protocol {
-            streams.iter_mut().for_each(zmtp::Stream::drop_held);
+    /// Lets go of what is held, as if it were missing.
+    pub(super) fn drop_held(&mut self, parsed: &mut Parsed) {
+        match &mut self.protocol {
+            Protocol::Http(http) => http.drop_held(&mut |event| parsed.lost_http.push(event)),
+            Protocol::Zmtp(streams) => {
+                parsed.carries_messages = streams[Direction::In as usize].held_bytes() > 0;
+                streams.iter_mut().for_each(zmtp::Stream::drop_held);
+            }
+            Protocol::Unknown { .. } | Protocol::Foreign => {}
         }
+        parsed.lost = true;
     }
 
     /// The HTTP side, to correct a binding.

@@ -16,6 +16,8 @@ const OVERDUE: EventNanos = 60_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Exchanges {
     open: BTreeMap<u64, Exchange>,
+    /// Bytes that they hold.
+    held: usize,
     /// Those that ended and are not finished.
     ended: BTreeSet<u64>,
     /// Those whose client left before their response showed an id.
@@ -38,6 +40,7 @@ fn unnamed(exchange: &Exchange) -> Option<(Kind, EventNanos)> {
 impl Exchanges {
     pub(super) fn insert(&mut self, key: u64, exchange: Exchange) {
         self.moved(key, None, unnamed(&exchange));
+        self.held += exchange.held_bytes();
         self.open.insert(key, exchange);
     }
 
@@ -45,7 +48,12 @@ impl Exchanges {
         self.open.get(&key)
     }
 
-    /// To change anything but when it was whole and its response's id.
+    /// Bytes that are held of them.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held
+    }
+
+    /// To change anything but when it was whole, its response's id and what is held of it.
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Exchange> {
         self.open.get_mut(&key)
     }
@@ -53,9 +61,10 @@ impl Exchanges {
     /// Changes anything.
     pub(super) fn change<R>(&mut self, key: u64, change: impl FnOnce(&mut Exchange) -> R) -> Option<R> {
         let exchange = self.open.get_mut(&key)?;
-        let before = unnamed(exchange);
+        let (before, held) = (unnamed(exchange), exchange.held_bytes());
         let changed = change(exchange);
         let after = unnamed(exchange);
+        self.held = (self.held + exchange.held_bytes()).saturating_sub(held);
         self.moved(key, before, after);
         Some(changed)
     }
@@ -98,6 +107,7 @@ impl Exchanges {
         self.left.remove(&key);
         let exchange = self.open.remove(&key)?;
         self.moved(key, unnamed(&exchange), None);
+        self.held = self.held.saturating_sub(exchange.held_bytes());
         Some(exchange)
     }
 

@@ -157,6 +157,17 @@ impl Finish {
         }
     }
 
+    /// Too much is held: this request leaves early.
+    pub(super) fn let_go(&mut self, key: u64, work: &mut Work<'_>, scene: &mut Scene<'_>) {
+        if scene.requests.exchanges.get(key).is_some() {
+            scene.count_loss(LossStage::Evicted, 1);
+            self.exchange(key, true, work, scene);
+        } else if scene.requests.generations.get(key).is_some() {
+            scene.count_loss(LossStage::Evicted, 1);
+            self.orphan(key, true, work, scene);
+        }
+    }
+
     /// The stream is over: what is open leaves, marked incomplete, part by part; true while there is more.
     pub(super) fn part(&mut self, work: &mut Work<'_>, scene: &mut Scene<'_>) -> bool {
         self.join_left_over(0, scene);

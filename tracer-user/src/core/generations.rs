@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::join::Index;
 use crate::engine::Identity;
 use crate::input::EventNanos;
-use crate::model::beams::Tally;
+use crate::model::beams::{Beams, Tally};
+use crate::model::cuda::Share;
 use crate::model::generation::{Generation, Phase};
 use crate::model::record::generation_record;
 use crate::output::FinishReason;
@@ -25,6 +26,8 @@ const MAX_TALLIES: usize = 1_024;
 #[derive(Debug, Default)]
 pub(super) struct Generations {
     open: BTreeMap<u64, Generation>,
+    /// Bytes that they hold.
+    held: usize,
     by_id: HashMap<Arc<str>, u64>,
     /// Those that are over and belong to no exchange yet.
     unclaimed: BTreeSet<u64>,
@@ -41,6 +44,17 @@ impl Generations {
         self.open.get(&key)
     }
 
+    /// Bytes that are held of them.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held
+    }
+
+    /// One that held `before` holds `now`.
+    pub(super) fn weigh(&mut self, before: usize, now: usize) {
+        self.held = (self.held + now).saturating_sub(before);
+    }
+
+    /// To change anything but what is held of it, or with [`Self::weigh`].
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Generation> {
         self.open.get_mut(&key)
     }
@@ -91,18 +105,27 @@ impl Generations {
                     index.add_generation(&generation.identity, key);
                 } else {
                     self.lead_of.insert(key, lead);
-                    if let Some(lead) = self.open.get_mut(&lead) {
-                        lead.beams.get_or_insert_default().open += 1;
-                    }
+                    self.of_beams(lead, |beams| beams.open += 1);
                 }
             }
             None => index.add_generation(&generation.identity, key),
         }
+        self.held += generation.held_bytes();
         self.open.insert(key, generation);
+    }
+
+    /// Changes what is kept of the beams below one; gives the exchange that it belongs to.
+    fn of_beams(&mut self, lead: u64, change: impl FnOnce(&mut Beams)) -> Option<u64> {
+        let lead = self.open.get_mut(&lead)?;
+        let held = lead.held_bytes();
+        change(lead.beams.get_or_insert_default());
+        self.held = (self.held + lead.held_bytes()).saturating_sub(held);
+        lead.exchange
     }
 
     pub(super) fn remove(&mut self, key: u64, index: &mut Index) -> Option<Generation> {
         let generation = self.open.remove(&key)?;
+        self.held = self.held.saturating_sub(generation.held_bytes());
         self.unclaimed.remove(&key);
         self.lead_of.remove(&key);
         index.remove_generation(&generation.identity, key);
@@ -163,11 +186,9 @@ impl Generations {
     fn absorb(&mut self, key: u64, index: &mut Index) -> Option<u64> {
         let lead = self.lead_of.remove(&key)?;
         let generation = self.remove(key, index)?;
-        let lead = self.open.get_mut(&lead)?;
+        self.open.get_mut(&lead)?.lost |= generation.lost;
         let reason = generation.finish();
-        lead.lost |= generation.lost;
-        lead.beams.get_or_insert_default().take(&generation, reason, || generation_record(&generation, None));
-        lead.exchange
+        self.of_beams(lead, |beams| beams.take(&generation, reason, || generation_record(&generation, None)))
     }
 
     /// What ran where something ended is over, with an error. Gives the keys.
@@ -187,6 +208,7 @@ impl Generations {
     pub(super) fn share(&mut self, batch: &[u64], step: &StepCuda) {
         for key in batch {
             if let Some(generation) = self.open.get_mut(key) {
+                self.held += if generation.cuda.is_none() { size_of::<Share>() } else { 0 };
                 generation.cuda.get_or_insert_default().add(step, batch.len());
             }
         }
@@ -219,7 +241,9 @@ impl Generations {
         for lead in leads {
             let beams = self.open.get_mut(&lead).and_then(|generation| generation.beams.as_deref_mut());
             if let Some(beams) = beams.filter(|beams| beams.tallies.len() >= MAX_TALLIES) {
+                let held = beams.held_bytes();
                 full.push((lead, std::mem::take(&mut beams.tallies)));
+                self.held = (self.held + beams.held_bytes()).saturating_sub(held);
             }
         }
         full

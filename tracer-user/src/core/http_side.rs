@@ -3,11 +3,9 @@
 //! Enters: HTTP events, disconnects and closes. Leaves: exchanges that begin, learn something, and end. Invariant: each event goes to the
 //! request that the connection's slots name for it, or to none.
 
-use std::ops::Bound::{Excluded, Unbounded};
-
-use super::connections::Slot;
 use super::loss;
 use super::scene::Scene;
+use super::slots::Slot;
 use crate::decode::http::{HttpEvent, RequestHead, What};
 use crate::decode::json::{RequestFields, ResponseFields};
 use crate::input::{Direction, End, EventNanos, LossStage};
@@ -29,6 +27,8 @@ pub(super) struct HttpSide {
     rebound: Option<(End, u64, u64)>,
     /// When records of opened and closed connections were last lost.
     edges_lost_at: Option<EventNanos>,
+    /// When records of payload were last lost, anywhere.
+    data_lost_at: Option<EventNanos>,
 }
 
 impl HttpSide {
@@ -93,6 +93,11 @@ impl HttpSide {
         self.edges_lost_at = Some(at);
     }
 
+    /// Records of payload were lost, on connections that the source does not name.
+    pub(super) fn data_lost(&mut self, at: EventNanos) {
+        self.data_lost_at = Some(at);
+    }
+
     fn response_fields(&mut self, place: Place, request: u64, fields: ResponseFields, scene: &mut Scene<'_>) {
         let Place { at, end, .. } = place;
         let request = self.rightful(place, request, &fields, scene);
@@ -116,8 +121,8 @@ impl HttpSide {
         let request = fields.as_ref().map_or(request, |fields| self.rightful(place, request, fields, scene));
         let Some(slot) = take_slot(end, request, scene) else { return };
         // The next one on the connection was waiting for this.
-        let next = scene.connections.get(end).and_then(|connection| connection.slots.values().next().copied());
-        if let Some(Slot::Exchange(next)) = next
+        let next = scene.connections.get(end).and_then(|connection| connection.slots.iter().next());
+        if let Some((_, Slot::Exchange(next))) = next
             && let Some(next) = scene.requests.exchanges.get_mut(next)
         {
             next.waited_until = Some(at);
@@ -144,9 +149,10 @@ impl HttpSide {
             return request;
         }
         let Some(connection) = scene.connections.get(end) else { return request };
-        let chose_it = |key: &u64| exchanges.get(*key).is_some_and(|e| e.chosen_id().as_deref() == Some(id));
-        let later = connection.slots.range((Excluded(request), Unbounded)).find_map(|(&ordinal, slot)| match slot {
-            Slot::Exchange(other) if chose_it(other) => Some((ordinal, *other)),
+        let chose_it = |key| exchanges.get(key).is_some_and(|e| e.chosen_id().as_deref() == Some(id));
+        let behind = connection.slots.iter().filter(|&(ordinal, _)| ordinal > request);
+        let later = { behind }.find_map(|(ordinal, slot)| match slot {
+            Slot::Exchange(other) if chose_it(other) => Some((ordinal, other)),
             _ => None,
         });
         let Some((to, other)) = later else { return request };
@@ -182,6 +188,11 @@ impl HttpSide {
         let exchanges = &mut scene.requests.exchanges;
         for key in keys {
             if let Some(exchange) = exchanges.get_mut(key) {
+                // Nobody says how much was written, and the response's end may have been in what was lost: then its client's leaving
+                // says nothing.
+                if moved.is_none() && self.data_lost_at >= exchange.last_write.or(Some(exchange.started)) {
+                    exchange.ending.get_or_insert((at, Ending::Unseen));
+                }
                 // With records missing, the client's leaving may be among them.
                 let ending =
                     if exchange.lost || self.edges_lost_at >= Some(exchange.started) { Ending::Unseen } else { ending };
@@ -215,7 +226,7 @@ pub(super) fn peer_closed(end: End, at: EventNanos, scene: &mut Scene<'_>) {
 }
 
 fn key_at(end: End, request: u64, scene: &Scene<'_>) -> Option<u64> {
-    match scene.connections.get(end)?.slots.get(&request)? {
+    match scene.connections.get(end)?.slots.get(request)? {
         Slot::Exchange(key) => Some(*key),
         _ => None,
     }
@@ -227,23 +238,23 @@ fn exchange_at<'a>(end: End, request: u64, scene: &'a mut Scene<'_>) -> Option<&
 }
 
 fn take_slot(end: End, request: u64, scene: &mut Scene<'_>) -> Option<Slot> {
-    scene.connections.get_mut(end)?.slots.remove(&request)
+    scene.connections.get_mut(end)?.slots.remove(request)
 }
 
 /// The exchanges that are open on a connection, in order.
 fn keys_on(end: End, scene: &Scene<'_>) -> Vec<u64> {
     let Some(connection) = scene.connections.get(end) else { return Vec::new() };
-    let key = |slot: &Slot| match slot {
-        Slot::Exchange(key) => Some(*key),
+    let key = |(_, slot)| match slot {
+        Slot::Exchange(key) => Some(key),
         _ => None,
     };
-    connection.slots.values().filter_map(key).collect()
+    connection.slots.iter().filter_map(key).collect()
 }
 
 fn request_head(place: Place, request: u64, head: RequestHead, scene: &mut Scene<'_>) {
     let key = scene.requests.key();
     let Some(connection) = scene.connections.get_mut(place.end) else { return };
-    let Some(slot) = connection.slots.get_mut(&request) else { return };
+    let Some(slot) = connection.slots.get_mut(request) else { return };
     let Slot::Started { at: started, place: nth } = *slot else { return };
     let Some(operation) = scene.engine.operation(&head.method, &head.path) else {
         *slot = Slot::Ignored;

@@ -56,6 +56,9 @@ pub(super) fn told(lost: Lost, http: &mut HttpSide, messages: &mut EngineSide, s
         // A connection that is not followed has nothing to mark.
         _ => return,
     }
+    if lost.stage != LossStage::EdgeRing {
+        http.data_lost(lost.at);
+    }
     messages.calls_lost();
     let mut messages_lost = false;
     for (end, mut parsed) in scene.connections.lose(scene.engine) {
@@ -67,6 +70,18 @@ pub(super) fn told(lost: Lost, http: &mut HttpSide, messages: &mut EngineSide, s
     if messages_lost {
         for generation in scene.requests.generations.values_mut() {
             generation.lost = true;
+        }
+    }
+}
+
+/// Too much was held: what these connections held of messages that were not whole is let go, counted, and marks what it was of.
+pub(super) fn let_go(ends: &[End], http: &mut HttpSide, scene: &mut Scene<'_>) {
+    for (end, mut parsed) in scene.connections.let_go(ends) {
+        scene.count_loss(LossStage::Evicted, 1);
+        let Some(process) = scene.connections.get(end).map(|connection| connection.process) else { continue };
+        http.lost(Place { at: scene.now, process, end }, std::mem::take(&mut parsed.lost_http), scene);
+        if parsed.carries_messages {
+            outputs(end, &[], scene);
         }
     }
 }
@@ -90,9 +105,9 @@ pub(super) fn outputs(end: End, present: &[&str], scene: &mut Scene<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::connections::Slot;
     use crate::core::exchanges::tests::completion;
     use crate::core::scene::tests::Ground;
+    use crate::core::slots::Slot;
     use crate::decode::http::{HttpEvent, What};
     use crate::engine::ENGINES;
     use crate::model::exchange::Ending;

@@ -22,6 +22,7 @@ mod outputs;
 mod place;
 mod requests;
 mod scene;
+mod slots;
 mod steps;
 mod uptake;
 pub mod view;
@@ -42,7 +43,7 @@ use crate::decode::{
     http::{Piece, RequestHead},
 };
 use crate::engine::{self, ENGINES, Engine};
-use crate::input::{Event, EventNanos, Fact, Function, Input, LossStage, What};
+use crate::input::{Event, EventNanos, Fact, Function, Holder, Input, LossStage, What};
 use crate::model::exchange::Ending;
 use crate::model::step::Step;
 use crate::output::{Metric, Output, Verdict};
@@ -61,6 +62,17 @@ impl Default for Config {
     fn default() -> Self {
         Self { max_spans: 2000, closes_visible: true }
     }
+}
+
+/// What a core holds until it is whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of messages whose end has not come.
+    pub messages: usize,
+    /// Bytes of requests that are open.
+    pub requests: usize,
+    /// How many are followed.
+    pub connections: usize,
 }
 
 /// Turns ordered inputs into outputs: tells each to the rooms that it concerns, in one order.
@@ -190,6 +202,7 @@ impl Core {
                 let Rooms { http, messages, mut scene, .. } = self.rooms(out);
                 loss::told(lost, http, messages, &mut scene);
             }
+            Input::Relieve(holders) => self.relieve(&holders, out),
             // Counted, or told, at the entrance.
             Input::Delivered(_) | Input::Gpus(_) => {}
         }
@@ -244,8 +257,38 @@ impl Core {
             messages.message(seen, message, &mut work, &mut scene);
         }
         http.events(place, &mut parsed.http, &mut scene);
-        if scene.connections.relieve() {
+        if scene.connections.was_relieved() {
             scene.count_loss(LossStage::Evicted, 1);
+        }
+    }
+
+    /// What is held until something is whole.
+    pub fn held(&self) -> Held {
+        Held {
+            messages: self.connections.held_bytes(),
+            requests: self.requests.held_bytes(),
+            connections: self.connections.len(),
+        }
+    }
+
+    /// What holds them, and how many each; in no order.
+    pub fn holders(&self) -> impl Iterator<Item = (usize, Holder)> {
+        let connections = self.connections.holders().map(|(held, end)| (held, Holder::Connection(end)));
+        connections.chain(self.requests.holders().map(|(held, key)| (held, Holder::Request(key))))
+    }
+
+    /// These let go of what they hold: messages are cut there, requests leave early.
+    fn relieve(&mut self, holders: &[Holder], out: &mut Vec<Output>) {
+        let end = |holder: &Holder| if let Holder::Connection(end) = holder { Some(*end) } else { None };
+        let ends: Vec<_> = holders.iter().filter_map(end).collect();
+        let Rooms { http, finish, mut work, mut scene, .. } = self.rooms(out);
+        if !ends.is_empty() {
+            loss::let_go(&ends, http, &mut scene);
+        }
+        for holder in holders {
+            if let Holder::Request(key) = holder {
+                finish.let_go(*key, &mut work, &mut scene);
+            }
         }
     }
 

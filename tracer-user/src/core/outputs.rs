@@ -81,6 +81,7 @@ fn output(
 ) -> Option<u64> {
     let key = request_of(output, place, scene)?;
     let generation = scene.requests.generations.get_mut(key)?;
+    let held = generation.held_bytes();
     let took = generation.take(output, place.at, place.received, place.step, &scene.about.clock)?;
     if took.first
         && let (Some(scheduled), Some(steps)) = (generation.scheduled, work.steps.of(place.engine))
@@ -96,6 +97,8 @@ fn output(
     let prompt = (generation.prompt_tokens, generation.cached_tokens);
     batch.take(key, took, prompt);
     let first_seen = generation.added.is_some() || !output.events.is_empty() || output.prompt_tokens.is_some();
+    let holds = generation.held_bytes();
+    scene.requests.generations.weigh(held, holds);
     counted(place.engine, took, prompt, first_seen, scene);
     if took.over {
         scene.requests.settled(key);

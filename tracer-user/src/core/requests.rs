@@ -24,6 +24,22 @@ impl Requests {
         self.next_key
     }
 
+    /// Bytes that are held of requests that are open.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.exchanges.held_bytes() + self.generations.held_bytes()
+    }
+
+    /// Who holds them, and how many; in no order. An HTTP request holds what its engine requests do.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (usize, u64)> {
+        let of_engine = |keys: &[u64]| {
+            keys.iter().filter_map(|&key| self.generations.get(key)).map(Generation::held_bytes).sum::<usize>()
+        };
+        let exchanges = self.exchanges.iter().map(move |(key, e)| (e.held_bytes() + of_engine(&e.generations), key));
+        let is_alone = |g: &Generation| g.exchange.is_none_or(|key| self.exchanges.get(key).is_none());
+        let alone = self.generations.iter().filter(move |(_, g)| is_alone(g)).map(|(key, g)| (g.held_bytes(), key));
+        exchanges.chain(alone)
+    }
+
     pub(super) fn join(&mut self) -> Join<'_> {
         Join { exchanges: &mut self.exchanges, generations: &mut self.generations, index: &mut self.index }
     }

@@ -106,9 +106,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_connection_that_finds_no_room_is_counted() {
-        // 262,144 connections are followed · one more is not
+        // 114,688 connections are followed · one more is not
         let mut ground = Ground { now: 7, ..Ground::default() };
-        for end in 0..262_144 {
+        for end in 0..crate::core::connections::MAX_CONNECTIONS as u64 {
             ground.scene().connect(End(end), 1, true);
         }
         assert_eq!(ground.losses(), []);

@@ -18,6 +18,9 @@ const MAX_FRAME: u64 = 1 << 32;
 /// RFC 37: signature 10, version 2, mechanism 20, as-server 1, filler 31.
 const GREETING_BYTES: u64 = 64;
 
+/// A part that holds no more is not worth letting go of (a message's first part says its kind in one byte), bytes.
+const LITTLE: usize = 64;
+
 const FLAG_MORE: u8 = 1;
 const FLAG_LONG: u8 = 2;
 const FLAG_COMMAND: u8 = 4;
@@ -75,14 +78,17 @@ impl Stream {
 
     /// Bytes held for messages that are not whole.
     pub fn held_bytes(&self) -> usize {
-        self.part.bytes.capacity()
-            + self.part.tail.capacity()
-            + self.message.parts.iter().map(|part| part.bytes.capacity()).sum::<usize>()
+        self.part.held_bytes()
+            + self.message.parts.capacity() * size_of::<Part>()
+            + self.message.parts.iter().map(Part::held_bytes).sum::<usize>()
     }
 
-    /// Lets go of what is held; the message is cut.
+    /// Lets go of what is held, as if it were missing: the message is cut, and the framing stays known.
     pub fn drop_held(&mut self) {
-        self.part = Part { cut: true, ..Part::default() };
+        let parts = self.message.parts.iter_mut().chain([&mut self.part]);
+        for part in parts.filter(|part| part.held_bytes() > LITTLE) {
+            *part = Part { cut: true, ..Part::default() };
+        }
     }
 
     /// Takes a piece of `len` bytes, the first of which are `bytes`, and hands each whole message to `sink`. `starts`: it is the
@@ -215,6 +221,10 @@ impl Stream {
 }
 
 impl Part {
+    fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.tail.capacity()
+    }
+
     /// Takes the next bytes of the body: to the head while that is unbroken and has room, else to the window at the end.
     fn take(&mut self, bytes: &[u8]) {
         let room = if self.cut { 0 } else { KEPT_BYTES.saturating_sub(self.bytes.len()) };

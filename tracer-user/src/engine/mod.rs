@@ -119,6 +119,13 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Bytes that its texts take.
+    pub fn held_bytes(&self) -> usize {
+        let search = self.search.as_ref().map_or(0, String::capacity);
+        let responses: usize = self.responses.iter().map(|(id, _)| size_of::<(String, u64)>() + id.capacity()).sum();
+        self.external.capacity() + self.client.capacity() + search + responses
+    }
+
     /// Which prompt of the response `response` it is, when that has several.
     pub fn prompt_of(&self, response: &str) -> Option<u32> {
         self.responses.iter().find(|(id, _)| id == response).and_then(|(_, prompt)| *prompt)

@@ -57,7 +57,18 @@ pub struct Beams {
     pub max: u64,
 }
 
+/// What the texts of a record take, bytes: an id of the engine's is 60 to 80.
+const RECORD_TEXT: usize = 80;
+
 impl Beams {
+    /// Bytes that it takes.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.records.capacity() * (size_of::<GenerationRecord>() + RECORD_TEXT)
+            + self.tallies.capacity() * size_of::<Tally>()
+            + self.durations.capacity() * size_of::<u64>()
+    }
+
     /// Takes one that is over. `record`: its access-log record.
     pub fn take(
         &mut self,

@@ -126,6 +126,17 @@ impl Exchange {
         }
     }
 
+    /// Bytes that it takes, without its engine requests.
+    pub fn held_bytes(&self) -> usize {
+        let texts = [&self.head.request_id, &self.head.traceparent, &self.head.tracestate, &self.fields.model];
+        let learned = [&self.fields.request_id, &self.response_id, &self.response_model];
+        let text = |text: &&Option<String>| text.as_ref().map_or(0, String::capacity);
+        size_of::<Self>()
+            + self.head.method.capacity()
+            + self.head.path.capacity()
+            + texts.iter().chain(&learned).map(text).sum::<usize>()
+    }
+
     /// The request is whole.
     pub fn request_complete(&mut self, at: EventNanos, fields: RequestFields) {
         self.complete = Some(at);

@@ -65,6 +65,11 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Bytes that it takes.
+    pub fn held_bytes(&self) -> usize {
+        self.pieces.capacity() * size_of::<(Piece, Show)>() + self.medians.capacity() * size_of::<(u64, u64)>()
+    }
+
     /// Takes a block of durations into the median by which slow steps are told.
     pub fn learn_median(&mut self, durations: impl Iterator<Item = u64>) {
         let mut block: Vec<u64> = durations.collect();

@@ -175,6 +175,18 @@ impl Generation {
         generation
     }
 
+    /// Bytes that it takes. What is made of its ids besides is counted as they are, twice.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + 2 * (self.id.len() + self.identity.held_bytes())
+            + self.traceparent.as_ref().map_or(0, String::capacity)
+            + self.waits.capacity() * size_of::<Wait>()
+            + (self.preempted.capacity() + self.chunks.capacity()) * size_of::<EventNanos>()
+            + self.timeline.held_bytes()
+            + self.beams.as_ref().map_or(0, |beams| beams.held_bytes())
+            + self.cuda.as_ref().map_or(0, |_| size_of::<Share>())
+    }
+
     /// Nothing more will come.
     pub fn settled(&self) -> bool {
         matches!(self.phase, Phase::Aborted { .. } | Phase::Over { .. })

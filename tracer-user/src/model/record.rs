@@ -37,13 +37,25 @@ pub fn resolve(generation: &Generation, exchange: Option<&Exchange>) -> Option<F
     Some(if complete { FinishReason::Stop } else { FinishReason::Abort })
 }
 
+/// The end of the response was not seen.
+fn outcome_of_unseen(exchange: &Exchange) -> Outcome {
+    match exchange.status {
+        Some(500..) => Outcome::Error,
+        Some(400..) => Outcome::Rejected,
+        _ if exchange.ending.is_none() && exchange.disconnected.is_some() => Outcome::Abort,
+        _ => Outcome::Unknown,
+    }
+}
+
 impl Finished<'_> {
-    /// `None` while it is not over.
+    /// `None` while it is not over. Of what was cut off, unknown, but where its client was seen leaving or its status says it.
     pub fn outcome(&self) -> Option<Outcome> {
         let reasons: Vec<_> = self.generations.iter().filter_map(|g| resolve(g, self.exchange)).collect();
         let has = |reason| reasons.contains(&reason);
         if let Some(exchange) = self.exchange {
-            let (_, ending) = exchange.ending?;
+            let Some((_, ending)) = exchange.ending else {
+                return self.cut_off.then(|| outcome_of_unseen(exchange));
+            };
             match ending {
                 Ending::Complete => match exchange.status {
                     Some(500..) => return Some(Outcome::Error),
@@ -54,13 +66,7 @@ impl Finished<'_> {
                 // The client left; whether the engine had finished by then changes nothing for it.
                 Ending::Disconnected | Ending::Cancelled => return Some(Outcome::Abort),
                 Ending::ServerClosed | Ending::ServerExited => return Some(Outcome::Error),
-                Ending::Unseen => {
-                    return Some(match exchange.status {
-                        Some(500..) => Outcome::Error,
-                        Some(400..) => Outcome::Rejected,
-                        _ => Outcome::Unknown,
-                    });
-                }
+                Ending::Unseen => return Some(outcome_of_unseen(exchange)),
             }
             // Each engine request of a beam search ends after its one token; only the response says how the whole ended.
             if self.generations.iter().any(|g| g.beams.is_some())
@@ -73,7 +79,7 @@ impl Finished<'_> {
                 return Some(if exchange.by_length { Outcome::Length } else { Outcome::Stop });
             }
         } else if reasons.len() < self.generations.len() {
-            return None;
+            return self.cut_off.then_some(Outcome::Unknown);
         }
         Some(if has(FinishReason::Error) {
             Outcome::Error
@@ -89,14 +95,18 @@ impl Finished<'_> {
     /// What kind of failure it was: a status, or a low-cardinality word.
     pub fn error_type(&self) -> Arc<str> {
         let status = self.exchange.and_then(|e| e.status).filter(|&s| s >= 400);
-        match (status, self.exchange.and_then(|e| e.ending)) {
-            (Some(status), _) => Arc::from(status.to_string()),
-            (None, Some((_, Ending::ServerClosed))) => Arc::from("server_closed"),
-            (None, Some((_, Ending::ServerExited))) => Arc::from("server_exited"),
-            (None, Some((_, Ending::Disconnected | Ending::Cancelled))) => Arc::from("client_disconnected"),
-            (None, Some((_, Ending::Unseen))) => Arc::from("unknown"),
-            (None, _) => Arc::from("engine_error"),
+        if let Some(status) = status {
+            return Arc::from(status.to_string());
         }
+        let left = self.exchange.is_some_and(|e| e.disconnected.is_some());
+        Arc::from(match self.exchange.and_then(|e| e.ending) {
+            Some((_, Ending::ServerClosed)) => "server_closed",
+            Some((_, Ending::ServerExited)) => "server_exited",
+            Some((_, Ending::Disconnected | Ending::Cancelled)) => "client_disconnected",
+            None if left => "client_disconnected",
+            Some((_, Ending::Unseen)) | None => "unknown",
+            Some((_, Ending::Complete)) => "engine_error",
+        })
     }
 
     /// The generation that took longest in the engine.
@@ -221,12 +231,14 @@ impl Finished<'_> {
             .or_else(|| (exchange.complete.is_some() && exchange.fields.whole).then_some(false))
     }
 
-    /// The access-log line; `None` while the request is not over.
+    /// The access-log line; `None` while the request is not over, nor cut off.
     pub fn access(&self, trace_id: TraceId, span_id: SpanId, clock: &Clock, server: &Server) -> Option<AccessRecord> {
         let outcome = self.outcome()?;
+        let last = self.generations.iter().map(|g| last_sign(g)).max();
         let ended = match self.exchange {
-            Some(exchange) => exchange.ending?.0,
-            None => self.generations.iter().map(|g| last_sign(g)).max()?,
+            Some(Exchange { ending: Some((at, _)), .. }) => *at,
+            Some(exchange) => exchange.last_write.max(last).unwrap_or(exchange.started),
+            None => last?,
         };
         Some(AccessRecord {
             v: 1,

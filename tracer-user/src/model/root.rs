@@ -97,6 +97,10 @@ pub(super) fn events(finished: &Finished<'_>, unix: impl Fn(EventNanos) -> u64) 
             add(event::SERVER_CLOSED, *at, Vec::new());
         }
     }
+    if let Some(at) = finished.exchange.filter(|e| finished.cut_off && e.ending.is_none()).and_then(|e| e.disconnected)
+    {
+        add(event::CLIENT_DISCONNECTED, at, Vec::new());
+    }
     if let Some(at) = finished.exchange.filter(|e| e.stream == Some(true)).and_then(|e| e.first_content) {
         add(event::FIRST_CONTENT, at, Vec::new());
     }

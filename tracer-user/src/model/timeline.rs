@@ -58,6 +58,11 @@ impl Timeline {
         }
     }
 
+    /// Bytes that it takes.
+    pub fn held_bytes(&self) -> usize {
+        (self.first.capacity() + self.recent.capacity()) * size_of::<Tick>() + self.folder.held_bytes()
+    }
+
     /// Entries taken: the decode steps and the one before them.
     pub fn len(&self) -> u64 {
         self.first.len() as u64 + self.folded + self.recent.len() as u64

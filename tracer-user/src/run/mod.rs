@@ -4,6 +4,7 @@
 //! [`recorded`] from a recording. Nothing here parses a command line or prints: what a user should know is returned.
 
 pub mod begun;
+pub mod budget;
 pub mod live;
 mod naming;
 pub mod pipeline;

@@ -5,14 +5,16 @@
 //! same inputs as the cores took them then, behind the sorters, with what the decoders made of their bytes. A run has one or the other.
 //! Leaves: outputs, and verdicts on connections for the source. An input goes to
 //! the server that is named, else to the one whose process caused it; what concerns no process goes to all. Refused: an event of a
-//! process that belongs to no server; it is counted. Pure: no clock, no I/O.
+//! process that belongs to no server; it is counted. Pure: no clock, no I/O. Bounded: what the cores hold, by [`super::budget`], and what
+//! the sorters hold back, of all servers together.
 
 use std::collections::HashMap;
 
+use super::budget::Budget;
 use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::input::{End, Event, EventNanos, Fact, Input, LossStage, Lost, What};
-use crate::order::Order;
+use crate::order::{self, Order};
 use crate::output::{Output, Verdict};
 use crate::recording::Entry;
 
@@ -28,7 +30,13 @@ pub struct Pipeline {
     ordered: Vec<Input>,
     outputs: Vec<Output>,
     tape: Option<Tape>,
+    budget: Budget,
+    /// Bytes that the sorters hold back.
+    held_back: usize,
 }
+
+/// Connections whose first event is remembered: as many as a core follows; over that nothing is told of them.
+const MAX_FIRST: usize = 114_688;
 
 /// What is kept for a recording.
 #[derive(Debug)]
@@ -50,6 +58,8 @@ impl Pipeline {
             ordered: Vec::new(),
             outputs: Vec::new(),
             tape: None,
+            budget: Budget::default(),
+            held_back: 0,
         }
     }
 
@@ -71,10 +81,15 @@ impl Pipeline {
         match entry {
             Entry::Input { server, input, answers } => {
                 if let Some((_, core)) = self.servers.get_mut(server as usize) {
+                    let held = core.held();
                     if raw {
                         core.push(input, &mut self.outputs);
                     } else {
                         core.replay(input, answers, &mut self.outputs);
+                    }
+                    self.budget.moved(held, core.held());
+                    if self.budget.is_over_recorded() {
+                        self.relieve();
                     }
                 }
             }
@@ -165,7 +180,23 @@ impl Pipeline {
 
     fn push_to(&mut self, server: usize, input: Input) {
         let Some((order, _)) = self.servers.get_mut(server) else { return };
+        let before = order.held_bytes();
         order.push(input, &mut self.ordered);
+        self.held_back = (self.held_back + order.held_bytes()).saturating_sub(before);
+        self.deliver(server);
+        while self.held_back > order::MAX_BYTES {
+            // The sorter that holds back most; the first of equals.
+            let sizes = self.servers.iter().map(|(order, _)| order.held_bytes()).enumerate();
+            let Some((most, before)) = sizes.rev().max_by_key(|&(_, size)| size) else { return };
+            let Some((order, _)) = self.servers.get_mut(most) else { return };
+            order.release(&mut self.ordered);
+            self.held_back = (self.held_back + order.held_bytes()).saturating_sub(before);
+            self.deliver(most);
+        }
+    }
+
+    /// Hands over what a sorter let go.
+    fn deliver(&mut self, server: usize) {
         let mut ordered = std::mem::take(&mut self.ordered);
         for input in ordered.drain(..) {
             meet(&mut self.first, &input);
@@ -182,16 +213,35 @@ impl Pipeline {
         self.ordered = ordered;
     }
 
-    /// Hands an input that is due to a core.
+    /// Hands an input that is due to a core; when all hold too much by then, the largest lets go.
     fn push_now(&mut self, server: usize, input: Input) {
+        self.hand(server, input);
+        if self.budget.is_over() {
+            self.relieve();
+        }
+    }
+
+    fn hand(&mut self, server: usize, input: Input) {
         let Some((_, core)) = self.servers.get_mut(server) else { return };
-        let Some(tape) = &mut self.tape else {
-            core.push(input, &mut self.outputs);
-            return;
-        };
-        let kept = if tape.raw { input.clone() } else { without_bytes(&input) };
+        let held = core.held();
+        let kept = self.tape.as_ref().map(|tape| if tape.raw { input.clone() } else { without_bytes(&input) });
         core.push(input, &mut self.outputs);
-        tape.entries.push(Entry::Input { server: server as u32, input: kept, answers: core.take_answers() });
+        self.budget.moved(held, core.held());
+        if let (Some(tape), Some(input)) = (&mut self.tape, kept) {
+            tape.entries.push(Entry::Input { server: server as u32, input, answers: core.take_answers() });
+        }
+    }
+
+    fn relieve(&mut self) {
+        let of = |(server, (_, core)): (usize, &(Order, Core))| {
+            core.holders().map(move |(held, holder)| (held, server, holder)).collect::<Vec<_>>()
+        };
+        let all = self.servers.iter().enumerate().flat_map(of).collect();
+        for (server, holders) in self.budget.choose(all, self.servers.len()).into_iter().enumerate() {
+            if !holders.is_empty() {
+                self.hand(server, Input::Relieve(holders));
+            }
+        }
     }
 
     /// What the cores have said since the last call.
@@ -216,7 +266,11 @@ impl Pipeline {
             }
             self.ordered = ordered;
             self.keep(|| Entry::Finish { server: server as u32 });
-            if self.servers.get_mut(server).is_some_and(|(_, core)| core.finish_part(&mut self.outputs)) {
+            let Some((_, core)) = self.servers.get_mut(server) else { continue };
+            let held = core.held();
+            let is_more = core.finish_part(&mut self.outputs);
+            self.budget.moved(held, core.held());
+            if is_more {
                 return true;
             }
         }
@@ -264,10 +318,10 @@ fn without_bytes(input: &Input) -> Input {
 fn meet(first: &mut HashMap<End, EventNanos>, input: &Input) {
     let Input::Event(event) = input else { return };
     match event.what {
-        What::Opened { end } => {
+        What::Opened { end } if first.len() < MAX_FIRST => {
             first.insert(end, event.at);
         }
-        What::Data { end, .. } | What::PeerClosed { end } => {
+        What::Data { end, .. } | What::PeerClosed { end } if first.len() < MAX_FIRST => {
             first.entry(end).or_insert(event.at);
         }
         What::Closed { end, .. } => {

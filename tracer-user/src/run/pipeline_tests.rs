@@ -178,3 +178,50 @@ fn what_is_held_back_at_the_end_still_counts_and_what_came_late_is_counted() {
     while pipeline.finish_part() {}
     assert_eq!(got(&mut pipeline), [(0, 5), (0, 1), (0, 30)]);
 }
+
+#[test]
+fn what_all_sorters_hold_back_is_bounded_and_the_fullest_lets_go_first() {
+    // two servers, nothing is due ─ the first sends 4 MiB, the second 1 MiB, then the first 2 MiB more
+    let mut pipeline = Pipeline::new(2, u64::MAX, &Config::default());
+    pipeline.push(Some(0), Input::Fact(Fact::Process { tgid: 1, role: Role::Api }));
+    pipeline.push(Some(1), Input::Fact(Fact::Process { tgid: 2, role: Role::Api }));
+    pipeline.record(false);
+    for (at, process) in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 1), (7, 1)] {
+        pipeline.push(None, reads(at, process, &vec![b'x'; 1 << 20]));
+    }
+    assert_eq!(got(&mut pipeline), [(0, 1), (0, 2)]);
+    assert!(pipeline.held_back <= order::MAX_BYTES);
+}
+
+#[test]
+fn too_much_of_all_servers_lets_go_where_most_is_and_is_replayed_alike() {
+    // server 0 holds a request's head of 1 KiB ─ server 1 a frame on each of 30 connections, 1 MiB of it ─ the first of these let go
+    let mut pipeline = pipeline();
+    let piece = |at, process, fd, bytes: Vec<u8>| {
+        let (end, len) = (End::of_descriptor(process, fd), bytes.len() as u64);
+        event(at, process, What::Data { end, direction: Direction::In, len, bytes, starts: true, offset: None })
+    };
+    let head = [&b"POST /v1/completions HTTP/1.1\r\nx: "[..], &[b'x'; 1_000]].concat();
+    pipeline.push(None, piece(1, 1, 5, head));
+    let greeting = [&[0xff][..], &[0; 8], &[0x7f, 3, 0], b"NULL", &[0; 48]].concat();
+    let frame = [&[0x02][..], &(2_u64 << 30).to_be_bytes(), &vec![0x90; 1 << 20]].concat();
+    for fd in 0..30 {
+        pipeline.push(None, piece(100 + u64::from(fd), 2, fd, greeting.clone()));
+        pipeline.push(None, piece(200 + u64::from(fd), 2, fd, frame.clone()));
+    }
+    pipeline.push(None, Input::Tick(1_000));
+    let entries = pipeline.take_entries();
+    let relieved = |entry: &Entry| match entry {
+        Entry::Input { server, input: Input::Relieve(holders), .. } => Some((*server, holders.len())),
+        _ => None,
+    };
+    let all: Vec<_> = entries.iter().filter_map(relieved).collect();
+    assert!(matches!(all.as_slice(), [(1, 6..=8)]), "{all:?}");
+    let told = losses(&mut pipeline);
+    assert_eq!(told, vec![(LossStage::Evicted, 1); all[0].1]);
+    let mut again = Pipeline::new(2, 0, &Config::default());
+    for entry in entries {
+        again.replay(entry, false);
+    }
+    assert_eq!((losses(&mut again), again.unanswered()), (told, 0));
+}

@@ -17,6 +17,9 @@ pub const EVENTS: usize = 20_000;
 /// … or bytes of payload, since they are held until then.
 pub const BYTES: usize = 4 << 20;
 
+/// Connections of each kind that are looked at: an engine has a few.
+const CONNECTIONS: usize = 4_096;
+
 /// What the first events tell.
 #[derive(Debug, Default)]
 pub struct Preroll {
@@ -36,7 +39,8 @@ impl Preroll {
     pub fn look(&mut self, event: &Event) {
         let What::Data { end, direction, len, bytes, starts, .. } = &event.what else { return };
         let may_be = starts_request(bytes) || may_start_request(bytes);
-        if self.model.is_none() && *direction == Direction::In && may_be {
+        let has_room = self.conversations.len() < CONNECTIONS;
+        if self.model.is_none() && *direction == Direction::In && may_be && has_room {
             self.conversations.entry(*end).or_default();
         }
         if self.model.is_none()
@@ -53,6 +57,10 @@ impl Preroll {
                 }
                 _ => {}
             });
+        }
+        let has_room = self.streams.len() < CONNECTIONS && !may_be;
+        if !has_room && !self.streams.contains_key(&(*end, *direction)) {
+            return;
         }
         let mut messages = Vec::new();
         self.streams.entry((*end, *direction)).or_default().push(*len, bytes, *starts, &mut |m| messages.push(m));

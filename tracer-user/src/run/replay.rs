@@ -107,6 +107,8 @@ impl Opened {
             last = event.at.max(last);
             run.push(Some(0), Input::Event(event));
             run.export();
+            // There is no source that could be told.
+            run.verdicts();
         };
         head.into_iter().for_each(&mut push);
         while broken.is_none() {

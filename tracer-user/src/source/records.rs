@@ -314,7 +314,7 @@ fn without_events(batch: Vec<Input>, now: EventNanos) -> Vec<Input> {
             Input::Delivered(told) => delivered[told.probe as usize] += told.count,
             Input::Fact(_) => fact = Some(input),
             // No probe says what GPUs do; the next tick and answer are as good.
-            Input::Tick(_) | Input::Gpus(_) => {}
+            Input::Tick(_) | Input::Gpus(_) | Input::Relieve(_) => {}
         }
     }
     let lost = LossStage::ALL.map(|stage| Lost { at: now, count: lost[stage as usize], stage });

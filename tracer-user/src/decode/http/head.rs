@@ -33,6 +33,11 @@ impl Head {
         }
     }
 
+    /// Bytes that are held of it.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.0.capacity()
+    }
+
     /// The head, once whole.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0

@@ -75,9 +75,10 @@ impl RequestBody {
         }
     }
 
-    /// Bytes are missing here.
+    /// Bytes are missing here. Nothing is held of what came before.
     pub fn gap(&mut self) {
         self.cut = true;
+        self.scanner = Scanner::default();
         self.tail.clear();
     }
 

@@ -87,9 +87,10 @@ impl ResponseBody {
         }
     }
 
-    /// Bytes are missing here.
+    /// Bytes are missing here. Nothing is held of what came before.
     pub fn gap(&mut self) {
         self.cut = true;
+        self.scanner = Scanner::default();
         self.tail.clear();
     }
 

@@ -70,7 +70,7 @@ impl Window {
     }
 
     pub(super) fn clear(&mut self) {
-        self.bytes.clear();
+        self.bytes = VecDeque::new();
     }
 
     pub(super) fn bytes(&mut self) -> &[u8] {

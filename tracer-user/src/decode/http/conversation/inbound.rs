@@ -41,7 +41,7 @@ impl Default for Inbound {
 impl Inbound {
     pub(super) fn held_bytes(&self) -> usize {
         match self {
-            Self::Head { head, .. } => head.bytes().len(),
+            Self::Head { head, .. } => head.held_bytes(),
             Self::Body { fields, .. } => fields.held_bytes(),
             Self::Idle { .. } | Self::Spent(_) => 0,
         }
@@ -95,6 +95,19 @@ impl Conversation {
                 }
             }
             Inbound::Spent(_) => self.inbound = Inbound::Idle { sure: false },
+        }
+    }
+
+    /// Lets go of what is held of the request that is being read.
+    pub(super) fn drop_in(&mut self, sink: &mut impl FnMut(HttpEvent)) {
+        match &mut self.inbound {
+            Inbound::Head { .. } => self.head_lost(sink),
+            Inbound::Body { ordinal, fields, .. } if fields.held_bytes() > 0 => {
+                fields.gap();
+                let ordinal = *ordinal;
+                self.tell(Some(ordinal), What::Gap(Direction::In), sink);
+            }
+            Inbound::Body { .. } | Inbound::Idle { .. } | Inbound::Spent(_) => {}
         }
     }
 

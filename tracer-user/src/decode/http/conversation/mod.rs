@@ -25,6 +25,9 @@ use crate::input::Direction;
 /// Requests that one connection may have unanswered; a client that pipelines more loses the oldest.
 const MAX_OPEN: usize = 1_024;
 
+/// What one of them takes, here and where its events go, bytes.
+const OPEN_BYTES: usize = size_of::<Open>() + 40;
+
 /// A piece of one call.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
@@ -181,9 +184,20 @@ impl Conversation {
         self.foreign
     }
 
-    /// Bytes that are held of messages.
+    /// Bytes that are held of messages, and for the requests that are open.
     pub fn held_bytes(&self) -> usize {
-        self.inbound.held_bytes() + self.outbound.held_bytes()
+        self.inbound.held_bytes() + self.outbound.held_bytes() + self.open.capacity() * OPEN_BYTES
+    }
+
+    /// Lets go of what is held, as if it were missing: what was half read is not whole, and of requests that wait for one another
+    /// only the newest stays open.
+    pub fn drop_held(&mut self, sink: &mut impl FnMut(HttpEvent)) {
+        self.drop_in(sink);
+        self.drop_out(sink);
+        while self.open.len() > 1 {
+            self.unseen(0, sink);
+        }
+        self.open.shrink_to_fit();
     }
 
     /// Ends that were not seen and heads that were lost.
@@ -216,6 +230,10 @@ impl Conversation {
         }
         let ordinal = self.next;
         self.next += 1;
+        // One is what most connections ever have, and there are many connections.
+        if self.open.is_empty() {
+            self.open.reserve_exact(1);
+        }
         self.open.push_back(Open {
             ordinal,
             call,

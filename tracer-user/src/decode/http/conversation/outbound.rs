@@ -66,7 +66,7 @@ impl Outbound {
     pub(super) fn held_bytes(&self) -> usize {
         match self {
             Self::Idle => 0,
-            Self::Head(head) => head.bytes().len(),
+            Self::Head(head) => head.held_bytes(),
             Self::Body(going) => match &going.content {
                 Content::Events(lines) => lines.held_bytes(),
                 Content::Json(body) => body.held_bytes(),
@@ -151,6 +151,18 @@ impl Conversation {
                     self.abandon_response(sink);
                 }
             }
+        }
+    }
+
+    /// Lets go of what is held of the response that is going.
+    pub(super) fn drop_out(&mut self, sink: &mut impl FnMut(HttpEvent)) {
+        match &self.outbound {
+            Outbound::Head(_) => {
+                self.headless(sink);
+                self.outbound = Outbound::Idle;
+            }
+            Outbound::Body(_) if self.outbound.held_bytes() > 0 => self.gap_of_content(sink),
+            Outbound::Idle | Outbound::Body(_) => {}
         }
     }
 
