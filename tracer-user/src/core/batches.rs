@@ -1,7 +1,8 @@
 //! Who was in an engine's step, until the step leaves.
 //!
 //! Enters: outputs as they are taken, requests as they leave. Leaves: a step's batch, once. A step may leave after its requests: where
-//! those went is remembered for a while. Bounded: of more than [`MAX_STEPS`] steps the oldest is forgotten, and leaves without its batch.
+//! those went is remembered for a while. Bounded: of more than [`MAX_STEPS`] steps, or [`MAX_KEYS`]
+//! requests in them, the oldest is forgotten, and leaves without its batch.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -11,6 +12,8 @@ use crate::output::{SpanId, TraceId};
 
 /// Steps that have not left; 300 ms of 1,000 a second, of a few engines.
 const MAX_STEPS: usize = 4096;
+/// Requests in them: 1,024 in each of 500 steps.
+const MAX_KEYS: usize = 524_288;
 /// How long it is remembered where a request went, ns: longer than a step waits for what its threads called.
 const REMEMBERED: EventNanos = 1_000_000_000;
 const MAX_REMEMBERED: usize = 16_384;
@@ -31,6 +34,7 @@ pub(super) struct Batch {
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     of_step: BTreeMap<StepRef, Batch>,
+    keys: usize,
     gone: HashMap<u64, (TraceId, SpanId)>,
     gone_order: VecDeque<(EventNanos, u64)>,
 }
@@ -41,6 +45,7 @@ impl Batches {
         if more.keys.is_empty() {
             return;
         }
+        self.keys += more.keys.len();
         let batch = self.of_step.entry(step).or_default();
         batch.prefill_tokens = batch.prefill_tokens.saturating_add(more.prefill_tokens);
         batch.decode_tokens = batch.decode_tokens.saturating_add(more.decode_tokens);
@@ -50,8 +55,9 @@ impl Batches {
         } else {
             batch.keys.extend(more.keys);
         }
-        if self.of_step.len() > MAX_STEPS {
-            self.of_step.pop_first();
+        while self.of_step.len() > MAX_STEPS || self.keys > MAX_KEYS {
+            let Some((_, batch)) = self.of_step.pop_first() else { break };
+            self.keys = self.keys.saturating_sub(batch.keys.len());
         }
     }
 
@@ -61,7 +67,9 @@ impl Batches {
     }
 
     pub(super) fn take(&mut self, step: StepRef) -> Batch {
-        self.of_step.remove(&step).unwrap_or_default()
+        let batch = self.of_step.remove(&step).unwrap_or_default();
+        self.keys = self.keys.saturating_sub(batch.keys.len());
+        batch
     }
 
     /// A request left; `root` is its root span.
@@ -117,5 +125,9 @@ mod tests {
         assert!(batches.root_of(19_999).is_some());
         batches.left(1, root(1), 2 * REMEMBERED);
         assert_eq!(batches.gone.len(), 1);
+        for n in 0..3 {
+            batches.add(step(100_000 + n), Batch { keys: vec![0; MAX_KEYS / 2], ..Batch::default() });
+        }
+        assert_eq!((batches.of_step.len(), batches.keys), (2, MAX_KEYS), "many requests in few steps");
     }
 }

@@ -3,6 +3,7 @@
 //! Enters: sightings. Leaves: messages, each once, with the time at which it counts: when the front end has it. Where only the
 //! sending end is seen it counts when it leaves; one seen leaving and not arriving within [`IN_FLIGHT`] counts as arrived then.
 //! A message without a stamp (it was cut before it) cannot be told from others: it counts at the end that counts, never twice.
+//! Bounded: where more than [`MAX_OUTPUTS`] are under way, the oldest of the sender count as of when they left.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -13,6 +14,8 @@ use crate::input::{Direction, End, EventNanos};
 
 /// How long an output message may be under way between its two ends, ns (a loaded front end: 10s of ms).
 const IN_FLIGHT: EventNanos = 250_000_000;
+/// Outputs that are under way at most: five times what 1,000 streams of 50 tokens a second send in [`IN_FLIGHT`].
+const MAX_OUTPUTS: usize = 65_536;
 /// Messages that are remembered to recognise their second sighting: five minutes of 50 steps a second.
 const MAX_SEEN: usize = 16_384;
 
@@ -34,6 +37,8 @@ pub(super) struct InFlight {
     /// Seen leaving, by the sending end, in order.
     sent: BTreeMap<End, VecDeque<(u64, EventNanos, Outputs)>>,
     sender_of: HashMap<u64, End>,
+    /// Outputs in them, and one for each message.
+    under_way: usize,
     receivers: Receivers,
     seen: HashSet<u64>,
     seen_order: VecDeque<u64>,
@@ -74,11 +79,24 @@ impl InFlight {
                     if receivers == Receivers::Unseen {
                         due.push((at, message));
                     } else {
-                        self.sender_of.insert(key, end);
-                        self.sent.entry(end).or_default().push_back((key, at, message));
+                        self.send(key, at, end, message, due);
                     }
                 }
             },
+        }
+    }
+
+    fn send(&mut self, key: u64, at: EventNanos, end: End, message: Outputs, due: &mut Vec<(EventNanos, Outputs)>) {
+        self.sender_of.insert(key, end);
+        self.under_way += weight(&message);
+        let queue = self.sent.entry(end).or_default();
+        queue.push_back((key, at, message));
+        while self.under_way > MAX_OUTPUTS {
+            // Of this sender alone: it is by its messages that there are too many. Their second sightings are known by their keys.
+            let Some((key, at, message)) = queue.pop_front() else { break };
+            self.sender_of.remove(&key);
+            self.under_way = self.under_way.saturating_sub(weight(&message));
+            due.push((at, message));
         }
     }
 
@@ -88,7 +106,11 @@ impl InFlight {
             && let Some(end) = self.sender_of.remove(&key)
             && let Some(queue) = self.sent.get_mut(&end)
         {
-            queue.retain(|(k, ..)| *k != key);
+            queue.retain(|(k, _, message)| {
+                let is_it = *k == key;
+                self.under_way = self.under_way.saturating_sub(if is_it { weight(message) } else { 0 });
+                !is_it
+            });
             // The same message may have gone to a front end as well.
             self.seen.remove(&key);
         }
@@ -100,6 +122,7 @@ impl InFlight {
         let Some(end) = self.sender_of.remove(&key) else { return false };
         let Some(queue) = self.sent.get_mut(&end) else { return false };
         while let Some((k, at, message)) = queue.pop_front() {
+            self.under_way = self.under_way.saturating_sub(weight(&message));
             if k == key {
                 break;
             }
@@ -118,6 +141,7 @@ impl InFlight {
             while queue.front().is_some_and(|(_, at, _)| at.saturating_add(IN_FLIGHT) <= now) {
                 let Some((key, at, message)) = queue.pop_front() else { break };
                 self.sender_of.remove(&key);
+                self.under_way = self.under_way.saturating_sub(weight(&message));
                 if self.receivers == Receivers::Unknown {
                     self.receivers = Receivers::Unseen;
                 }
@@ -140,6 +164,10 @@ impl InFlight {
         }
         true
     }
+}
+
+fn weight(message: &Outputs) -> usize {
+    1 + message.outputs.len()
 }
 
 /// Tells an output message from every other, the same at both of its ends: by engine, stamp and the first of its requests. `None`
@@ -196,6 +224,24 @@ mod tests {
         use Direction::{In, Out};
         let seen = run(&[(1, Out, Some(1.0)), (2, Out, Some(2.0)), (9, In, Some(2.0))], 10);
         assert_eq!(seen, [(1, Some(1.0)), (9, Some(2.0))]);
+    }
+
+    #[test]
+    fn of_too_many_under_way_the_oldest_count_as_of_when_they_left() {
+        // out 1, 2, 3 … (none of them arrives) ── in of the first
+        use Direction::{In, Out};
+        let (mut in_flight, mut due) = (InFlight::default(), Vec::new());
+        let outputs = vec![crate::engine::RequestOutput::default(); 1023];
+        let message =
+            |stamp: u64| Outputs { timestamp: Some(stamp as f64), outputs: outputs.clone(), ..Outputs::default() };
+        for at in 1..=65 {
+            in_flight.sighted(at, End(1), Out, message(at), &mut due);
+        }
+        assert_eq!(due.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1]);
+        in_flight.sighted(70, End(1), In, message(1), &mut due);
+        assert_eq!(due.len(), 1, "it counts once");
+        in_flight.sighted(71, End(1), In, message(65), &mut due);
+        assert_eq!((due.len(), in_flight.under_way), (65, 0), "those before it arrived unseen");
     }
 
     #[test]

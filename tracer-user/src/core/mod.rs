@@ -166,11 +166,6 @@ impl Core {
         self.connections.unanswered()
     }
 
-    /// Bytes that the decoders hold for messages that are not whole.
-    pub fn held_bytes(&self) -> usize {
-        self.connections.held_bytes()
-    }
-
     /// Spans over the hard cap of their trace, so far.
     pub fn spans_dropped(&self) -> u64 {
         self.finish.spans_dropped()

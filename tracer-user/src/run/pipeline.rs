@@ -284,7 +284,7 @@ impl Pipeline {
 
     /// Bytes that the decoders hold for messages that are not whole.
     pub fn held_bytes(&self) -> usize {
-        self.servers.iter().map(|(_, core)| core.held_bytes()).sum()
+        self.servers.iter().map(|(_, core)| core.held().messages).sum()
     }
 
     /// Spans over the hard caps of their traces, so far.
