@@ -105,7 +105,14 @@ impl HttpSide {
         let Some(exchange) = scene.requests.exchanges.get(key) else { return };
         let writes = exchange.content_writes;
         let (text, has_text) = (exchange.last_text, fields.texts > 0);
-        let learned_id = scene.requests.exchanges.change(key, |exchange| exchange.chunk(at, fields));
+        let is_known = exchange.response_id.is_some() && exchange.response_model.is_some();
+        let exchanges = &mut scene.requests.exchanges;
+        // Of one whose response is known a chunk changes nothing that is held, and most of what is held of it lies far away.
+        let learned_id = if is_known {
+            exchanges.get_mut(key).map(|exchange| exchange.chunk(at, fields))
+        } else {
+            exchanges.change(key, |exchange| exchange.chunk(at, fields))
+        };
         if let Some(before) = text.filter(|_| has_text && !scene.engine.has_messages()) {
             // The pieces of a stream are all that is seen of its tokens; how many they are, the response says at its end. A piece that
             // comes late, behind a later one, says nothing of the time between them.

@@ -81,7 +81,10 @@ fn output(
 ) -> Option<u64> {
     let key = request_of(output, place, scene)?;
     let generation = scene.requests.generations.get_mut(key)?;
-    let held = generation.held_bytes();
+    // With thousands open, each field of one that is looked at is far away.
+    let is_plain = generation.is_plain(output);
+    let held_of = |of: &Generation| if is_plain { of.timeline.held_bytes() } else { of.held_bytes() };
+    let held = held_of(generation);
     let took = generation.take(output, place.at, place.received, place.step, &scene.about.clock)?;
     if took.first
         && let (Some(scheduled), Some(steps)) = (generation.scheduled, work.steps.of(place.engine))
@@ -97,7 +100,7 @@ fn output(
     let prompt = (generation.prompt_tokens, generation.cached_tokens);
     batch.take(key, took, prompt);
     let first_seen = generation.added.is_some() || !output.events.is_empty() || output.prompt_tokens.is_some();
-    let holds = generation.held_bytes();
+    let holds = held_of(generation);
     scene.requests.generations.weigh(held, holds);
     counted(place.engine, took, prompt, first_seen, scene);
     if took.over {

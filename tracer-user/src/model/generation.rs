@@ -187,6 +187,11 @@ impl Generation {
             + self.cuda.as_ref().map_or(0, |_| size_of::<Share>())
     }
 
+    /// Whether this output, which is about to be taken, can change what the timeline holds and nothing else: as almost all do.
+    pub fn is_plain(&self, output: &RequestOutput) -> bool {
+        self.last.is_some() && output.events.is_empty()
+    }
+
     /// Nothing more will come.
     pub fn settled(&self) -> bool {
         matches!(self.phase, Phase::Aborted { .. } | Phase::Over { .. })
