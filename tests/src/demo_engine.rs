@@ -1,9 +1,9 @@
 //! Starts a demo engine for a test, and ends it with the test.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::Context as _;
 use inferspan_harness::process::{Signal, send};
@@ -11,6 +11,7 @@ use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
 
 use crate::judge::Target;
+use crate::traffic::{Kind, Load, Until};
 
 /// A running demo engine.
 #[derive(Debug)]
@@ -28,6 +29,19 @@ impl DemoEngine {
         let pid = pid(server.process.pid(), server.pid).context("the server has no pid")?;
         let target = Target { pid, ..Target::from(&server) };
         Ok(Self { server, target })
+    }
+
+    /// Has it answer so many streamed completions, of two clients; returns when they are whole.
+    pub fn answer(&self, count: usize) -> io::Result<()> {
+        let load = Load {
+            url: self.target.url.clone(),
+            model: self.target.model.clone(),
+            kinds: vec![Kind::CompletionStream],
+            clients: 2,
+            until: Until::Requests(count),
+            seed: 1,
+        };
+        load.run().map(|_| ())
     }
 }
 

@@ -12,7 +12,6 @@ use inferspan_tests::attached::Attached;
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
-use inferspan_tests::traffic::{Kind, Load, Until};
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
 
@@ -34,18 +33,6 @@ fn attached_to(pid: u32, arguments: &[&str]) -> Attached {
     Attached::start("attach", pid, &arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>())
 }
 
-fn requests(engine: &DemoEngine, count: usize) {
-    let load = Load {
-        url: engine.target.url.clone(),
-        model: engine.target.model.clone(),
-        kinds: vec![Kind::CompletionStream],
-        clients: 2,
-        until: Until::Requests(count),
-        seed: 1,
-    };
-    load.run().expect("load");
-}
-
 #[test]
 fn both_signals_end_a_trace_that_is_flushed_with_success() {
     if !may_trace("both_signals_end_a_trace_that_is_flushed_with_success") {
@@ -55,7 +42,7 @@ fn both_signals_end_a_trace_that_is_flushed_with_success() {
     for signal in [Signal::INT, Signal::TERM] {
         let log = folder.path().join(format!("access-{signal:?}.jsonl"));
         let attached = attached_to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
-        requests(&engine, 4);
+        engine.answer(4).expect("answers");
         attached.signal(signal);
         let (code, said) = attached.end();
         assert_eq!(code, Some(0), "{said}");
@@ -78,7 +65,7 @@ fn a_hangup_opens_the_log_anew_where_there_is_one_and_ends_the_trace_elsewhere()
     let (engine, folder) = engine("hangup");
     let log = folder.path().join("access.jsonl");
     let attached = attached_to(engine.target.pid, &["--access-log", log.to_str().expect("UTF-8")]);
-    requests(&engine, 4);
+    engine.answer(4).expect("answers");
     let lines = |path: &PathBuf| fs::read_to_string(path).map_or(0, |text| text.lines().count());
     // Nothing is on its way when the name changes.
     let start = Instant::now();
@@ -91,7 +78,7 @@ fn a_hangup_opens_the_log_anew_where_there_is_one_and_ends_the_trace_elsewhere()
     attached.signal(Signal::HUP);
     std::thread::sleep(Duration::from_millis(500));
     let before = lines(&renamed);
-    requests(&engine, 4);
+    engine.answer(4).expect("answers");
     attached.signal(Signal::INT);
     let (code, said) = attached.end();
     assert_eq!(code, Some(0), "{said}");
@@ -104,7 +91,7 @@ fn a_hangup_opens_the_log_anew_where_there_is_one_and_ends_the_trace_elsewhere()
         return;
     }
     let attached = attached_to(engine.target.pid, &[]);
-    requests(&engine, 4);
+    engine.answer(4).expect("answers");
     attached.signal(Signal::HUP);
     let (code, said) = attached.end();
     assert_eq!(code, Some(0), "{said}");

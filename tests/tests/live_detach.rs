@@ -12,7 +12,6 @@ use inferspan_harness::process::Signal;
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
-use inferspan_tests::traffic::{Kind, Load, Until};
 
 /// Functions of the library that look like the tokenizer's, each with two probes; at most 64 are probed.
 const FUNCTIONS: usize = 60;
@@ -46,18 +45,6 @@ fn engine(name: &str) -> (DemoEngine, Folder) {
     (engine.expect("demo engine"), folder)
 }
 
-fn requests(engine: &DemoEngine, count: usize) {
-    let load = Load {
-        url: engine.target.url.clone(),
-        model: engine.target.model.clone(),
-        kinds: vec![Kind::CompletionStream],
-        clients: 2,
-        until: Until::Requests(count),
-        seed: 1,
-    };
-    load.run().expect("load");
-}
-
 /// Attaches, each probe a perf event, with so many descriptors at most.
 fn attach(engine: &DemoEngine, log: &Path, descriptors: usize) -> Attached {
     let script = format!("ulimit -n {descriptors}; exec \"$@\"");
@@ -86,7 +73,7 @@ fn a_trace_with_a_perf_event_a_probe_ends_at_once_and_all_that_was_seen_is_told(
     let probes = TRACEPOINTS + 2 * FUNCTIONS;
     assert!(attached.said.contains(&format!("with {probes} probes")), "{}", attached.said);
     assert_eq!(links(attached.pid()), probes);
-    requests(&engine, 20);
+    engine.answer(20).expect("answers");
     let start = Instant::now();
     attached.signal(Signal::INT).expect("it runs");
     let (status, said) = attached.end(LIMIT).expect("it ends");
@@ -111,7 +98,7 @@ fn half_an_attach_leaves_nothing_behind() {
     let number = warning.split_once(" probes that were placed before it are taken back").expect("how many");
     let number: usize = number.0.rsplit(' ').next().and_then(|word| word.parse().ok()).expect("a number");
     assert!((1..2 * FUNCTIONS).contains(&number) && warning.contains("Too many open files"), "{warning}");
-    requests(&engine, 20);
+    engine.answer(20).expect("answers");
     attached.signal(Signal::INT).expect("it runs");
     let start = Instant::now();
     let (status, said) = attached.end(LIMIT).expect("it ends");
