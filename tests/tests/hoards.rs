@@ -145,10 +145,10 @@ fn a_log_that_unpacks_to_a_thousand_times_its_size_takes_little() {
     }
 }
 
-/// A line of a log: a call that read `bytes` on the socket `sock`.
-fn read_line(gzip: &mut impl std::io::Write, sock: usize, bytes: &[u8]) {
+/// A line of a log: a call that read `bytes` on the socket `sock` at `at` (s).
+fn read_line(gzip: &mut impl std::io::Write, at: f64, sock: usize, bytes: &[u8]) {
     let n = bytes.len();
-    write!(gzip, r#"{{"t0":1,"t1":2,"tid":7,"sc":"read","fd":3,"sock":"TCP:[{sock}]","n":{n},"hex":""#).unwrap();
+    write!(gzip, r#"{{"t0":{at},"t1":{at},"tid":7,"sc":"read","fd":3,"sock":"TCP:[{sock}]","n":{n},"hex":""#).unwrap();
     let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
     let hex: Vec<u8> = bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte & 15)]).collect();
     gzip.write_all(&hex).unwrap();
@@ -173,10 +173,10 @@ fn what_connections_hold_of_messages_that_do_not_end_is_let_go_and_counted() {
     for (what, begins, rounds) in [("frames", vec![greeting, frame], 5), ("heads", vec![head], 4)] {
         packed(&log, |gzip| {
             for bytes in &begins {
-                (0..3_000).for_each(|sock| read_line(gzip, sock, bytes));
+                (0..3_000).for_each(|sock| read_line(gzip, 1.0, sock, bytes));
             }
             for _ in 0..rounds {
-                (0..3_000).for_each(|sock| read_line(gzip, sock, &[0x78; 16_300]));
+                (0..3_000).for_each(|sock| read_line(gzip, 1.0, sock, &[0x78; 16_300]));
             }
         });
         let arguments = ["replay", log.to_str().unwrap(), "--metrics-out", page.to_str().unwrap()];
@@ -190,23 +190,27 @@ fn what_connections_hold_of_messages_that_do_not_end_is_let_go_and_counted() {
 
 #[test]
 fn requests_that_do_not_end_are_let_go_and_counted() {
-    // 60,000 connections ask, each with as long a name and state as is kept ─ no answer comes
+    const REQUESTS: usize = 70_000;
+    // 70,000 connections ask, each with as long a name and state as is kept ─ no answer comes; 65,536 may be open
     let folder = Folder::new("requests");
     let (log, page, access) = (folder.0.join("log.gz"), folder.0.join("page"), folder.0.join("access"));
     let name = "y".repeat(500);
     let request = format!(
         "POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\nx-request-id: {name}\r\ntracestate: {name}\r\n\r\n{{}}"
     );
-    packed(&log, |gzip| (0..60_000).for_each(|sock| read_line(gzip, sock, request.as_bytes())));
+    packed(&log, |gzip| {
+        (0..REQUESTS).for_each(|sock| read_line(gzip, 1.0 + sock as f64 / 1e4, sock, request.as_bytes()))
+    });
     let (page_at, access_at) = (page.to_str().unwrap(), access.to_str().unwrap());
     let arguments = ["replay", log.to_str().unwrap(), "--metrics-out", page_at, "--access-log", access_at];
     let (most, _, said) = run(&folder, &arguments);
     let told = evicted(&page);
     eprintln!("{} MiB, {told} let go", most >> 20);
-    assert!(most < MOST, "{} MiB: {said}", most >> 20);
-    assert!(told > 1_000, "{told} are told of");
+    // What requests take that are really open has more room than messages that may never be whole.
+    assert!(most < 2 * MOST, "{} MiB: {said}", most >> 20);
+    assert!(told > 3_000, "{told} are told of");
     let lines = fs::read_to_string(&access).unwrap();
-    assert_eq!(lines.lines().filter(|line| line.contains(r#""outcome":"unknown""#)).count(), 60_000);
+    assert_eq!(lines.lines().filter(|line| line.contains(r#""outcome":"unknown""#)).count(), REQUESTS);
 }
 
 #[test]

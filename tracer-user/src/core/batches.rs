@@ -2,7 +2,8 @@
 //!
 //! Enters: outputs as they are taken, requests as they leave. Leaves: a step's batch, once. A step may leave after its requests: where
 //! those went is remembered for a while. Bounded: of more than [`MAX_STEPS`] steps, or [`MAX_KEYS`]
-//! requests in them, the oldest is forgotten, and leaves without its batch.
+//! requests in them, the oldest is forgotten, counted, and leaves without
+//! its batch.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -40,10 +41,10 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Adds what a message gave.
-    pub(super) fn add(&mut self, step: StepRef, more: Batch) {
+    /// Adds what a message gave. Gives how many steps found no room, and leave without their batch.
+    pub(super) fn add(&mut self, step: StepRef, more: Batch) -> u64 {
         if more.keys.is_empty() {
-            return;
+            return 0;
         }
         self.keys += more.keys.len();
         let batch = self.of_step.entry(step).or_default();
@@ -55,10 +56,13 @@ impl Batches {
         } else {
             batch.keys.extend(more.keys);
         }
+        let mut forgotten = 0;
         while self.of_step.len() > MAX_STEPS || self.keys > MAX_KEYS {
             let Some((_, batch)) = self.of_step.pop_first() else { break };
             self.keys = self.keys.saturating_sub(batch.keys.len());
+            forgotten += 1;
         }
+        forgotten
     }
 
     /// Who is in a step, in the order of their outputs.
@@ -117,11 +121,13 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let mut batches = Batches::default();
         let root = |n: u64| (TraceId(u128::from(n).to_be_bytes()), SpanId(n.to_be_bytes()));
+        let mut forgotten = 0;
         for n in 0..20_000 {
-            batches.add(step(n), batch(&[n as u64]));
+            forgotten += batches.add(step(n), batch(&[n as u64]));
             batches.left(n as u64, root(n as u64), 0);
         }
         assert_eq!((batches.of_step.len(), batches.gone.len()), (MAX_STEPS, MAX_REMEMBERED));
+        assert_eq!(forgotten, 20_000 - MAX_STEPS as u64);
         assert!(batches.root_of(19_999).is_some());
         batches.left(1, root(1), 2 * REMEMBERED);
         assert_eq!(batches.gone.len(), 1);

@@ -10,7 +10,7 @@ use super::scene::Scene;
 use super::steps::Work;
 use super::uptake::Uptake;
 use crate::engine::{LifeEventKind, Outputs, RequestOutput};
-use crate::input::EventNanos;
+use crate::input::{EventNanos, LossStage};
 use crate::model::generation::{Generation, StepRef, Took};
 use crate::model::step::Share;
 use crate::output::Metric;
@@ -55,7 +55,8 @@ pub(super) fn apply(
     for output in &message.outputs {
         firsts.extend(self::output(output, place, &mut batch, uptake, work, scene));
     }
-    work.steps.add(step, batch);
+    let forgotten = work.steps.add(step, batch);
+    scene.count_loss(LossStage::Evicted, forgotten);
     if let Some(stats) = message.stats {
         let labels = scene.about.labels(engine);
         scene.say(Metric::Scheduler {

@@ -91,8 +91,8 @@ impl Steps {
         (step, before)
     }
 
-    /// What a message gave.
-    pub(super) fn add(&mut self, step: StepRef, batch: Batch) {
+    /// What a message gave. Gives how many steps will leave without theirs, for want of room.
+    pub(super) fn add(&mut self, step: StepRef, batch: Batch) -> u64 {
         if let Some(now) = self.now.get_mut(&step.engine) {
             now.tokens = now.tokens.saturating_add(batch.tokens);
             if now.step.is_some_and(|(newest, _)| newest == step) {
@@ -101,7 +101,7 @@ impl Steps {
                 now.decode_tokens = now.decode_tokens.saturating_add(batch.decode_tokens);
             }
         }
-        self.batches.add(step, batch);
+        self.batches.add(step, batch)
     }
 
     /// The steps of an engine that were seen so far.

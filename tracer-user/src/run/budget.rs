@@ -7,9 +7,9 @@
 use crate::core::Held;
 use crate::input::Holder;
 
-/// Bytes that all servers hold at most until something is whole: messages whose end has not come, and requests that are open. 4,096 open
-/// requests of long generations take 45 MiB.
-const MAX_HELD: usize = 56 << 20;
+/// Bytes that all servers hold at most until something is whole: messages whose end has not come, and requests that are open. A request
+/// whose answer is long takes some 20 KiB, so these are 12,000: the engines of a large node, each with 1,024 that run.
+const MAX_HELD: usize = 256 << 20;
 /// Of which so much is there however many connections are followed.
 const LEAST: usize = MAX_HELD / 4;
 /// The messages' part of it: 1,024 front ends' first output messages.
@@ -80,7 +80,11 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use crate::engine::{Identity, RequestOutput};
     use crate::input::End;
+    use crate::model::exchange::Exchange;
+    use crate::model::generation::{Generation, StepRef};
 
     #[test]
     fn the_largest_let_go_whatever_order_they_are_named_in() {
@@ -116,14 +120,31 @@ mod tests {
     }
 
     #[test]
+    fn the_engines_of_a_large_node_keep_all_that_runs() {
+        // 8 engines with 1,024 requests each, a connection and a response of a thousand tokens to each
+        let mut generation = Generation::new("chatcmpl-".repeat(8).into(), Identity::default(), 0);
+        for n in 0..1_000 {
+            let output = RequestOutput { tokens: 1, ..RequestOutput::default() };
+            let step = StepRef { engine: 0, stamp: n };
+            // One token in ten is slow: outliers are kept longest.
+            let at = n as u64 * 1_000 + if n % 10 == 0 { 900 } else { 0 };
+            generation.take(&output, at, at, step, &Clock::default());
+        }
+        let requests = 8 * 1_024 * (generation.held_bytes() + size_of::<Exchange>() + 1_024);
+        let mut budget = Budget::default();
+        budget.moved(Held::default(), Held { messages: MAX_MESSAGES, requests, connections: 8 * 1_024 });
+        assert!(!budget.is_over(), "{} bytes each", generation.held_bytes());
+    }
+
+    #[test]
     fn many_connections_leave_less_room_and_never_none() {
-        // 25 MiB are held ─ with 50,000 connections: as before ─ with 100,000: too much ─ a quarter of the budget is always there
+        // 210 MiB are held ─ with 50,000 connections: as before ─ with 100,000: too much ─ a quarter of the budget is always there
         let is_over = |mib: usize, connections| {
             let mut budget = Budget::default();
             budget.moved(Held::default(), Held { messages: 0, requests: mib << 20, connections });
             budget.is_over()
         };
-        assert_eq!((is_over(25, 50_000), is_over(25, 100_000)), (false, true));
-        assert!(!is_over(14, 10_000_000));
+        assert_eq!((is_over(210, 50_000), is_over(210, 100_000)), (false, true));
+        assert!(!is_over(64, 10_000_000));
     }
 }
