@@ -19,7 +19,6 @@ use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
 use inferspan_tests::signals::{repository, section, with_section};
-use inferspan_tests::traffic::{Kind, Load, Until};
 
 use Capability::{Bpf, CheckpointRestore, DacReadSearch, Perfmon, SysAdmin, SysPtrace};
 
@@ -143,18 +142,6 @@ fn run(command: &mut Command) {
     assert!(command.status().expect("it starts").success(), "{command:?}");
 }
 
-fn requests(server: &Server, count: usize) {
-    let load = Load {
-        url: server.engine.target.url.clone(),
-        model: server.engine.target.model.clone(),
-        kinds: vec![Kind::CompletionStream],
-        clients: 2,
-        until: Until::Requests(count),
-        seed: 1,
-    };
-    load.run().expect("load");
-}
-
 /// The launches that a metrics page counts.
 fn launches(page: &str) -> u64 {
     let counts = page.lines().filter(|line| line.starts_with("inferspan_cuda_launches_total{"));
@@ -185,7 +172,7 @@ impl Parts {
                 return Tried::Refused(missing.unwrap_or_else(|| panic!("nothing is named: {said}")).to_owned());
             }
         };
-        requests(server, 6);
+        server.engine.answer(6).expect("answers");
         attached.signal(Signal::INT).expect("it runs");
         let (status, said) = attached.end(LIMIT).expect("it ends");
         assert!(status.success() && said.contains("lost: none"), "{set:?}: {said}");
@@ -283,7 +270,7 @@ fn root_keeps_what_comes_later_needs_and_no_more_in_every_thread() {
     fs::rename(&log, out.path().join("access.1")).expect("a rename");
     attached.signal(Signal::HUP).expect("it runs");
     std::thread::sleep(Duration::from_millis(500));
-    requests(&server, 6);
+    server.engine.answer(6).expect("answers");
     attached.signal(Signal::INT).expect("it runs");
     let (status, said) = attached.end(LIMIT).expect("it ends");
     assert!(status.success() && said.contains("lost: none"), "{said}");

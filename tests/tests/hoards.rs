@@ -199,7 +199,7 @@ fn requests_that_do_not_end_are_let_go_and_counted() {
         "POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\nx-request-id: {name}\r\ntracestate: {name}\r\n\r\n{{}}"
     );
     packed(&log, |gzip| {
-        (0..REQUESTS).for_each(|sock| read_line(gzip, 1.0 + sock as f64 / 1e4, sock, request.as_bytes()))
+        (0..REQUESTS).for_each(|sock| read_line(gzip, 1.0 + sock as f64 / 1e4, sock, request.as_bytes()));
     });
     let (page_at, access_at) = (page.to_str().unwrap(), access.to_str().unwrap());
     let arguments = ["replay", log.to_str().unwrap(), "--metrics-out", page_at, "--access-log", access_at];
