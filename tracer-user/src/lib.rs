@@ -25,4 +25,6 @@ pub mod run;
 pub mod sample;
 pub mod sanitise;
 pub mod source;
+pub mod store;
 pub mod telemetry;
+pub mod why;

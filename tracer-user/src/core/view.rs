@@ -4,7 +4,7 @@
 //! changes anything, so looking more or less often gives the same outputs.
 
 use super::Core;
-use crate::input::EventNanos;
+use crate::input::{EventNanos, Server};
 use crate::model::exchange::Exchange;
 use crate::model::generation::{Generation, Phase};
 
@@ -28,10 +28,18 @@ pub struct Open<'a> {
     pub id: Option<String>,
     /// `http.route`; `None` where only the engine's side of it was seen.
     pub route: Option<&'a str>,
+    /// As the request names it.
+    pub model: Option<&'a str>,
     pub process: u32,
     /// First byte read, or when it was first heard of.
     pub since: EventNanos,
     pub stage: Stage,
+    /// Of its first engine request: when it was sent to the engine, and, once the engine said so, first scheduled and gave a token.
+    pub sent: Option<EventNanos>,
+    pub scheduled: Option<EventNanos>,
+    pub first_token: Option<EventNanos>,
+    /// Of all its engine requests.
+    pub preemptions: u64,
     pub prompt_tokens: Option<u64>,
     pub output_tokens: u64,
     /// The engine that runs it, once it gave something.
@@ -87,6 +95,11 @@ impl<'a> View<'a> {
         self.core.now
     }
 
+    /// Whose core it is, as far as it was told.
+    pub fn server(&self) -> &'a Server {
+        &self.core.about.server
+    }
+
     /// What is open: HTTP requests in the order in which they came, then engine requests that belong to none.
     pub fn open(&self) -> impl Iterator<Item = Open<'a>> {
         let generations = &self.core.requests.generations;
@@ -137,9 +150,14 @@ fn row<'a>(exchange: Option<&'a Exchange>, generations: &[&'a Generation]) -> Op
     Open {
         id: own.or_else(|| first.map(|generation| generation.identity.external.clone())),
         route: exchange.map(|exchange| exchange.operation.route),
+        model: exchange.and_then(|exchange| exchange.fields.model.as_deref()),
         process: exchange.map_or_else(|| first.map_or(0, |generation| generation.process), |exchange| exchange.process),
         since: exchange.map_or_else(|| first.map_or(0, |generation| generation.seen), |exchange| exchange.started),
         stage,
+        sent: first.and_then(|generation| generation.added),
+        scheduled: first.and_then(|generation| generation.scheduled),
+        first_token: first.and_then(|generation| generation.first).map(|tokens| tokens.at),
+        preemptions: generations.iter().map(|generation| generation.preemptions).sum(),
         prompt_tokens: first.and_then(|generation| generation.prompt_tokens),
         output_tokens: generations.iter().map(|generation| generation.output_tokens).sum(),
         engine,

@@ -16,11 +16,13 @@ use crate::output::cuda::Growing;
 use crate::output::{AccessRecord, EngineStep, Merit, Output, Service, Trace};
 use crate::sample::{Counts, Sampling, policy};
 use crate::sanitise::sanitise;
+use crate::store::now::Now;
 use crate::telemetry::Telemetry;
 
 pub mod access_log;
 pub mod complaint;
 pub mod flags;
+pub mod kept;
 pub mod kernels;
 pub mod lines;
 pub mod log_file;
@@ -129,6 +131,23 @@ impl Sinks {
         Ok(Self { telemetry, list, sampling, digest, max_spans: flags.max_spans, reopen, grown: 0, unsaid: Vec::new() })
     }
 
+    /// One more, that no flag asks for.
+    pub fn add(&mut self, sink: Box<dyn Sink>) {
+        self.list.push(sink);
+    }
+
+    /// Whether somebody wants to hear what is open now.
+    pub fn wants_now(&self) -> bool {
+        // Each is asked: it forgets that it was by saying so.
+        let wanting = self.list.iter().filter(|sink| sink.wants_now()).count();
+        wanting > 0
+    }
+
+    /// What is open now.
+    pub fn now(&mut self, now: &Now) {
+        self.list.iter_mut().for_each(|sink| sink.now(now));
+    }
+
     /// The metrics endpoint, to outlive the run: it serves the values as they are at the end.
     pub fn keep_metrics_server(&mut self) -> Option<MetricsServer> {
         self.list.iter_mut().find_map(|sink| sink.keep_serving())
@@ -141,7 +160,8 @@ impl Sinks {
 
     /// All that is exported went to a reader who is gone (`| head`).
     pub fn is_unread(&self) -> bool {
-        !self.list.is_empty() && self.list.iter().all(|sink| sink.is_unread())
+        let mut read = self.list.iter().filter(|sink| !sink.is_beside()).peekable();
+        read.peek().is_some() && read.all(|sink| sink.is_unread())
     }
 
     /// Hands outputs over, in order; drains `outputs`.

@@ -14,6 +14,7 @@ use super::prometheus::server::MetricsServer;
 use crate::input::gpu::Gpus;
 use crate::output::cuda::{CudaCall, KernelRow};
 use crate::output::{AccessRecord, EngineStep, Metric, ServerProcess, Trace};
+use crate::store::now::Now;
 use crate::telemetry::Telemetry;
 
 /// A destination that is open. It takes what it is made for; the rest passes it.
@@ -39,6 +40,14 @@ pub trait Sink: Debug {
 
     fn gpus(&mut self, _now: Option<&Arc<Gpus>>) {}
 
+    /// It shows what is open now, and would like to hear of it.
+    fn wants_now(&self) -> bool {
+        false
+    }
+
+    /// What is open now.
+    fn now(&mut self, _now: &Now) {}
+
     /// Traces end here, so there is something to sample.
     fn takes_traces(&self) -> bool {
         false
@@ -51,6 +60,11 @@ pub trait Sink: Debug {
 
     /// Whoever read it is gone (`| head`).
     fn is_unread(&self) -> bool {
+        false
+    }
+
+    /// Nothing leaves by it of its own accord: whether anybody reads what the run says is for others to say.
+    fn is_beside(&self) -> bool {
         false
     }
 

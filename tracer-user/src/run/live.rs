@@ -33,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 const LOOK_FOR: Duration = Duration::from_mins(3);
 /// How often the targets are looked at, in case an exit was lost.
 const CHECK_ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// How often what is open is shown to those who ask for it: a picture of 8,192 requests takes some milliseconds.
+const SHOW_EVERY: Duration = Duration::from_millis(500);
 /// How soon a signal is noticed; ticks come more often.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -60,6 +62,7 @@ pub struct Live {
     forked: Option<Instant>,
     next_look: Instant,
     next_check: Instant,
+    next_show: Instant,
     /// Processes that have mapped a library since theirs were looked at.
     mapped: BTreeSet<u32>,
     naming: Naming,
@@ -105,7 +108,19 @@ impl Live {
         let now = Instant::now();
         let next_check = now + CHECK_ALIVE_EVERY;
         let (mapped, naming) = (BTreeSet::new(), Naming::default());
-        Self { servers, session, run, alive, forked, next_look: now, next_check, mapped, naming, gpus: None }
+        Self {
+            servers,
+            session,
+            run,
+            alive,
+            forked,
+            next_look: now,
+            next_check,
+            next_show: now,
+            mapped,
+            naming,
+            gpus: None,
+        }
     }
 
     /// From here on the run is told what the GPUs' driver says.
@@ -214,6 +229,10 @@ impl Live {
                 return Some(StoppedBy::Reader);
             }
             self.alive.retain(|pid| Proc::this().exists(pid));
+        }
+        if now >= self.next_show {
+            self.next_show = now + SHOW_EVERY;
+            self.run.show_now();
         }
         if self.alive.is_empty() {
             return Some(StoppedBy::Target);

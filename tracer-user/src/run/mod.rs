@@ -26,6 +26,7 @@ use crate::input::{EventNanos, Input};
 use crate::output::Verdict;
 use crate::recording::Entry;
 use crate::recording::recorder::{Recorded, Recorder};
+use crate::store::now::Now;
 use crate::telemetry::Telemetry;
 use pipeline::Pipeline;
 
@@ -102,6 +103,13 @@ impl Run {
         // It grows with traces, which are outputs.
         self.telemetry.spans_dropped_limit.store(self.pipeline.spans_dropped(), Relaxed);
         self.sinks.push(self.pipeline.outputs());
+    }
+
+    /// Shows what is open now to those who want it.
+    pub fn show_now(&mut self) {
+        if self.sinks.wants_now() {
+            self.sinks.now(&Now::of(self.pipeline.views()));
+        }
     }
 
     /// As [`Sinks::reopen`].

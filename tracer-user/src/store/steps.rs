@@ -1,0 +1,96 @@
+//! Engine steps that are over, of all engines.
+//!
+//! Enters: steps, an engine's in the order of their ends. Leaves: steps by id, and those of an engine at a time. The oldest go first.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::size;
+use crate::output::{EngineStep, SpanId, TraceId};
+
+/// An engine: the instance of its server, and its number there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EngineKey {
+    pub server: Arc<str>,
+    pub engine: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Steps {
+    by_engine: BTreeMap<EngineKey, VecDeque<Arc<EngineStep>>>,
+    by_id: HashMap<(TraceId, SpanId), Arc<EngineStep>>,
+    /// Whose the steps are, in the order in which they came.
+    order: VecDeque<EngineKey>,
+    /// Names of servers, by their processes and start times: a step brings the server, not its name.
+    names: BTreeMap<(u32, u64), Arc<str>>,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl Steps {
+    pub fn push(&mut self, step: Arc<EngineStep>) {
+        let key = self.key_of(&step);
+        self.bytes += size::of_step(&step);
+        self.by_id.insert((step.trace_id, step.span_id), Arc::clone(&step));
+        self.by_engine.entry(key.clone()).or_default().push_back(step);
+        self.order.push_back(key);
+    }
+
+    fn key_of(&mut self, step: &EngineStep) -> EngineKey {
+        let server = &step.server;
+        let name = self.names.entry((server.pid, server.start_ticks)).or_insert_with(|| server.instance().into());
+        EngineKey { server: Arc::clone(name), engine: step.engine }
+    }
+
+    /// Drops what ended before `from_ns`, and the oldest until `bytes` are left.
+    pub fn shrink(&mut self, bytes: usize, from_ns: u64) {
+        while let Some(key) = self.order.front() {
+            let Some(steps) = self.by_engine.get_mut(key) else { break };
+            let is_old = steps.front().is_some_and(|step| step.end_ns < from_ns);
+            if !is_old && (self.bytes <= bytes || self.order.len() == 1) {
+                break;
+            }
+            if let Some(step) = steps.pop_front() {
+                self.bytes = self.bytes.saturating_sub(size::of_step(&step));
+                self.by_id.remove(&(step.trace_id, step.span_id));
+                self.dropped += 1;
+            }
+            if steps.is_empty() {
+                self.by_engine.remove(key);
+            }
+            self.order.pop_front();
+        }
+    }
+
+    pub fn by_id(&self, trace: TraceId, span: SpanId) -> Option<&Arc<EngineStep>> {
+        self.by_id.get(&(trace, span))
+    }
+
+    /// The engines whose steps are kept, with them, oldest first.
+    pub fn engines(&self) -> impl Iterator<Item = (&EngineKey, &VecDeque<Arc<EngineStep>>)> {
+        self.by_engine.iter()
+    }
+
+    /// The steps of an engine that overlap `from_ns..to_ns`, oldest first.
+    pub fn during(
+        &self,
+        server: &str,
+        engine: u32,
+        from_ns: u64,
+        to_ns: u64,
+    ) -> impl Iterator<Item = &Arc<EngineStep>> {
+        let key = EngineKey { server: server.into(), engine };
+        self.by_engine.get(&key).into_iter().flat_map(move |steps| {
+            let first = steps.partition_point(|step| step.end_ns <= from_ns);
+            steps.range(first..).take_while(move |step| step.start_ns < to_ns)
+        })
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
