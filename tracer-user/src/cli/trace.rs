@@ -73,7 +73,9 @@ pub(super) fn trace(args: &TraceArgs, ui: Option<&str>, recording: Option<ToReco
     let telemetry = Arc::new(Telemetry::default());
     let mut sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
     let kept = sinks.keep(Pressure::Drop)?;
-    let ui = ui.map(|address| Ui::start(address, Shown::live(kept, Arc::clone(&telemetry)))).transpose()?;
+    let ui = ui
+        .map(|address| Ui::start(address, Shown::live(kept, Arc::clone(&telemetry), args.output.max_spans)))
+        .transpose()?;
     let Some(mut begun) = Begun::begin(servers, &plan, sinks, Arc::clone(&telemetry), stop)? else {
         return Ok(Code::Interrupted);
     };

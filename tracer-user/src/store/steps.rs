@@ -2,7 +2,7 @@
 //!
 //! Enters: steps, an engine's in the order of their ends. Leaves: steps by id, and those of an engine at a time. The oldest go first.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::size;
@@ -18,7 +18,7 @@ pub struct EngineKey {
 #[derive(Debug, Default)]
 pub struct Steps {
     by_engine: BTreeMap<EngineKey, VecDeque<Arc<EngineStep>>>,
-    by_id: HashMap<(TraceId, SpanId), Arc<EngineStep>>,
+    by_id: BTreeMap<(TraceId, SpanId), Arc<EngineStep>>,
     /// Whose the steps are, in the order in which they came.
     order: VecDeque<EngineKey>,
     /// Names of servers, by their processes and start times: a step brings the server, not its name.
@@ -70,6 +70,12 @@ impl Steps {
 
     pub fn by_id(&self, trace: TraceId, span: SpanId) -> Option<&Arc<EngineStep>> {
         self.by_id.get(&(trace, span))
+    }
+
+    /// The steps of a trace: one, unless ids fall together.
+    pub fn of_trace(&self, trace: TraceId) -> impl Iterator<Item = &Arc<EngineStep>> {
+        let ids = (trace, SpanId([0; 8]))..=(trace, SpanId([0xff; 8]));
+        self.by_id.range(ids).map(|(_, step)| step)
     }
 
     /// The engines whose steps are kept, with them, oldest first.
