@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use self::flags::OutputArgs;
+use self::kept::Kept;
 use self::log_file::Reopen;
 use self::otlp::spans::Origin;
 use self::prometheus::server::MetricsServer;
@@ -129,6 +130,13 @@ impl Sinks {
             .transpose()?;
         let digest = Digest::default();
         Ok(Self { telemetry, list, sampling, digest, max_spans: flags.max_spans, reopen, grown: 0, unsaid: Vec::new() })
+    }
+
+    /// Keeps what leaves the core lately, for whoever looks at the run.
+    pub fn keep(&mut self, pressure: Pressure) -> std::io::Result<Kept> {
+        let kept = Kept::default();
+        self.add(kept.sink(pressure)?);
+        Ok(kept)
     }
 
     /// One more, that no flag asks for.

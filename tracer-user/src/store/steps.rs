@@ -28,12 +28,14 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn push(&mut self, step: Arc<EngineStep>) {
+    /// Keeps a step; gives whose it is.
+    pub fn push(&mut self, step: Arc<EngineStep>) -> EngineKey {
         let key = self.key_of(&step);
         self.bytes += size::of_step(&step);
         self.by_id.insert((step.trace_id, step.span_id), Arc::clone(&step));
         self.by_engine.entry(key.clone()).or_default().push_back(step);
-        self.order.push_back(key);
+        self.order.push_back(key.clone());
+        key
     }
 
     fn key_of(&mut self, step: &EngineStep) -> EngineKey {
@@ -62,6 +64,10 @@ impl Steps {
         }
     }
 
+    pub fn count(&self) -> usize {
+        self.order.len()
+    }
+
     pub fn by_id(&self, trace: TraceId, span: SpanId) -> Option<&Arc<EngineStep>> {
         self.by_id.get(&(trace, span))
     }
@@ -78,11 +84,12 @@ impl Steps {
         engine: u32,
         from_ns: u64,
         to_ns: u64,
-    ) -> impl Iterator<Item = &Arc<EngineStep>> {
+    ) -> impl DoubleEndedIterator<Item = &Arc<EngineStep>> {
         let key = EngineKey { server: server.into(), engine };
         self.by_engine.get(&key).into_iter().flat_map(move |steps| {
             let first = steps.partition_point(|step| step.end_ns <= from_ns);
-            steps.range(first..).take_while(move |step| step.start_ns < to_ns)
+            let end = steps.partition_point(|step| step.start_ns < to_ns);
+            steps.range(first..end.max(first))
         })
     }
 

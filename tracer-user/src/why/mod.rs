@@ -62,6 +62,28 @@ pub enum Kind {
     ManyTokens,
 }
 
+impl Kind {
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Preempted => "preempted",
+            Self::LongPrefill => "long_prefill",
+            Self::PrefillOfOthers => "prefill_of_others",
+            Self::SlowTokenizer => "slow_tokenizer",
+            Self::SlowClient => "slow_client",
+            Self::FrontEndLate => "front_end_late",
+            Self::SlowSteps => "slow_steps",
+            Self::EngineError => "engine_error",
+            Self::LaunchBound => "launch_bound",
+            Self::SyncBound => "sync_bound",
+            Self::EagerFallback => "eager_fallback",
+            Self::Straggler => "straggler",
+            Self::ManyTokens => "many_tokens",
+        }
+    }
+}
+
 /// What else went on while a request was open.
 #[derive(Debug, Clone, Default)]
 pub struct Around {
