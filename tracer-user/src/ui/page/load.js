@@ -3,7 +3,7 @@
 import { byId, colour, count, el, percent, rate, seconds, setText } from "./dom.js";
 
 /* global uPlot */
-const HEIGHT = 92;
+const HEIGHT = 74;
 const FONT = "10px system-ui, sans-serif";
 const LATENCIES = [
   ["ttft", "Time to first token"],
@@ -123,6 +123,13 @@ function trimmed(buckets) {
   return first < 0 ? [] : buckets.slice(Math.max(0, first - 1), last + 2);
 }
 
+/** A bucket's edge, short. */
+function bound(le) {
+  if (le === undefined) return "";
+  const of = (value) => `${+value.toPrecision(2)}`;
+  return le < 0.001 ? `${of(le * 1e6)}µs` : le < 1 ? `${of(le * 1e3)}ms` : `${of(le)}s`;
+}
+
 function latency(answer, key, title) {
   const made = cards.get(key) ?? card(key, title);
   const { count: number, p50, p95, p99, buckets } = answer.latency[key];
@@ -132,13 +139,12 @@ function latency(answer, key, title) {
   made.bounds = bars.map(([le]) => le);
   const data = [bars.map((_, at) => at), bars.map(([, inside]) => inside)];
   if (made.chart) return made.chart.setData(data);
-  const bound = (le) => (le === null ? "∞" : le < 1 ? `${+(le * 1000).toFixed(1)}m` : `${le}`);
   made.chart = new uPlot(
     {
       width: width(made), height: HEIGHT, padding: [6, 6, 0, 0], legend: { show: false }, cursor: { show: false },
       scales: { x: { time: false, range: (_, low, high) => [(low ?? 0) - 0.6, (high ?? 1) + 0.6] }, y: fromZero },
       axes: [
-        axis({ space: 34, grid: { show: false }, incrs: [1, 2, 3, 4, 5, 6, 8, 10], values: (_, splits) => splits.map((at) => bound(made.bounds[at] ?? NaN).replace("NaN", "")) }),
+        axis({ space: 38, grid: { show: false }, incrs: [1, 2, 3, 4, 5, 6, 8, 10], values: (_, splits) => splits.map((at) => bound(made.bounds[at])) }),
         axis({ size: 30, space: 24, values: (_, splits) => splits.map(short) }),
       ],
       series: [{}, { stroke: () => colour("--bars"), fill: () => colour("--bars"), width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.86, 40], align: 0 }) }],

@@ -159,6 +159,8 @@ function show() {
   state.place = placeOf(location.hash);
   document.body.dataset.view = state.place ? "request" : "live";
   byId("request-view").hidden = !state.place;
+  // The strip stands in the waterfall while a request is shown.
+  byId("main").insertBefore(byId("steps"), byId("requests-panel"));
   if (state.place) {
     const { place } = state;
     const isCurrent = () => state.place === place;
@@ -170,6 +172,7 @@ function show() {
   requests.setFilter(Object.fromEntries(["id", "path", "model", "outcome", "slower"].map((name) => [name, query.get(name) ?? ""])));
   if (before) {
     byId("request-view").replaceChildren();
+    steps.leave();
     load.redraw();
     steps.showLive();
     requests.focusOn(`${before.trace}/${before.span}`);

@@ -38,6 +38,7 @@ export function fill(bar, phases, whole, total) {
   while (bar.childElementCount > drawn.length + 1) bar.lastElementChild.remove();
   if (bar.childElementCount === 0) bar.append(el("span", { class: "extent" }));
   bar.firstElementChild.style.setProperty("width", share(total));
+  bar.classList.toggle("over", total > whole * 1.0001);
   drawn.forEach((of, index) => {
     let part = bar.children[index + 1];
     if (!part) bar.append((part = el("span", {})));

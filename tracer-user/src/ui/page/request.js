@@ -37,23 +37,27 @@ function verdict(why) {
 
 function facts(record, spans) {
   const root = spans[0];
+  const times = record.seconds ?? {};
   const pair = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
   return el("dl", { class: "facts" },
-    pair("total", seconds(record.seconds.e2e)), pair("first token", seconds(record.seconds.ttft)), pair("queue", seconds(record.seconds.queue)), pair("prefill", seconds(record.seconds.prefill)),
-    pair("decode", seconds(record.seconds.decode)), pair("prompt", `${count(record.prompt_tokens)}${record.cached_tokens ? ` (${count(record.cached_tokens)} cached)` : ""}`),
-    pair("output", count(record.output_tokens)), pair("preempted", record.preemptions === null ? "–" : `${count(record.preemptions)}×`), pair("status", record.status === null ? "–" : String(record.status)),
+    pair("total", seconds(times.e2e)), pair("first token", seconds(times.ttft)), pair("queue", seconds(times.queue)), pair("prefill", seconds(times.prefill)),
+    pair("decode", seconds(times.decode)), pair("prompt", `${count(record.prompt_tokens)}${record.cached_tokens ? ` (${count(record.cached_tokens)} cached)` : ""}`),
+    pair("output", count(record.output_tokens)), pair("preempted", (record.preemptions ?? null) === null ? "–" : `${count(record.preemptions)}×`), pair("status", (record.status ?? null) === null ? "–" : String(record.status)),
     pair("began", clock(dateOf(root.start_ns))));
 }
 
 function value(of) {
-  if (Array.isArray(of)) return el("ul", { class: "values" }, of.map((one) => el("li", {}, value(one))));
+  if (Array.isArray(of)) return el("ul", { class: "list" }, of.map((one) => el("li", {}, value(one))));
   if (typeof of === "number") return of.toLocaleString("en", { maximumSignificantDigits: 9 });
   if (of !== null && typeof of === "object") return shown(JSON.stringify(of), VALUE);
   return shown(of, VALUE);
 }
 
+/** A key, which may be broken behind its dots and underscores. */
+const breakable = (key) => key.split(/(?<=[._])/).flatMap((part) => [part, el("wbr")]);
+
 const table = (attributes) =>
-  el("table", { class: "attributes" }, el("tbody", {}, Object.entries(attributes).map(([key, of]) => el("tr", {}, el("th", { scope: "row" }, shown(key, 200)), el("td", {}, value(of))))));
+  el("table", { class: "attributes" }, el("tbody", {}, Object.entries(attributes).map(([key, of]) => el("tr", {}, el("th", { scope: "row" }, breakable(shown(key, 200))), el("td", {}, value(of))))));
 
 /** The span that is selected. */
 function details(panel, node, root, jump) {
@@ -77,25 +81,25 @@ function details(panel, node, root, jump) {
 async function showSteps(answer, engine, isCurrent) {
   const root = answer.spans[0];
   const { steps: found } = await api.steps(engine, root.start_ns, root.end_ns, STEPS);
-  if (isCurrent()) steps.showOf(found, root.start_ns, root.end_ns);
+  if (isCurrent()) steps.showOf(found, root.start_ns);
 }
 
 /** Shows the step that a link names, of whatever engine it is. */
-async function jump(link, span, said) {
+async function jump(link, span, root, said) {
   if (steps.jump(link.trace_id, link.span_id)) return setText(said, "");
   // It is of another engine, or its request has more steps than were asked for.
   const [from, to] = [BigInt(span.start_ns) - AROUND, BigInt(span.end_ns) + AROUND];
   const { steps: found } = await api.steps(null, String(from), String(to), STEPS);
   const step = found.find((of) => of.trace_id === link.trace_id && of.span_id === link.span_id);
   if (!step) return setText(said, "That step is not kept (any more).");
-  steps.showOf(found.filter((of) => of.server === step.server && of.engine === step.engine), span.start_ns, span.end_ns);
+  steps.showOf(found.filter((of) => of.server === step.server && of.engine === step.engine), root.start_ns);
   steps.jump(link.trace_id, link.span_id);
   setText(said, "");
 }
 
 function head(record, close) {
   const id = record.request_id ?? record.trace_id;
-  const line = [record.method, record.path].filter((part) => part !== null).map((part) => shown(part, 120)).join(" ");
+  const line = [record.method, record.path].filter(Boolean).map((part) => shown(part, 120)).join(" ");
   return el("header", { class: "request-head" },
     el("button", { type: "button", class: "back", onclick: close, "aria-keyshortcuts": "Escape" }, "← Requests"),
     el("h2", { id: "request-title", tabindex: "-1" }, el("bdi", { class: "cut" }, shown(id, 120)), outcome(record.outcome)),
@@ -120,10 +124,12 @@ export async function open(trace, span, engines, close, isCurrent) {
   }
   if (!isCurrent()) return;
   const { record, spans, why } = answer;
+  steps.leave();
+  steps.showOf([], spans[0].start_ns);
   const said = el("p", { class: "said", role: "status" });
   const panel = el("aside", { class: "span-panel", "aria-label": "Selected span" });
   const failed = (asked) => asked.catch((error) => setText(said, error.message));
-  const fall = waterfall(spans, (node) => details(panel, node, spans[0], (link, of) => failed(jump(link, of, said))));
+  const fall = waterfall(spans, byId("steps"), (node) => details(panel, node, spans[0], (link, of) => failed(jump(link, of, spans[0], said))), steps.zoom);
   view.replaceChildren(head(record, close), facts(record, spans), verdict(why ?? { causes: [], unseen: [] }), el("div", { class: "fall" }, fall, panel), said);
   view.removeAttribute("aria-busy");
   document.title = `${shown(record.request_id ?? record.trace_id, 40)} · Inferspan`;

@@ -10,7 +10,7 @@ export const PAGE = 50;
 /** Rows that are asked for to turn pages in. */
 const PICTURE = 5000;
 /** Open requests that are shown before one asks for more; the oldest. */
-const OPEN_FEW = 8;
+const OPEN_FEW = 4;
 const OPEN_MANY = 200;
 
 const state = { page: 0, picture: null, answer: null, allOpen: false, ask: null, open: null };
@@ -25,15 +25,16 @@ export const keyOf = (request) => `${request.trace_id}/${request.span_id}`;
 export const startOf = (request) => dateOf(request.start_ns);
 
 export function outcome(name) {
-  const [kind, word] = OUTCOMES[name] ?? ["warn", name];
+  const [kind, word] = OUTCOMES[name] ?? ["warn", name ?? "unknown"];
   return el("span", { class: `outcome ${kind}` }, shown(word, 20));
 }
 
 /** Between tokens, on average. */
 const perToken = (request) => {
-  const { decode } = request.seconds;
+  const decode = request.seconds?.decode ?? null;
   return decode !== null && request.output_tokens > 1 ? decode / (request.output_tokens - 1) : null;
 };
+const e2e = (request) => request.seconds?.e2e ?? 0;
 
 /** The end of an id tells more than its beginning, which all have. */
 export function shortId(id) {
@@ -54,14 +55,14 @@ function makeRow(request) {
   const row = el("tr", { "data-key": keyOf(request) },
     cell("time", clock(dateOf(endOf(request)))), el("th", { class: "c-id", scope: "row" }, link), text("path", request.path), text("model", request.model),
     cell("outcome", outcome(request.outcome), again, lost), cell("phases", track),
-    number("e2e", seconds(request.seconds.e2e)), number("ttft", seconds(request.seconds.ttft)), number("token", seconds(perToken(request))),
+    number("e2e", seconds(request.seconds?.e2e)), number("ttft", seconds(request.seconds?.ttft)), number("token", seconds(perToken(request))),
     number("in", count(request.prompt_tokens)), number("out", count(request.output_tokens)));
   return { row, track, request };
 }
 
 /** Of its start and its length: what the access log calls `time`, in ns. */
 function endOf(request) {
-  return BigInt(request.start_ns) + BigInt(Math.round((request.seconds.e2e ?? 0) * 1e9));
+  return BigInt(request.start_ns) + BigInt(Math.round(e2e(request) * 1e9));
 }
 
 /** Puts `wanted` rows into `body` in their order; a row that stays is not touched, so that it keeps the focus. */
@@ -78,7 +79,7 @@ function showFinished(list, whole) {
     const key = keyOf(request);
     let made = rows.get(key);
     if (!made) rows.set(key, (made = makeRow(request)));
-    fill(made.track, request.phases, whole, request.seconds.e2e ?? 0);
+    fill(made.track, request.phases, whole, e2e(request));
     return made.row;
   });
   place(byId("rows"), wanted);
@@ -118,20 +119,17 @@ function showOpen(open, whole) {
     setText(cells.out, count(request.output_tokens));
     fill(track, request.phases, whole, request.age_s);
   });
-  const wanted = openRows.slice(0, list.length).map(({ row }) => row);
-  if (open.length > OPEN_FEW) wanted.push(moreRow(open.length));
-  place(byId("open-rows"), wanted);
+  place(byId("open-rows"), openRows.slice(0, list.length).map(({ row }) => row));
+  const button = byId("more-open");
+  button.hidden = open.length <= OPEN_FEW;
+  setText(button, state.allOpen ? `${OPEN_FEW} oldest open` : open.length > OPEN_MANY ? `${OPEN_MANY} oldest open` : "all open");
 }
 
-let more = null;
-function moreRow(all) {
-  if (!more) {
-    const button = el("button", { type: "button", class: "plain", onclick: () => { state.allOpen = !state.allOpen; render(); } });
-    more = { row: el("tr", { class: "more" }, el("td", { colspan: 11 }, button)), button };
-  }
-  const left = Math.min(all, OPEN_MANY) - OPEN_FEW;
-  setText(more.button, state.allOpen ? `Show the ${OPEN_FEW} oldest of ${count(all)} open` : `Show ${count(left)} more open${all > OPEN_MANY ? ` of ${count(all)}` : ""}`);
-  return more.row;
+/** What the whole width of bars stands for, s: of the longest, unless it would make all others too small to see. */
+function wholeOf(seen) {
+  const sorted = [...seen].sort((a, b) => a - b);
+  const most = sorted.at(-1) ?? 0;
+  return Math.max(1e-6, Math.min(most, 3 * (sorted[Math.floor(sorted.length * 0.8)] ?? most)));
 }
 
 function render() {
@@ -140,8 +138,8 @@ function render() {
   if (!source) return;
   const list = source.requests.slice(page * PAGE, (page + 1) * PAGE);
   const open = page === 0 ? answer.open : [];
-  const seen = [...list.map((request) => request.seconds.e2e ?? 0), ...open.slice(0, state.allOpen ? OPEN_MANY : OPEN_FEW).map((request) => request.age_s)];
-  const whole = Math.max(1e-6, ...seen);
+  const seen = [...list.map(e2e), ...open.slice(0, state.allOpen ? OPEN_MANY : OPEN_FEW).map((request) => request.age_s)];
+  const whole = wholeOf(seen);
   showOpen(open, whole);
   showFinished(list, whole);
   const within = picture ? picture.total : answer.total;
@@ -153,7 +151,9 @@ function render() {
   byId("newest").disabled = page === 0;
   const missed = picture ? answer.total - picture.total : 0;
   setText(byId("newest"), missed > 0 ? `Newest (${count(missed)} new)` : "Newest");
-  setText(byId("count"), `${count(answer.open_count ?? answer.open.length)} open, ${count(answer.total)} over · bars to ${seconds(whole)}`);
+  setText(byId("count"), `${count(answer.open_count ?? answer.open.length)} open, ${count(answer.total)} over`);
+  setText(byId("scale"), `, to ${seconds(whole)}`);
+  byId("clear").hidden = !isFiltered();
   byId("empty").hidden = list.length + open.length > 0;
   setText(byId("empty"), isFiltered() ? "No request that is kept passes the filter." : "No request yet. Those that begin from now on are seen: send one to the server.");
   rove();
@@ -241,6 +241,7 @@ export function start(ask, filtered, open) {
   byId("older").addEventListener("click", () => failed(turn(state.page + 1)));
   byId("newer").addEventListener("click", () => failed(turn(state.page - 1)));
   byId("newest").addEventListener("click", () => failed(turn(0)));
+  byId("more-open").addEventListener("click", () => { state.allOpen = !state.allOpen; render(); });
   form().addEventListener("input", filtered);
   form().addEventListener("reset", () => setTimeout(filtered));
   form().addEventListener("submit", (event) => event.preventDefault());

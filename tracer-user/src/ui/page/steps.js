@@ -1,7 +1,7 @@
 // Engine steps as a strip over time: what each computed, how many ran and waited, how full the KV cache was, and what CUDA did.
 //
-// A step is as wide as it took. Its height is the batch's tokens on a scale of roots, since a prompt has a thousand times the tokens of a
-// decode. One step is selected, with the pointer or with the arrow keys; its values are said beside the title.
+// A step is as wide as it took. Its height is the batch's tokens on a scale of logarithms, since a prompt has a thousand times the tokens
+// of a decode. One step is selected, with the pointer or with the arrow keys; its values are said beside the title.
 
 import { between, byId, colour, count, el, percent, seconds, setText } from "./dom.js";
 
@@ -9,7 +9,7 @@ import { between, byId, colour, count, el, percent, seconds, setText } from "./d
 export const WINDOW = 12;
 /** Steps that are kept and drawn at most. */
 const MOST = 4000;
-const PAD = { top: 4, bottom: 15, left: 0, right: 0 };
+const PAD = { top: 4, bottom: 15 };
 
 const live = { steps: [], origin: null };
 const view = { steps: [], from: 0, to: WINDOW, mark: null, selected: null };
@@ -43,26 +43,36 @@ export function showLive() {
   draw();
 }
 
-/** The strip of a request: its steps, and where it begins and ends, unix ns. */
-export function showOf(steps, start, end) {
-  const own = steps.map(withTimes);
+/** The strip of a request: its steps, and when it began, unix ns. */
+export function showOf(steps, start) {
   live.origin ??= start;
-  const [from, to] = [between(live.origin, start), between(live.origin, end)];
-  const edge = Math.max((to - from) * 0.04, 0.005);
-  Object.assign(view, { steps: own, from: from - edge, to: to + edge, mark: [from, to], selected: null });
+  Object.assign(view, { steps: steps.map(withTimes), mark: between(live.origin, start), selected: null });
   draw();
 }
 
-const tall = (tokens, most) => Math.sqrt(tokens / Math.max(1, most));
+/** What of the request is shown: from and to, s from its start. */
+export function zoom(from, to) {
+  if (view.mark === null) return;
+  Object.assign(view, { from: view.mark + from, to: view.mark + to });
+  draw();
+}
+
+/** Between the live view and a request. */
+export function leave() {
+  Object.assign(view, { steps: [], mark: null });
+  select(null);
+}
+
+const tall = (tokens, most) => Math.log1p(tokens) / Math.log1p(Math.max(1, most));
 const wide = () => canvas.clientWidth;
-const x = (time) => PAD.left + ((time - view.from) / (view.to - view.from)) * (wide() - PAD.left - PAD.right);
+const x = (time) => ((time - view.from) / (view.to - view.from)) * wide();
 const visible = () => view.steps.filter((step) => step.to >= view.from && step.from <= view.to);
 
 function axis(paint, height) {
   const span = view.to - view.from;
   const every = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600].find((step) => span / step <= Math.max(3, wide() / 110)) ?? 1800;
   // A request's times count from its start, the live strip's back from now.
-  const zero = view.mark ? view.mark[0] : view.to;
+  const zero = view.mark ?? view.to;
   paint.font = "10px system-ui, sans-serif";
   paint.textAlign = "center";
   for (let at = Math.ceil((view.from - zero) / every) * every; at + zero <= view.to + 1e-9; at += every) {
@@ -70,7 +80,7 @@ function axis(paint, height) {
     paint.fillStyle = colour("--grid");
     paint.fillRect(Math.round(left), PAD.top, 1, height - PAD.bottom - PAD.top);
     paint.fillStyle = colour("--dim");
-    const text = Math.abs(at) < every / 2 ? (view.mark ? "start" : "now") : `${at < 0 ? "−" : "+"}${seconds(Math.abs(at))}`;
+    const text = Math.abs(at) < every / 2 ? (view.mark === null ? "now" : "start") : `${at < 0 ? "−" : "+"}${seconds(Math.abs(at))}`;
     if (left > 14 && left < wide() - 14) paint.fillText(text, left, height - 4);
   }
 }
@@ -101,13 +111,11 @@ export function draw() {
   const paint = canvas.getContext("2d");
   paint.setTransform(scale, 0, 0, scale, 0, 0);
   paint.clearRect(0, 0, width, height);
-  if (view.mark) {
-    paint.fillStyle = colour("--marked");
-    paint.fillRect(x(view.mark[0]), 0, x(view.mark[1]) - x(view.mark[0]), height - PAD.bottom);
-  }
-  axis(paint, height);
+  // Beside a waterfall its ruler says the times.
+  if (view.mark === null) axis(paint, height);
   const steps = visible();
-  const [bottom, room] = [height - PAD.bottom, height - PAD.bottom - PAD.top];
+  const bottom = view.mark === null ? height - PAD.bottom : height;
+  const room = bottom - PAD.top;
   const most = steps.reduce((high, step) => Math.max(high, (step.prefill_tokens ?? 0) + (step.decode_tokens ?? 0)), 1);
   const queue = steps.reduce((high, step) => Math.max(high, step.waiting ?? 0), 1);
   const [prefill, decode, cuda] = [colour("--prefill"), colour("--decode"), colour("--cuda")];
@@ -136,7 +144,7 @@ export function draw() {
   if (chosen && chosen.to >= view.from && chosen.from <= view.to) {
     paint.strokeStyle = colour("--ink");
     paint.lineWidth = 2;
-    paint.strokeRect(x(chosen.from), 1, Math.max(3, x(chosen.to) - x(chosen.from)), height - PAD.bottom - 1);
+    paint.strokeRect(x(chosen.from), 1, Math.max(3, x(chosen.to) - x(chosen.from)), bottom - 2);
   }
 }
 
@@ -168,17 +176,13 @@ function select(step) {
 export function jump(trace, span) {
   const step = view.steps.find((of) => of.key === `${trace}/${span}`);
   if (!step) return false;
-  if (step.to < view.from || step.from > view.to) {
-    const half = (view.to - view.from) / 2;
-    Object.assign(view, { from: step.from - half, to: step.from + half });
-  }
   select(step);
   byId("steps").scrollIntoView({ block: "nearest" });
   return true;
 }
 
 function at(event) {
-  const time = view.from + ((event.offsetX - PAD.left) / (wide() - PAD.left - PAD.right)) * (view.to - view.from);
+  const time = view.from + (event.offsetX / wide()) * (view.to - view.from);
   const steps = visible();
   const off = (step) => (time < step.from ? step.from - time : time > step.to ? time - step.to : 0);
   return steps.reduce((best, step) => (best === null || off(step) < off(best) ? step : best), null);

@@ -45,8 +45,8 @@ function label(span) {
   return span.name === "inference_request" ? "request" : name;
 }
 
-/** The waterfall of `spans`; `chosen(node)` is called for the span that is selected. */
-export function waterfall(spans, chosen) {
+/** The waterfall of `spans`, below `above`; `chosen(node)` is told of the span that is selected, `zoomed(from, to)` of what is shown, s. */
+export function waterfall(spans, above, chosen, zoomed) {
   const root = tree(spans);
   const state = { from: 0, to: Math.max(1e-9, root.to), current: root };
   const ruler = el("div", { class: "ruler", "aria-hidden": "true" });
@@ -54,7 +54,7 @@ export function waterfall(spans, chosen) {
   const back = el("button", { type: "button", class: "plain", hidden: true, onclick: () => zoom(0, root.to) }, "Whole request");
   const all = el("button", { type: "button", class: "plain", onclick: () => openAll() }, "Open all");
   const element = el("section", { class: "waterfall", "aria-label": "Waterfall" },
-    el("header", { class: "wf-head" }, el("div", { class: "wf-tools" }, el("h3", {}, `${spans.length.toLocaleString("en")} spans`), all, back), ruler), grid);
+    el("header", { class: "wf-head" }, el("div", { class: "wf-tools" }, el("h3", {}, `${spans.length.toLocaleString("en")} spans`), all, back), ruler), above, grid);
 
   const share = (time) => ((time - state.from) / (state.to - state.from)) * 100;
   const put = (piece, from, to) => {
@@ -71,8 +71,8 @@ export function waterfall(spans, chosen) {
     if (isInferred(span)) piece.classList.add("inferred");
     const time = el("span", { class: "wf-time" }, `${isInferred(span) ? "~" : ""}${seconds(took)}`);
     const track = el("div", { class: "wf-track", role: "gridcell" }, piece, time);
-    const failed = span.status === "error" || span.status?.error !== undefined;
-    const name = el("div", { class: "wf-name", role: "gridcell" }, mark, el("span", { class: "cut" }, label(span)), failed ? el("b", { class: "bad" }, " error") : null);
+    const failed = span.status !== null;
+    const name = el("div", { class: "wf-name", role: "gridcell" }, mark, el("span", { class: "cut" }, label(span)), failed ? el("b", { class: "bad", title: shown(span.status, 80) }, "error") : null);
     name.style.setProperty("padding-left", `${(node.level - 1) * 12 + 4}px`);
     const made = el("div", { class: "wf-row", role: "row", "aria-level": String(node.level), tabindex: "-1" }, name, track);
     made.addEventListener("click", (event) => {
@@ -100,7 +100,7 @@ export function waterfall(spans, chosen) {
     const [end, begin] = [share(node.to), share(node.from)];
     // Beside the bar where there is room, else before it, else on it.
     node.time.className = `wf-time ${end < 86 ? "after" : begin > 14 ? "before" : "on"}`;
-    node.time.style.setProperty("left", end < 86 ? `${Math.max(0, end)}%` : begin > 14 ? `${Math.min(100, begin)}%` : "0");
+    node.time.style.setProperty("left", end < 86 ? `${Math.max(0, end)}%` : begin > 14 ? `${Math.min(100, begin)}%` : "auto");
     for (const { piece, at } of node.marks) {
       const left = share(at);
       piece.hidden = left < 0 || left > 100;
@@ -133,6 +133,7 @@ export function waterfall(spans, chosen) {
       }
     }
     ticks();
+    zoomed(state.from, state.to);
     back.hidden = state.from === 0 && state.to === root.to;
     const folded = wanted.some((node) => node.children.length > 0 && !node.isOpen);
     all.textContent = folded ? "Open all" : "Close steps";
