@@ -18,7 +18,13 @@ use crate::output::{AccessRecord, EngineStep, Trace};
 use crate::recording::reader::is_recording;
 use crate::store::{Limits, Store};
 
+mod otlp;
 mod played;
+mod record;
+mod step;
+pub mod traces;
+mod trees;
+mod words;
 
 /// Bytes of a file that are held to tell what it is.
 const AHEAD: usize = 1 << 20;
@@ -126,7 +132,7 @@ pub fn read<T: Taker + 'static>(path: &Path, taker: T) -> Result<(T, About), Fai
     let about = match kind {
         Kind::Recording => played::recording(path, file, Rc::clone(&shared))?,
         Kind::SyscallLog => played::syscall_log(path, file, Rc::clone(&shared))?,
-        Kind::Traces => return Err(Failure::new(Code::Unsupported, "trace files are not read", "give a recording")),
+        Kind::Traces => traces::traces(path, file, &shared)?,
     };
     let seeing =
         Rc::try_unwrap(shared).map_err(|_| Failure::new(Code::Finding, "the file is still being read", "report it"))?;
