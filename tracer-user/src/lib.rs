@@ -20,6 +20,7 @@ pub mod order;
 pub mod out_file;
 pub mod output;
 pub mod proc;
+pub mod recall;
 pub mod recording;
 pub mod run;
 pub mod sample;
