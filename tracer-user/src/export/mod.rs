@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use self::flags::OutputArgs;
+use self::kept::Kept;
 use self::log_file::Reopen;
 use self::otlp::spans::Origin;
 use self::prometheus::server::MetricsServer;
@@ -146,6 +147,13 @@ impl Sinks {
             .transpose()?;
         let (max_spans, shows_summary) = (flags.max_spans, true);
         Ok(Self { list, sampling, max_spans, reopen, shows_summary, ..Self::none(telemetry) })
+    }
+
+    /// Keeps what leaves the core lately, for whoever looks at the run.
+    pub fn keep(&mut self, pressure: Pressure) -> std::io::Result<Kept> {
+        let kept = Kept::default();
+        self.add(kept.sink(pressure)?);
+        Ok(kept)
     }
 
     /// One more, that no flag asks for.
