@@ -17,6 +17,7 @@ pub mod names;
 pub mod probes;
 pub mod record;
 pub mod replay;
+pub mod report;
 pub mod target;
 pub mod trace;
 
@@ -50,6 +51,8 @@ pub enum Verb {
     Probes(probes::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
+    /// Summarise a recording, a syscall log or a trace file: latencies, phases, the slowest requests, steps; as text, page or JSON
+    Report(report::Args),
 }
 
 /// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
@@ -80,5 +83,6 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Names(args) => names::run(&args),
         Verb::Probes(args) => probes::run(&args),
         Verb::Replay(args) => replay::run(&args),
+        Verb::Report(args) => report::run(&args),
     }
 }
