@@ -11,6 +11,7 @@ use crate::exit::Code;
 use crate::sanitise;
 
 pub mod attach;
+pub mod diff;
 pub mod doctor;
 pub mod ls;
 pub mod names;
@@ -53,6 +54,8 @@ pub enum Verb {
     Replay(replay::Args),
     /// Summarise a recording, a syscall log or a trace file: latencies, phases, the slowest requests, steps; as text, page or JSON
     Report(report::Args),
+    /// Compare two such files: which phase moved, by how much, and how sure that is; exit code 1 when one got slower
+    Diff(diff::Args),
 }
 
 /// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
@@ -84,5 +87,6 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Probes(args) => probes::run(&args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Report(args) => report::run(&args),
+        Verb::Diff(args) => diff::run(&args),
     }
 }

@@ -149,7 +149,7 @@ fn phases(report: &Report) -> String {
     } else {
         format!("the slowest {}", count(of.slowest_requests))
     };
-    let heads = heads(&["phase", "time", "share", "share of the slowest"]);
+    let heads = heads(&["phase", "time", "share", "of the slowest"]);
     let mut out = format!(
         "<section><h2>Where the time went</h2><p>Of {} requests, {} together</p>{}<p>Of {slow} of them, {} together</p>{}\
          <div class=\"wide\"><table><thead><tr>{heads}</tr></thead><tbody>",

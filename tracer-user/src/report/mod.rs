@@ -9,12 +9,15 @@ use serde::Serialize;
 use crate::recall::{About, Loss};
 use crate::sanitise::sanitise;
 
+pub mod compare;
+pub mod compare_text;
 pub mod digest;
 pub mod histogram;
 pub mod html;
 pub mod phases;
 pub mod rows;
 pub mod samples;
+pub mod shift;
 pub mod slowest;
 pub mod steps;
 pub mod summary;

@@ -3,8 +3,10 @@
 //! Enters: a request's tree and record. Leaves: a [`Row`]. At most [`MAX_ROWS`] and [`MAX_MODELS`]; what is over is counted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::output::{AccessRecord, Missing, Outcome};
+use crate::output::{AccessRecord, EngineStep, Missing, Outcome, Trace};
+use crate::recall::Taker;
 
 /// Requests of which the numbers are kept: about 300 MB of them.
 pub const MAX_ROWS: usize = 1_000_000;
@@ -120,4 +122,18 @@ pub fn per_token(record: &AccessRecord) -> Option<f64> {
     let each = record.generations.iter().filter_map(|of_one| of(of_one.output_tokens, of_one.seconds.decode));
     let (decode, rest) = each.max_by(|a, b| a.0.total_cmp(&b.0))?;
     Some(decode / rest as f64)
+}
+
+/// Takes the numbers of a file's requests, and nothing else.
+#[derive(Debug, Default)]
+pub struct Collected(pub Rows);
+
+impl Taker for Collected {
+    fn request(&mut self, _trace: &Arc<Trace>, record: Option<&Arc<AccessRecord>>) {
+        if let Some(record) = record {
+            self.0.take(record);
+        }
+    }
+
+    fn step(&mut self, _step: &Arc<EngineStep>) {}
 }
