@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod cli;
 pub mod clock;
+pub mod console;
 pub mod core;
 pub mod decode;
 pub mod discover;

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 use crate::attach::loader;
+use crate::console;
 use crate::exit::Code;
 use crate::sanitise;
 
@@ -65,9 +66,9 @@ fn print_json(document: &Value) -> io::Result<()> {
     print(&sanitise::json(&format!("{document:#}\n")))
 }
 
-/// Says something on stderr: it may hold what a target or a back end chose. A terminal that is gone is nobody's concern.
+/// Says something on stderr: it may hold what a target or a back end chose.
 fn say(what: &str) {
-    let _ = writeln!(io::stderr(), "inferspan: {}", sanitise::lines(what));
+    console::say(&format!("inferspan: {}", sanitise::lines(what)));
 }
 
 /// Runs the verb; the exit code is the caller's to use.

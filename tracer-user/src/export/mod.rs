@@ -26,6 +26,7 @@ pub mod kept;
 pub mod kernels;
 pub mod lines;
 pub mod log_file;
+pub mod meter;
 pub mod otlp;
 pub mod otlp_file;
 pub mod prometheus;
@@ -34,6 +35,7 @@ pub mod sink;
 pub mod stdout;
 pub mod terminal;
 pub mod timeline;
+pub mod usage;
 
 /// Every kind of sink, in the order in which they are flushed.
 const SINKS: [Open; 8] = [
@@ -95,6 +97,8 @@ pub struct Sinks {
     /// `None` when traces go nowhere.
     sampling: Option<Sampling>,
     digest: Digest,
+    /// The run ends with a summary, where a person reads it.
+    is_summed_up: bool,
     /// Most spans of a step's trace.
     max_spans: usize,
     reopen: Reopen,
@@ -127,8 +131,23 @@ impl Sinks {
             .any(|sink| sink.takes_traces())
             .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
-        let digest = Digest::default();
-        Ok(Self { telemetry, list, sampling, digest, max_spans: flags.max_spans, reopen, grown: 0, unsaid: Vec::new() })
+        let all = Self::bare(Arc::clone(&telemetry));
+        Ok(Self { list, sampling, is_summed_up: true, max_spans: flags.max_spans, reopen, ..all })
+    }
+
+    /// None: for who adds their own, and says nothing at the end.
+    pub fn bare(telemetry: Arc<Telemetry>) -> Self {
+        Self {
+            telemetry,
+            list: Vec::new(),
+            sampling: None,
+            digest: Digest::default(),
+            is_summed_up: false,
+            max_spans: flags::MAX_SPANS,
+            reopen: Reopen::default(),
+            grown: 0,
+            unsaid: Vec::new(),
+        }
     }
 
     /// One more, that no flag asks for.
@@ -234,7 +253,7 @@ impl Sinks {
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        let Self { telemetry, list, sampling, digest, grown, .. } = self;
+        let Self { telemetry, list, sampling, digest, is_summed_up, grown, .. } = self;
         let left_out = sampling.map(Sampling::finish).unwrap_or_default();
         telemetry.set_left_out(&left_out);
         let (mut has_terminal, mut failures) = (false, Vec::new());
@@ -245,7 +264,9 @@ impl Sinks {
             has_terminal |= is_terminal && failure.is_none();
             failures.extend(failure);
         }
-        print_summary(&digest, has_terminal);
+        if is_summed_up {
+            print_summary(&digest, has_terminal);
+        }
         let dropped = [&telemetry.spans_dropped_queue, &telemetry.spans_dropped_export, &telemetry.spans_dropped_limit];
         Summary {
             requests: digest.requests(),
