@@ -28,4 +28,5 @@ pub mod sanitise;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod top;
 pub mod why;

@@ -19,6 +19,7 @@ pub mod probes;
 pub mod record;
 pub mod replay;
 pub mod target;
+pub mod top;
 pub mod trace;
 
 /// `0.1.0 (commit 07818f7, BPF object 5d41402a)`: what was built, and from what.
@@ -43,6 +44,8 @@ pub enum Verb {
     Doctor(doctor::Args),
     /// Trace a running server until Ctrl-C
     Attach(attach::Args),
+    /// Look at a running server in the terminal: requests with their phases, steps, queue, KV cache
+    Top(top::Args),
     /// Record a running server into a file: what was decoded, nothing of prompts and outputs; or a timeline for Perfetto
     Record(record::Args),
     /// List the CUDA kernels that a library, or every library of a process, registers
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Ls(args) => ls::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Attach(args) => attach::run(&args),
+        Verb::Top(args) => top::run(&args),
         Verb::Record(args) => record::run(&args),
         Verb::Names(args) => names::run(&args),
         Verb::Probes(args) => probes::run(&args),
