@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let stop = Stop::on_signals(false)?;
     let servers = find(&args.target)?;
     let telemetry = Arc::new(Telemetry::default());
-    let mut sinks = Sinks::bare(Arc::clone(&telemetry));
+    let mut sinks = Sinks::none(Arc::clone(&telemetry));
     let watched = Watched::of(&mut sinks, &telemetry)?;
     let title = title(&servers);
     let view = if args.once {

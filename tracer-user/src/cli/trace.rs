@@ -16,6 +16,7 @@ use crate::run::begun::{Begun, Plan, ToRecord};
 use crate::run::stop::Stop;
 use crate::run::telling;
 use crate::telemetry::Telemetry;
+use crate::ui::{Shown, Ui};
 
 /// The flags of every verb that attaches.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,7 +63,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Traces until something ends it.
-pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Result<Code> {
+pub(super) fn trace(args: &TraceArgs, ui: Option<&str>, recording: Option<ToRecord>) -> anyhow::Result<Code> {
     let stop = Stop::on_signals(args.output.logs().next().is_some())?;
     let servers = match args.target.pid {
         Some(pid) if args.cuda_only => vec![discover::process_tree(pid)?],
@@ -70,11 +71,16 @@ pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Re
     };
     let plan = plan(args, recording);
     let telemetry = Arc::new(Telemetry::default());
-    let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
+    let mut sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
+    let kept = sinks.keep(Pressure::Drop)?;
+    let ui = ui
+        .map(|address| Ui::start(address, Shown::live(kept, Arc::clone(&telemetry), args.output.max_spans)))
+        .transpose()?;
     let Some(mut begun) = Begun::begin(servers, &plan, sinks, Arc::clone(&telemetry), stop)? else {
         return Ok(Code::Interrupted);
     };
     introduce(&mut begun, &plan, &args.output);
+    ui.iter().for_each(|ui| say(&ui.told()));
     let end = loop {
         if let Some(end) = begun.turn(&mut warn) {
             break end;

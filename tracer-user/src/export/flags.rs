@@ -123,6 +123,13 @@ impl OutputArgs {
         self.logs().chain(self.metrics_out.as_deref())
     }
 
+    /// Something is asked for that leaves elsewhere than to the terminal.
+    pub fn has_any(&self) -> bool {
+        let timelines = self.perfetto.is_some() || self.chrome.is_some();
+        let lines = self.access_log.is_some() || self.kernels_out.is_some();
+        self.otlp.is_some() || self.traces_out.is_some() || timelines || lines || self.has_metrics()
+    }
+
     /// Somebody will read metrics.
     pub fn has_metrics(&self) -> bool {
         self.metrics.is_some() || self.metrics_out.is_some()

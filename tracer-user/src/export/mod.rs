@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use self::flags::OutputArgs;
+use self::kept::Kept;
 use self::log_file::Reopen;
 use self::otlp::spans::Origin;
 use self::prometheus::server::MetricsServer;
@@ -97,16 +98,31 @@ pub struct Sinks {
     /// `None` when traces go nowhere.
     sampling: Option<Sampling>,
     digest: Digest,
-    /// The run ends with a summary, where a person reads it.
-    is_summed_up: bool,
     /// Most spans of a step's trace.
     max_spans: usize,
     reopen: Reopen,
     grown: u64,
     unsaid: Vec<String>,
+    /// A person is shown what it amounted to at the end.
+    shows_summary: bool,
 }
 
 impl Sinks {
+    /// None at all, whatever the environment asks for: what is [added](Self::add) is all.
+    pub fn none(telemetry: Arc<Telemetry>) -> Self {
+        Self {
+            telemetry,
+            list: Vec::new(),
+            sampling: None,
+            digest: Digest::default(),
+            max_spans: 1,
+            reopen: Reopen::default(),
+            grown: 0,
+            unsaid: Vec::new(),
+            shows_summary: false,
+        }
+    }
+
     /// Opens files, binds the metrics address, prepares the OTLP exporter.
     pub fn open(flags: &OutputArgs, telemetry: Arc<Telemetry>, pressure: Pressure) -> anyhow::Result<Self> {
         Self::open_as(flags, telemetry, pressure, Origin::of_this_process(pressure == Pressure::Drop))
@@ -131,23 +147,15 @@ impl Sinks {
             .any(|sink| sink.takes_traces())
             .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
-        let all = Self::bare(Arc::clone(&telemetry));
-        Ok(Self { list, sampling, is_summed_up: true, max_spans: flags.max_spans, reopen, ..all })
+        let (max_spans, shows_summary) = (flags.max_spans, true);
+        Ok(Self { list, sampling, max_spans, reopen, shows_summary, ..Self::none(telemetry) })
     }
 
-    /// None: for who adds their own, and says nothing at the end.
-    pub fn bare(telemetry: Arc<Telemetry>) -> Self {
-        Self {
-            telemetry,
-            list: Vec::new(),
-            sampling: None,
-            digest: Digest::default(),
-            is_summed_up: false,
-            max_spans: flags::MAX_SPANS,
-            reopen: Reopen::default(),
-            grown: 0,
-            unsaid: Vec::new(),
-        }
+    /// Keeps what leaves the core lately, for whoever looks at the run.
+    pub fn keep(&mut self, pressure: Pressure) -> std::io::Result<Kept> {
+        let kept = Kept::default();
+        self.add(kept.sink(pressure)?);
+        Ok(kept)
     }
 
     /// One more, that no flag asks for.
@@ -253,7 +261,7 @@ impl Sinks {
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        let Self { telemetry, list, sampling, digest, is_summed_up, grown, .. } = self;
+        let Self { telemetry, list, sampling, digest, grown, shows_summary, .. } = self;
         let left_out = sampling.map(Sampling::finish).unwrap_or_default();
         telemetry.set_left_out(&left_out);
         let (mut has_terminal, mut failures) = (false, Vec::new());
@@ -264,7 +272,7 @@ impl Sinks {
             has_terminal |= is_terminal && failure.is_none();
             failures.extend(failure);
         }
-        if is_summed_up {
+        if shows_summary {
             print_summary(&digest, has_terminal);
         }
         let dropped = [&telemetry.spans_dropped_queue, &telemetry.spans_dropped_export, &telemetry.spans_dropped_limit];

@@ -33,6 +33,8 @@ pub struct Requests {
     notable: Queue,
     by_id: HashMap<Arc<str>, Vec<u64>>,
     by_trace: BTreeSet<(TraceId, u64)>,
+    /// Requests that are kept of each model.
+    models: BTreeMap<Arc<str>, u64>,
     waiting: VecDeque<Arc<AccessRecord>>,
     /// Times of those that ended last, ns.
     times: VecDeque<u64>,
@@ -73,6 +75,13 @@ impl Requests {
         self.by_trace.insert((id.0, number));
         for name in names(record.as_deref()) {
             self.by_id.entry(name).or_default().push(number);
+        }
+        if let Some(model) = model(record.as_deref()) {
+            if let Some(count) = self.models.get_mut(model) {
+                *count += 1;
+            } else {
+                self.models.insert(model.into(), 1);
+            }
         }
         self.kept.insert(number, Kept { request: Request { trace, record }, bytes });
     }
@@ -120,6 +129,14 @@ impl Requests {
         if let Some(root) = kept.request.trace.spans.first() {
             self.by_trace.remove(&(root.trace_id, number));
         }
+        if let Some(model) = model(kept.request.record.as_deref())
+            && let Some(count) = self.models.get_mut(model)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.models.remove(model);
+            }
+        }
         for name in names(kept.request.record.as_deref()) {
             if let Some(numbers) = self.by_id.get_mut(&name) {
                 numbers.retain(|other| *other != number);
@@ -128,6 +145,14 @@ impl Requests {
                 }
             }
         }
+    }
+
+    pub fn count(&self) -> usize {
+        self.kept.len()
+    }
+
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(|model| &**model)
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Request> {
@@ -161,6 +186,10 @@ impl Requests {
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
+}
+
+fn model(record: Option<&AccessRecord>) -> Option<&str> {
+    record?.model.as_deref()
 }
 
 /// What a request is asked for by, besides its trace id.

@@ -2,7 +2,7 @@
 //!
 //! Enters: steps, an engine's in the order of their ends. Leaves: steps by id, and those of an engine at a time. The oldest go first.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::size;
@@ -18,7 +18,7 @@ pub struct EngineKey {
 #[derive(Debug, Default)]
 pub struct Steps {
     by_engine: BTreeMap<EngineKey, VecDeque<Arc<EngineStep>>>,
-    by_id: HashMap<(TraceId, SpanId), Arc<EngineStep>>,
+    by_id: BTreeMap<(TraceId, SpanId), Arc<EngineStep>>,
     /// Whose the steps are, in the order in which they came.
     order: VecDeque<EngineKey>,
     /// Names of servers, by their processes and start times: a step brings the server, not its name.
@@ -28,12 +28,14 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn push(&mut self, step: Arc<EngineStep>) {
+    /// Keeps a step; gives whose it is.
+    pub fn push(&mut self, step: Arc<EngineStep>) -> EngineKey {
         let key = self.key_of(&step);
         self.bytes += size::of_step(&step);
         self.by_id.insert((step.trace_id, step.span_id), Arc::clone(&step));
         self.by_engine.entry(key.clone()).or_default().push_back(step);
-        self.order.push_back(key);
+        self.order.push_back(key.clone());
+        key
     }
 
     fn key_of(&mut self, step: &EngineStep) -> EngineKey {
@@ -62,8 +64,18 @@ impl Steps {
         }
     }
 
+    pub fn count(&self) -> usize {
+        self.order.len()
+    }
+
     pub fn by_id(&self, trace: TraceId, span: SpanId) -> Option<&Arc<EngineStep>> {
         self.by_id.get(&(trace, span))
+    }
+
+    /// The steps of a trace: one, unless ids fall together.
+    pub fn of_trace(&self, trace: TraceId) -> impl Iterator<Item = &Arc<EngineStep>> {
+        let ids = (trace, SpanId([0; 8]))..=(trace, SpanId([0xff; 8]));
+        self.by_id.range(ids).map(|(_, step)| step)
     }
 
     /// The engines whose steps are kept, with them, oldest first.
@@ -78,11 +90,12 @@ impl Steps {
         engine: u32,
         from_ns: u64,
         to_ns: u64,
-    ) -> impl Iterator<Item = &Arc<EngineStep>> {
+    ) -> impl DoubleEndedIterator<Item = &Arc<EngineStep>> {
         let key = EngineKey { server: server.into(), engine };
         self.by_engine.get(&key).into_iter().flat_map(move |steps| {
             let first = steps.partition_point(|step| step.end_ns <= from_ns);
-            steps.range(first..).take_while(move |step| step.start_ns < to_ns)
+            let end = steps.partition_point(|step| step.start_ns < to_ns);
+            steps.range(first..end.max(first))
         })
     }
 

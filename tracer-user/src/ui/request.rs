@@ -1,0 +1,40 @@
+//! One request: its record, its spans, and why it took as long as it did.
+
+use serde_json::{Value, json};
+
+use super::{Shown, requests, spans};
+use crate::why::{self, Around, Cause};
+
+impl Shown {
+    /// `None` where no such request is kept.
+    pub(super) fn request(&self, trace: &str, span: &str) -> Option<Value> {
+        let found = {
+            let store = self.kept.store();
+            let mut of_trace = store.find(trace).into_iter();
+            let is_it = |request: &&crate::store::Request| {
+                let root = request.trace.spans.first();
+                root.is_some_and(|root| root.trace_id.to_string() == trace && root.span_id.to_string() == span)
+            };
+            of_trace.find(is_it).cloned()?
+        };
+        let verdict = why::explain(&found.trace, &Around::default());
+        Some(json!({
+            "record": requests::record(&found),
+            "spans": found.trace.spans.iter().map(spans::span).collect::<Vec<_>>(),
+            "why": {
+                "causes": verdict.causes.iter().map(cause).collect::<Vec<_>>(),
+                "unseen": verdict.unseen,
+            },
+        }))
+    }
+}
+
+fn cause(of: &Cause) -> Value {
+    json!({
+        "kind": of.kind.name(),
+        "seconds": of.seconds,
+        "share": of.share,
+        "evidence": of.evidence,
+        "inferred": of.inferred,
+    })
+}
