@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod cli;
 pub mod clock;
+pub mod console;
 pub mod core;
 pub mod decode;
 pub mod discover;
@@ -30,5 +31,6 @@ pub mod serve;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod top;
 pub mod ui;
 pub mod why;
