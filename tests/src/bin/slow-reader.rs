@@ -16,7 +16,7 @@ const MUCH: usize = 300_000;
 const AGAIN: usize = 100;
 
 fn set(fd: i32, option: i32, value: i32) {
-    let len = mem::size_of::<i32>() as libc::socklen_t;
+    let len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the value is four readable bytes.
     let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), len) };
     assert_eq!(result, 0, "setsockopt: {}", std::io::Error::last_os_error());
@@ -42,7 +42,7 @@ fn pair(call: &str, listener: &TcpListener) -> (OwnedFd, OwnedFd) {
         sin_zero: [0; 8],
     };
     // SAFETY: the address lives across the call.
-    let result = unsafe { libc::connect(raw, (&raw const address).cast(), mem::size_of_val(&address) as u32) };
+    let result = unsafe { libc::connect(raw, (&raw const address).cast(), size_of_val(&address) as u32) };
     assert_eq!(result, 0, "connect: {}", std::io::Error::last_os_error());
     // SAFETY: the socket is new and nobody else's.
     let client = unsafe { TcpStream::from_raw_fd(raw) };
