@@ -125,7 +125,7 @@ fn asked(base: &str, path: &str) -> (u16, Value) {
     let mut document: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {status} {body}"));
     if let Some(data) = document["data"].as_array_mut() {
         data.iter_mut().filter(|of| of["spans"].is_array()).for_each(sort);
-        data.sort_by_key(Value::to_string);
+        data.sort_by_cached_key(Value::to_string);
     }
     (status, document)
 }
@@ -136,7 +136,7 @@ fn sort(trace: &mut Value) {
     for span in spans.iter_mut() {
         span["processID"] = processes[span["processID"].as_str().unwrap()].clone();
     }
-    spans.sort_by_key(|span| (span["spanID"].to_string(), span.to_string()));
+    spans.sort_by_cached_key(|span| (span["spanID"].to_string(), span.to_string()));
     let used: BTreeSet<String> = spans.iter().map(|span| span["processID"].to_string()).collect();
     assert_eq!(processes.as_object().unwrap().len(), used.len(), "each is named");
 }
