@@ -18,6 +18,13 @@ pub(super) fn judge_before(judge: &mut Judge<'_>) {
         judge.blame(&charge, |ledger| ledger.claim(tokenize.start_ns, tokenize.end_ns), |_| evidence);
     }
     if let Some(parse) = judge.case.parse {
+        let from = judge.case.root.start_ns;
+        let charge = Charge { kind: Kind::SlowRequest, ..late(judge, false) };
+        judge.blame(
+            &charge,
+            |ledger| ledger.claim(from, parse.start_ns),
+            |taken| format!("{} from its first byte to the whole request: sent slowly, or read slowly", time(taken)),
+        );
         let others = judge.tokenizing.overlap(parse.start_ns, parse.end_ns);
         if others as f64 >= took(parse) as f64 * limits::WAIT_BEHIND_PROMPT {
             let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, limits::LEAST_SHARE);

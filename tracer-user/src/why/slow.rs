@@ -26,6 +26,15 @@ pub struct Slowness {
     pub per_token: Option<f64>,
 }
 
+impl Slowness {
+    /// `It took 12.4 times as long as usual to its first token.`
+    pub fn words(&self) -> String {
+        let to_first = self.first_token.is_some_and(|first| first >= self.per_token.unwrap_or(0.0));
+        let what = if to_first { "to its first token" } else { "from its first token on, for its tokens" };
+        format!("It took {:.1} times as long as the median {what}.", self.score)
+    }
+}
+
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
 struct Times {

@@ -93,6 +93,16 @@ fn a_request_that_lies_in_the_front_end_before_it_is_tokenized_is_late_there() {
 }
 
 #[test]
+fn a_request_that_comes_slowly_is_told_from_a_front_end_that_is_late() {
+    // 0 first byte … 300 whole ├ parse ┤ 301 … 400
+    let mut scene = Scene::new(400);
+    scene.span(span::PARSE, 300, 301);
+    scene.decode(310, 400, 10);
+    assert_eq!(scene.blamed(), [(Kind::SlowRequest, 300)]);
+    assert_eq!(scene.evidence(), "300 ms from its first byte to the whole request: sent slowly, or read slowly");
+}
+
+#[test]
 fn a_prompt_that_waits_for_others_in_the_tokenizer_is_late_by_that() {
     // 0 ├ parse ┤ 250 ├ tokenize ┤ 251 … 400; others were tokenized from 10 to 249, in two
     let mut scene = Scene::new(400);
