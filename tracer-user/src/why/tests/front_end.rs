@@ -103,6 +103,20 @@ fn a_request_that_comes_slowly_is_told_from_a_front_end_that_is_late() {
 }
 
 #[test]
+fn what_is_sent_to_the_engine_late_is_the_front_ends_unless_a_step_lasted_so_long() {
+    // 0 ├ tokenize ┤ 1 … 250 queued, prefill … 400
+    let mut scene = Scene::new(400);
+    scene.span(span::TOKENIZE, 0, 1);
+    scene.wait(250, 251, "admission");
+    scene.prefill(251, 260, 20);
+    scene.decode(260, 400, 10);
+    assert_eq!(scene.blamed(), [(Kind::FrontEndLate, 249)]);
+    assert_eq!(scene.evidence(), "249 ms from its tokens to the engine's queue");
+    scene.step(5, 245, 4);
+    assert_eq!(scene.blamed(), []);
+}
+
+#[test]
 fn a_prompt_that_waits_for_others_in_the_tokenizer_is_late_by_that() {
     // 0 ├ parse ┤ 250 ├ tokenize ┤ 251 … 400; others were tokenized from 10 to 249, in two
     let mut scene = Scene::new(400);
