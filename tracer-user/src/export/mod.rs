@@ -27,6 +27,7 @@ pub mod kept;
 pub mod kernels;
 pub mod lines;
 pub mod log_file;
+pub mod meter;
 pub mod otlp;
 pub mod otlp_file;
 pub mod prometheus;
@@ -35,6 +36,7 @@ pub mod sink;
 pub mod stdout;
 pub mod terminal;
 pub mod timeline;
+pub mod usage;
 
 /// Every kind of sink, in the order in which they are flushed.
 const SINKS: [Open; 8] = [

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Shown, requests, spans};
+use crate::store::Request;
 use crate::why::{self, Cause};
 
 impl Shown {
@@ -10,12 +11,11 @@ impl Shown {
     pub(super) fn request(&self, trace: &str, span: &str) -> Option<Value> {
         let (found, around) = {
             let store = self.kept.store();
-            let mut of_trace = store.find(trace).into_iter();
-            let is_it = |request: &&crate::store::Request| {
+            let is_it = |request: &&Request| {
                 let root = request.trace.spans.first();
                 root.is_some_and(|root| root.trace_id.to_string() == trace && root.span_id.to_string() == span)
             };
-            let found = of_trace.find(is_it).cloned()?;
+            let found = store.find(trace).into_iter().find(is_it).cloned()?;
             let around = why::around(&store, &found.trace);
             (found, around)
         };

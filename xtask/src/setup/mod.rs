@@ -4,6 +4,7 @@
 //! gets Debian packages only where they cannot live in the cache. Other verbs call the parts that they need.
 
 pub(crate) mod apt;
+pub(crate) mod browser;
 pub(crate) mod cuda_libraries;
 pub(crate) mod cyclonedx;
 pub(crate) mod deny;
@@ -49,6 +50,8 @@ enum Part {
     Nvcc,
     /// Perfetto's trace processor, to open timelines in
     Perfetto,
+    /// Chromium, and what drives it, to open the live view in
+    Browser,
     /// vLLM on CPU in a Python environment of its own (6 GB), and a tiny model
     Vllm,
 }
@@ -67,6 +70,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         Part::CudaLibraries,
         Part::Nvcc,
         Part::Perfetto,
+        Part::Browser,
         Part::Vllm,
     ];
     let parts = if arguments.parts.is_empty() { &all[..] } else { &arguments.parts[..] };
@@ -85,6 +89,11 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             Part::CudaLibraries => ready("libraries", "CUDA libraries", &cuda_libraries::ensure()?),
             Part::Nvcc => ready("nvcc", &format!("nvcc {}", nvcc::VERSION), &nvcc::ensure()?),
             Part::Perfetto => ready("perfetto", "Perfetto's trace processor", &perfetto::ensure()?),
+            Part::Browser => {
+                let browser = browser::ensure()?;
+                ready("browser", "Chromium", &browser.chromium);
+                ready("browser", "Playwright and axe", &browser.packages);
+            }
             Part::Vllm => {
                 let vllm = vllm::ensure()?;
                 ready("vllm", "vLLM on CPU", &vllm.venv);
