@@ -1,4 +1,4 @@
-//! Files that somebody else made: libraries, syscall logs, recordings.
+//! Files that somebody else made: libraries, syscall logs, recordings, traces.
 //!
 //! Readers that take a file are given one in memory.
 
@@ -16,11 +16,15 @@ use inferspan::core::Config;
 use inferspan::elf::{Image, image};
 use inferspan::input::Input;
 use inferspan::kernel;
+use inferspan::output::EngineStep;
+use inferspan::recall::Taker;
+use inferspan::recall::traces::{Made, Reader};
 use inferspan::recording::reader::Recording;
 use inferspan::recording::{Entry, blocks};
 use inferspan::run::pipeline::Pipeline;
 use inferspan::run::preroll::Preroll;
 use inferspan::source::syscall_log::SyscallLog;
+use inferspan::store::{Limits, Store};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::bytes::Bytes;
@@ -127,4 +131,36 @@ fn blocks_of(mut bytes: Bytes<'_>) -> Vec<u8> {
         blocks::write(&mut packed, bytes.piece(usize::MAX)).expect("a vector takes it");
     }
     packed
+}
+
+/// A file of traces: no more spans than it has objects, the same twice, and every request with its root first.
+pub fn traces(bytes: &[u8]) {
+    let read = || {
+        let mut reader = Reader::default();
+        let mut made: Vec<Made> = bytes.split(|byte| *byte == b'\n').flat_map(|line| reader.push(line)).collect();
+        made.extend(reader.finish());
+        made
+    };
+    let made = read();
+    let objects = bytes.iter().filter(|byte| **byte == b'{').count();
+    let mut store = Store::new(Limits { bytes: 1 << 20, ..Limits::default() });
+    let mut spans = 0;
+    for made in &made {
+        match made {
+            Made::Request(trace, record) => {
+                let root = trace.spans.first().expect("a tree has a root");
+                assert!(trace.spans.iter().skip(1).all(|span| span.trace_id == root.trace_id && span.parent.is_some()));
+                spans += trace.spans.len();
+                store.request(trace, record.as_ref());
+            }
+            Made::Step(step) => {
+                assert!(step.start_ns <= step.end_ns && step.batch.len() <= EngineStep::MAX_LINKS);
+                spans += 1;
+                Taker::step(&mut store, step);
+            }
+        }
+    }
+    assert!(spans <= objects, "{spans} spans of {objects} objects");
+    let words = |made: &[Made]| format!("{made:?}");
+    assert_eq!(words(&made), words(&read()), "the same file says the same");
 }

@@ -18,7 +18,7 @@ pub mod texts;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its binary and its corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("btf", texts::btf),
     ("elf", files::elf),
     ("http", streams::http),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("records", texts::records),
     ("sse", streams::sse),
     ("syscall_log", files::syscall_log),
+    ("traces", files::traces),
     ("zmtp", streams::zmtp),
 ];
 

@@ -7,17 +7,21 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 use crate::attach::loader;
+use crate::console;
 use crate::exit::Code;
 use crate::sanitise;
 
 pub mod attach;
+pub mod diff;
 pub mod doctor;
 pub mod ls;
 pub mod names;
 pub mod probes;
 pub mod record;
 pub mod replay;
+pub mod report;
 pub mod target;
+pub mod top;
 pub mod trace;
 
 /// `0.1.0 (commit 07818f7, BPF object 5d41402a)`: what was built, and from what.
@@ -42,6 +46,8 @@ pub enum Verb {
     Doctor(doctor::Args),
     /// Trace a running server until Ctrl-C
     Attach(attach::Args),
+    /// Look at a running server in the terminal: requests with their phases, steps, queue, KV cache
+    Top(top::Args),
     /// Record a running server into a file: what was decoded, nothing of prompts and outputs; or a timeline for Perfetto
     Record(record::Args),
     /// List the CUDA kernels that a library, or every library of a process, registers
@@ -50,6 +56,10 @@ pub enum Verb {
     Probes(probes::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
+    /// Summarise a recording, a syscall log or a trace file: latencies, phases, the slowest requests, steps; as text, page or JSON
+    Report(report::Args),
+    /// Compare two such files: which phase moved, by how much, and how sure that is; exit code 1 when one got slower
+    Diff(diff::Args),
 }
 
 /// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
@@ -65,9 +75,9 @@ fn print_json(document: &Value) -> io::Result<()> {
     print(&sanitise::json(&format!("{document:#}\n")))
 }
 
-/// Says something on stderr: it may hold what a target or a back end chose. A terminal that is gone is nobody's concern.
+/// Says something on stderr: it may hold what a target or a back end chose.
 fn say(what: &str) {
-    let _ = writeln!(io::stderr(), "inferspan: {}", sanitise::lines(what));
+    console::say(&format!("inferspan: {}", sanitise::lines(what)));
 }
 
 /// Runs the verb; the exit code is the caller's to use.
@@ -76,9 +86,12 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Ls(args) => ls::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Attach(args) => attach::run(&args),
+        Verb::Top(args) => top::run(&args),
         Verb::Record(args) => record::run(&args),
         Verb::Names(args) => names::run(&args),
         Verb::Probes(args) => probes::run(&args),
         Verb::Replay(args) => replay::run(&args),
+        Verb::Report(args) => report::run(&args),
+        Verb::Diff(args) => diff::run(&args),
     }
 }

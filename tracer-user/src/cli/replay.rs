@@ -73,9 +73,8 @@ fn replay_recording(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code,
 /// The live view, where it is asked for.
 fn serve(args: &Args, sinks: &mut Sinks, telemetry: &Arc<Telemetry>, origin: Origin) -> anyhow::Result<Option<Ui>> {
     let Some(address) = args.ui.address() else { return Ok(None) };
-    let shown =
-        Shown { kept: sinks.keep(Pressure::Wait)?, telemetry: Arc::clone(telemetry), origin, time: Time::Newest };
-    Ui::start(address, shown).map(Some)
+    let (kept, telemetry, max_spans) = (sinks.keep(Pressure::Wait)?, Arc::clone(telemetry), args.output.max_spans);
+    Ui::start(address, Shown { kept, telemetry, origin, time: Time::Newest, max_spans }).map(Some)
 }
 
 fn replay_log(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended, Option<Ui>)> {

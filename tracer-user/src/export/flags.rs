@@ -6,7 +6,7 @@ use crate::exit::{Code, Failure};
 use crate::sample::policy::{EngineSteps, Policy};
 
 /// Most spans of a trace, unless told otherwise.
-const MAX_SPANS: usize = 2000;
+pub const MAX_SPANS: usize = 2000;
 
 /// Where traces, metrics and the access log go, and which traces. Without any, one line per request goes to the terminal.
 #[derive(Debug, Clone, clap::Args)]

@@ -27,6 +27,7 @@ pub mod kept;
 pub mod kernels;
 pub mod lines;
 pub mod log_file;
+pub mod meter;
 pub mod otlp;
 pub mod otlp_file;
 pub mod prometheus;
@@ -35,6 +36,7 @@ pub mod sink;
 pub mod stdout;
 pub mod terminal;
 pub mod timeline;
+pub mod usage;
 
 /// Every kind of sink, in the order in which they are flushed.
 const SINKS: [Open; 8] = [
@@ -101,9 +103,26 @@ pub struct Sinks {
     reopen: Reopen,
     grown: u64,
     unsaid: Vec<String>,
+    /// A person is shown what it amounted to at the end.
+    shows_summary: bool,
 }
 
 impl Sinks {
+    /// None at all, whatever the environment asks for: what is [added](Self::add) is all.
+    pub fn none(telemetry: Arc<Telemetry>) -> Self {
+        Self {
+            telemetry,
+            list: Vec::new(),
+            sampling: None,
+            digest: Digest::default(),
+            max_spans: 1,
+            reopen: Reopen::default(),
+            grown: 0,
+            unsaid: Vec::new(),
+            shows_summary: false,
+        }
+    }
+
     /// Opens files, binds the metrics address, prepares the OTLP exporter.
     pub fn open(flags: &OutputArgs, telemetry: Arc<Telemetry>, pressure: Pressure) -> anyhow::Result<Self> {
         Self::open_as(flags, telemetry, pressure, Origin::of_this_process(pressure == Pressure::Drop))
@@ -128,8 +147,8 @@ impl Sinks {
             .any(|sink| sink.takes_traces())
             .then(|| anyhow::Ok(Sampling::new(policy::resolve(flags.policy(), env)?, flags.engine_steps)))
             .transpose()?;
-        let digest = Digest::default();
-        Ok(Self { telemetry, list, sampling, digest, max_spans: flags.max_spans, reopen, grown: 0, unsaid: Vec::new() })
+        let (max_spans, shows_summary) = (flags.max_spans, true);
+        Ok(Self { list, sampling, max_spans, reopen, shows_summary, ..Self::none(telemetry) })
     }
 
     /// Keeps what leaves the core lately, for whoever looks at the run.
@@ -242,7 +261,7 @@ impl Sinks {
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        let Self { telemetry, list, sampling, digest, grown, .. } = self;
+        let Self { telemetry, list, sampling, digest, grown, shows_summary, .. } = self;
         let left_out = sampling.map(Sampling::finish).unwrap_or_default();
         telemetry.set_left_out(&left_out);
         let (mut has_terminal, mut failures) = (false, Vec::new());
@@ -253,7 +272,9 @@ impl Sinks {
             has_terminal |= is_terminal && failure.is_none();
             failures.extend(failure);
         }
-        print_summary(&digest, has_terminal);
+        if shows_summary {
+            print_summary(&digest, has_terminal);
+        }
         let dropped = [&telemetry.spans_dropped_queue, &telemetry.spans_dropped_export, &telemetry.spans_dropped_limit];
         Summary {
             requests: digest.requests(),

@@ -27,6 +27,7 @@ use crate::serve::{Made, Manners, Pages, Response, Server, answer};
 use crate::telemetry::Telemetry;
 
 pub mod flags;
+mod jaeger;
 mod overview;
 mod page;
 mod query;
@@ -70,6 +71,8 @@ pub struct Shown {
     pub telemetry: Arc<Telemetry>,
     pub origin: Origin,
     pub time: Time,
+    /// Most spans of a step's trace.
+    pub max_spans: usize,
 }
 
 /// A view that is being served; ends when dropped.
@@ -105,7 +108,9 @@ impl Pages for Shown {
                 None => refused(StatusCode::NOT_FOUND, "no such request is kept"),
             },
             ["ui", "api", "steps"] => own(self.steps(&query)),
-            ["ui", name] => file(name),
+            ["ui", "api", ..] => refused(StatusCode::NOT_FOUND, "no such part of the API is here"),
+            ["ui", ..] => file(request.uri.path().trim_start_matches("/ui/")),
+            ["api", ref path @ ..] => jaeger::respond(self, path, &query),
             _ => refused(StatusCode::NOT_FOUND, "nothing is here"),
         }
     }
@@ -122,8 +127,8 @@ impl Pages for Shown {
 
 impl Shown {
     /// A run on this host.
-    pub fn live(kept: Kept, telemetry: Arc<Telemetry>) -> Self {
-        Self { kept, telemetry, origin: Origin::of_this_process(true), time: Time::Wall }
+    pub fn live(kept: Kept, telemetry: Arc<Telemetry>, max_spans: usize) -> Self {
+        Self { kept, telemetry, origin: Origin::of_this_process(true), time: Time::Wall, max_spans }
     }
 
     /// Unix ns.

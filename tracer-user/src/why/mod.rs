@@ -1,38 +1,66 @@
 //! Why a request took as long as it did.
 //!
-//! Enters: the tree of a request that is over, and the steps of its engine meanwhile. Leaves: a [`Verdict`]: causes with their evidence, by
-//! the time that each cost, and what could not be seen. Invariant: nothing is blamed without evidence in what entered; a time is blamed
-//! once. Pure.
+//! Enters: the tree of a request that is over, and what its engines did meanwhile. Leaves: a [`Verdict`]: causes with their evidence, by the
+//! time that each cost, and what could not be seen. Invariant: nothing is blamed without evidence in what entered; a time is blamed once, so
+//! that the shares sum to 1 at most; what costs less than [`limits`] say is not blamed. Refused: a tree without a root, of which nothing is
+//! said. Pure.
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::output::{EngineStep, Trace, TraceId};
 
+mod around;
+mod case;
+mod client;
+mod cuda;
+mod decoding;
+mod ends;
+mod front_end;
+mod judge;
+mod ledger;
+pub mod limits;
+mod others;
+mod prefill;
+mod queue;
+pub mod slow;
+mod steps;
+pub mod text;
+mod unseen;
+mod usual;
+mod words;
+
+pub use around::around;
+use case::Case;
+use judge::Judge;
+
 /// What is said of a request.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Verdict {
-    /// The time that cost most first.
+    /// An engine's error first, then by time, the longest first.
     pub causes: Vec<Cause>,
     /// What could not be seen, each a sentence without a full stop.
     pub unseen: Vec<String>,
 }
 
 /// A reason for a part of its time.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
     pub kind: Kind,
     /// Of the request's time.
     pub seconds: f64,
     /// 0 to 1 of the request's time.
     pub share: f64,
-    /// What was seen, in words: `queued 1.2 s behind 14 requests, KV cache 98 % full`. Holds nothing of a target's that is not sanitised.
+    /// What was seen, in words: `queued behind 14 requests, KV cache 98 % full`. Holds nothing of a target's that is not sanitised.
     pub evidence: String,
     /// It is inferred, not observed.
     pub inferred: bool,
 }
 
 /// What may make a request slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Waited to be scheduled.
     Queued,
@@ -40,14 +68,14 @@ pub enum Kind {
     Preempted,
     /// Its own prompt took long.
     LongPrefill,
-    /// Other requests' prompts were computed inside its decode steps.
+    /// Other requests' prompts were computed in the steps that it was in, or waited for.
     PrefillOfOthers,
     SlowTokenizer,
     /// The client reads slower than the server writes.
     SlowClient,
-    /// The front end took outputs up long after the engine sent them.
+    /// The front end took outputs up long after the engine sent them, or the request long after it came.
     FrontEndLate,
-    /// The engine's steps took long.
+    /// The engine's steps took longer than such steps do.
     SlowSteps,
     EngineError,
     /// The GPU waited for launches.
@@ -89,11 +117,15 @@ impl Kind {
 pub struct Around {
     /// The steps of its engines that are known and overlap it, by their ends.
     pub steps: Vec<Arc<EngineStep>>,
+    /// The steps of its engines that were over before it came, the newest of them: what is usual there.
+    pub before: Vec<Arc<EngineStep>>,
     /// The prefills of other requests on its engines that overlap it.
     pub prefills: Vec<Prefill>,
+    /// The times in which prompts of other requests of its server were tokenized, that overlap it, unix ns.
+    pub tokenizing: Vec<(u64, u64)>,
 }
 
-/// Another request's prompt while it was computed.
+/// Another request's prompt while it was computed; or what a preempted one had, while that was computed again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prefill {
     /// Whose.
@@ -106,6 +138,24 @@ pub struct Prefill {
 }
 
 /// Judges a request.
-pub fn explain(_trace: &Trace, _around: &Around) -> Verdict {
-    Verdict::default()
+pub fn explain(trace: &Trace, around: &Around) -> Verdict {
+    let Some(case) = Case::of(trace) else { return Verdict::default() };
+    let mut judge = Judge::new(&case, around);
+    if !judge.is_below_noise() {
+        // What stands first has the first claim on a time that two of them would blame.
+        queue::judge(&mut judge);
+        front_end::judge_before(&mut judge);
+        prefill::judge(&mut judge);
+        decoding::judge(&mut judge);
+        cuda::judge(&mut judge);
+        steps::judge(&mut judge);
+        client::judge(&mut judge);
+        front_end::judge_after(&mut judge);
+    }
+    ends::judge(&mut judge);
+    let unseen = unseen::of(&case, &judge);
+    judge.verdict(unseen)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! The front end: the tokenizer, and what it takes up late.
+
+use super::Kind;
+use super::case::{float, int, is_inferred, took};
+use super::judge::{Charge, Judge};
+use super::ledger::Ledger;
+use super::limits;
+use super::words::{self, count, time};
+use crate::model::keys::attribute;
+
+/// Until the engine has the request.
+pub(super) fn judge_before(judge: &mut Judge<'_>) {
+    if let Some(tokenize) = judge.case.tokenize {
+        let tokens = int(tokenize, attribute::PROMPT_TOKENS).map(|tokens| format!(" of {}", count(tokens, "token")));
+        let floor = judge.floor(limits::LEAST, limits::LEAST_SHARE);
+        let charge = Charge { kind: Kind::SlowTokenizer, inferred: is_inferred(tokenize), floor };
+        let evidence = format!("tokenizing a prompt{} took {}", tokens.unwrap_or_default(), time(took(tokenize)));
+        judge.blame(&charge, |ledger| ledger.claim(tokenize.start_ns, tokenize.end_ns), |_| evidence);
+    }
+    if let Some(parse) = judge.case.parse {
+        let others = judge.tokenizing.overlap(parse.start_ns, parse.end_ns);
+        if others as f64 >= took(parse) as f64 * limits::WAIT_BEHIND_PROMPT {
+            let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, limits::LEAST_SHARE);
+            let charge = Charge { kind: Kind::SlowTokenizer, inferred: true, floor };
+            let evidence = "its prompt waited while those of other requests were tokenized";
+            judge.blame(&charge, |ledger| ledger.claim(parse.start_ns, parse.end_ns), |_| evidence.to_owned());
+            return;
+        }
+        let charge = late(judge, is_inferred(parse));
+        let claim = |ledger: &mut Ledger| ledger.claim(parse.start_ns, parse.end_ns);
+        judge.blame(&charge, claim, |taken| format!("{} from the whole request to its tokenizing", time(taken)));
+    }
+}
+
+fn late(judge: &Judge<'_>, inferred: bool) -> Charge {
+    let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, limits::LEAST_SHARE);
+    Charge { kind: Kind::FrontEndLate, inferred, floor }
+}
+
+/// From the engine's outputs on. A front end that waits for its client takes outputs up late by that: what the client is to blame for is
+/// taken off.
+pub(super) fn judge_after(judge: &mut Judge<'_>) {
+    let (root, last_token) = (judge.case.root, judge.case.last_token());
+    let blocked = float(root, attribute::CLIENT_BLOCKED).map_or(0, words::ns);
+    let lag = |key| float(root, key).map_or(0, words::ns).saturating_sub(blocked);
+    let last = lag(attribute::LAST_LAG);
+    if let Some(at) = last_token.filter(|_| last > 0) {
+        let charge = late(judge, false);
+        let claim = |ledger: &mut Ledger| ledger.claim(at, at.saturating_add(last));
+        judge.blame(&charge, claim, |taken| {
+            format!("its last output was taken up {} after the engine sent it", time(taken))
+        });
+    }
+    let first = lag(attribute::FIRST_LAG);
+    let first_token = judge.case.decode.map(|decode| decode.start_ns).or(last_token);
+    if let Some(at) = first_token.filter(|_| first > 0) {
+        let charge = late(judge, false);
+        let claim = |ledger: &mut Ledger| ledger.claim(at, at.saturating_add(first));
+        judge.blame(&charge, claim, |taken| {
+            format!("its first output was taken up {} after the engine sent it", time(taken))
+        });
+    }
+    let most = lag(attribute::MAX_LAG);
+    if let Some(decode) = judge.case.decode.filter(|_| most > first.max(last)) {
+        let charge = late(judge, false);
+        let claim = |ledger: &mut Ledger| ledger.claim_some(decode.start_ns, decode.end_ns, most);
+        judge.blame(&charge, claim, |_| format!("outputs were taken up as much as {} late", time(most)));
+    }
+    if let Some(detokenize) = judge.case.detokenize.filter(|of| took(of) > blocked) {
+        let charge = late(judge, is_inferred(detokenize));
+        let claim = |ledger: &mut Ledger| ledger.claim(detokenize.start_ns, detokenize.end_ns);
+        judge.blame(&charge, claim, |taken| format!("{} from its last output to the last byte written", time(taken)));
+    }
+}
