@@ -266,10 +266,8 @@ fn each_filter_leaves_what_passes_it_and_its_address_does_the_same() {
     let wanted: [&[u8]; 6] = [&[1], &[2], &[3], &[4], &[5], &[]];
     let answers = seen["answers"].as_array().unwrap();
     for ((filter, wanted), answer) in filters.iter().zip(wanted).zip(answers) {
-        let wanted: Vec<String> = wanted
-            .iter()
-            .map(|n| format!("{}/{}", outputs::request_trace_id(*n), outputs::span_id(*n, 0)))
-            .collect();
+        let wanted: Vec<String> =
+            wanted.iter().map(|n| format!("{}/{}", outputs::request_trace_id(*n), outputs::span_id(*n, 0))).collect();
         let rows: Vec<&Value> = answer["rows"].as_array().unwrap().iter().map(|row| &row["key"]).collect();
         assert_eq!(json!(rows), json!(wanted), "{filter}");
         assert_eq!(answer["again"], json!(wanted), "{filter} by its address {}", answer["hash"]);

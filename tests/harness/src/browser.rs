@@ -40,12 +40,7 @@ impl Browser {
     ///
     /// # Errors
     /// The browser does not start, or what was to be done cannot be.
-    pub fn run<A: AsRef<OsStr>>(
-        &self,
-        url: &str,
-        name: &str,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Result<Value> {
+    pub fn run<A: AsRef<OsStr>>(&self, url: &str, name: &str, arguments: impl IntoIterator<Item = A>) -> Result<Value> {
         let mut command = Command::new(&self.node);
         command.arg(SCRIPT).arg(&self.packages).arg(&self.chromium).arg(url).arg(name).args(arguments);
         let output = command.output().with_context(|| format!("cannot start {}", self.node.display()))?;

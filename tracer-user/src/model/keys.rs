@@ -119,15 +119,6 @@ pub mod attribute {
     pub const WAITING: &str = "inferspan.scheduler.waiting";
     pub const KV_USAGE: &str = "inferspan.scheduler.kv_cache_usage";
 
-    pub const QUEUE_WAITING: &str = "inferspan.queue.waiting";
-    pub const QUEUE_RUNNING: &str = "inferspan.queue.running";
-    pub const QUEUE_KV_USAGE: &str = "inferspan.queue.kv_cache_usage";
-    pub const FIRST_LAG: &str = "inferspan.front_end.first_lag_seconds";
-    pub const MAX_LAG: &str = "inferspan.front_end.max_lag_seconds";
-    pub const LAST_LAG: &str = "inferspan.front_end.last_lag_seconds";
-    pub const CLIENT_BLOCKED: &str = "inferspan.client.blocked_seconds";
-    pub const CLIENT_BLOCKED_WRITES: &str = "inferspan.client.blocked_writes";
-
     pub const CUDA_LAUNCHES: &str = "inferspan.cuda.launches";
     pub const CUDA_GRAPH_LAUNCHES: &str = "inferspan.cuda.graph_launches";
     pub const CUDA_MODE: &str = "inferspan.cuda.mode";

@@ -90,7 +90,7 @@ impl Sort {
 
 impl Picture {
     pub fn of(store: &Store, figures: Figures) -> Self {
-        let Now { servers } = store.now().clone();
+        let Now { servers } = Now::clone(&store.now());
         let steps = store.steps().engines().map(|(key, steps)| EngineSteps {
             server: Arc::clone(&key.server),
             engine: key.engine,
