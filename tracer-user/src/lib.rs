@@ -23,6 +23,7 @@ pub mod output;
 pub mod proc;
 pub mod recall;
 pub mod recording;
+pub mod report;
 pub mod run;
 pub mod sample;
 pub mod sanitise;

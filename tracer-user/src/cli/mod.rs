@@ -12,12 +12,14 @@ use crate::exit::Code;
 use crate::sanitise;
 
 pub mod attach;
+pub mod diff;
 pub mod doctor;
 pub mod ls;
 pub mod names;
 pub mod probes;
 pub mod record;
 pub mod replay;
+pub mod report;
 pub mod target;
 pub mod top;
 pub mod trace;
@@ -54,6 +56,10 @@ pub enum Verb {
     Probes(probes::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
+    /// Summarise a recording, a syscall log or a trace file: latencies, phases, the slowest requests, steps; as text, page or JSON
+    Report(report::Args),
+    /// Compare two such files: which phase moved, by how much, and how sure that is; exit code 1 when one got slower
+    Diff(diff::Args),
 }
 
 /// Writes data to stdout; a reader that has seen enough (`| head`) is no error.
@@ -85,5 +91,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Names(args) => names::run(&args),
         Verb::Probes(args) => probes::run(&args),
         Verb::Replay(args) => replay::run(&args),
+        Verb::Report(args) => report::run(&args),
+        Verb::Diff(args) => diff::run(&args),
     }
 }

@@ -9,6 +9,8 @@ pub mod exchange;
 pub mod fold;
 pub mod generation;
 pub mod keys;
+pub mod lags;
+pub mod load;
 pub mod record;
 mod root;
 pub mod step;

@@ -18,6 +18,8 @@ pub mod recently;
 pub mod requests;
 pub mod size;
 pub mod steps;
+#[cfg(test)]
+mod tests;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,18 +80,20 @@ impl Store {
     pub fn trace(&mut self, trace: Arc<Trace>) {
         let Some(root) = trace.spans.first().filter(|_| trace.service == Service::Requests) else { return };
         self.newest_ns = self.newest_ns.max(root.end_ns);
-        self.requests.trace(trace);
-        self.requests.shrink(self.limits.bytes / 4 * 3, self.newest_ns, &self.limits);
+        let bytes = self.limits.bytes / 4 * 3;
+        self.requests.trace(trace, bytes / 4);
+        self.requests.shrink(bytes, self.newest_ns, &self.limits);
     }
 
     pub fn step(&mut self, step: Arc<EngineStep>) {
         self.newest_ns = self.newest_ns.max(step.end_ns);
         let (end_ns, stats) = (step.end_ns, step.stats);
-        let engine = self.steps.push(step);
+        let bytes = self.limits.bytes / 4;
+        let engine = self.steps.push(step, bytes);
         if let Some(stats) = stats {
             self.recently.queues(end_ns, engine, stats);
         }
-        self.steps.shrink(self.limits.bytes / 4, self.newest_ns.saturating_sub(self.limits.age_ns));
+        self.steps.shrink(bytes, self.newest_ns.saturating_sub(self.limits.age_ns));
     }
 
     /// Tokens that were given up to now.

@@ -194,3 +194,125 @@ fn is_busy(stats: &SchedulerStats) -> bool {
 pub fn is_good(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Stop | Outcome::Length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{Incomplete, RequestSeconds, SpanId, TraceId, UnixNanos};
+
+    const BEGIN: u64 = 1_795_478_400;
+
+    /// A request that was over so many seconds after the beginning.
+    fn record(at: u64, outcome: Outcome, e2e: f64) -> AccessRecord {
+        AccessRecord {
+            v: 1,
+            time: UnixNanos((BEGIN + at) * SECOND + 5),
+            trace_id: TraceId([1; 16]),
+            span_id: SpanId([1; 8]),
+            request_id: None,
+            method: None,
+            path: None,
+            status: None,
+            model: None,
+            stream: None,
+            outcome,
+            finish_reasons: vec![],
+            prompt_tokens: None,
+            cached_tokens: None,
+            output_tokens: None,
+            preemptions: None,
+            incomplete: Incomplete::default(),
+            server: String::new(),
+            seconds: RequestSeconds { e2e: Some(e2e), ..RequestSeconds::default() },
+            generations: vec![],
+        }
+    }
+
+    fn at(seconds: u64) -> u64 {
+        (BEGIN + seconds) * SECOND
+    }
+
+    fn engine(engine: u32) -> EngineKey {
+        EngineKey { server: "chat-1".into(), engine }
+    }
+
+    fn stats(running: u64, waiting: u64, kv_cache_usage: f64) -> SchedulerStats {
+        SchedulerStats { running, waiting, kv_cache_usage, ..SchedulerStats::default() }
+    }
+
+    /// Seconds after the beginning, requests and failures of those that have any.
+    fn rates(recently: &Recently, now: u64) -> Vec<(u64, u64, u64)> {
+        let series = recently.series(at(now));
+        let seconds = series.iter().filter(|second| second.requests > 0);
+        seconds.map(|second| (second.at - BEGIN, second.requests, second.failed)).collect()
+    }
+
+    #[test]
+    fn requests_are_counted_in_the_second_of_their_ends_for_as_long_as_the_window() {
+        // 0 s: one well, one failed │ 2 s: one rejected │ 1 s, told late: one well │ 301 s
+        let mut recently = Recently::default();
+        assert_eq!(recently.series(at(5)), []);
+        for (second, outcome) in [(0, Outcome::Stop), (0, Outcome::Error), (2, Outcome::Rejected), (1, Outcome::Length)]
+        {
+            recently.record(&record(second, outcome, 1.0));
+        }
+        assert_eq!(rates(&recently, 2), [(0, 2, 1), (1, 1, 0)], "the second that goes on is not told");
+        assert_eq!(rates(&recently, 3), [(0, 2, 1), (1, 1, 0), (2, 1, 1)]);
+        assert_eq!(recently.series(at(9)).len(), 9, "seconds without anything are told too");
+        assert_eq!(recently.outcomes(at(3)).get(&Outcome::Rejected), Some(&1));
+        assert_eq!(recently.latency(at(3)).e2e.count(), 4);
+        assert_eq!(rates(&recently, 301), [(2, 1, 1)]);
+        assert_eq!((recently.latency(at(302)).e2e.count(), rates(&recently, 302).len()), (0, 0));
+        recently.record(&record(600, Outcome::Stop, 1.0));
+        recently.record(&record(1, Outcome::Stop, 1.0));
+        assert_eq!(rates(&recently, 601), [(600, 1, 0)], "what is long over is left out");
+    }
+
+    #[test]
+    fn tokens_and_the_times_between_them_belong_to_when_they_were_given() {
+        let mut recently = Recently::default();
+        let mut tokens = Tokens { count: 12, ..Tokens::default() };
+        tokens.gaps.add(0.02);
+        recently.tokens(at(1), &tokens);
+        recently.tokens(at(1), &tokens);
+        let series = recently.series(at(2));
+        assert_eq!((series[0].at - BEGIN, series[0].output_tokens), (1, 24));
+        assert_eq!(recently.latency(at(2)).inter_token.count(), 2);
+    }
+
+    #[test]
+    fn queues_of_all_engines_stand_until_they_say_otherwise_or_are_silent_for_long() {
+        // 0 s: engine 0 runs 3, 1 waits │ 1 s: engine 1 runs 4 │ 3 s: engine 1 idle │ 14 s: engine 0 said nothing for 14 s
+        let mut recently = Recently::default();
+        recently.queues(at(0), engine(0), stats(3, 1, 0.5));
+        recently.queues(at(1), engine(1), stats(4, 0, 0.25));
+        recently.queues(at(3), engine(1), stats(0, 0, 0.0));
+        let told: Vec<_> =
+            recently.series(at(16)).iter().map(|of| of.queues.map(|of| (of.running, of.waiting))).collect();
+        assert_eq!(told[..4], [Some((3, 1)), Some((7, 1)), Some((7, 1)), Some((3, 1))]);
+        assert_eq!((told[13], told[14]), (Some((3, 1)), None));
+        recently.queues(at(20), engine(1), stats(1, 0, 0.1));
+        assert_eq!(
+            recently.series(at(21)).last().and_then(|of| of.queues).map(|of| of.running),
+            Some(1),
+            "engine 0 is gone"
+        );
+        recently.queues(at(21), engine(1), stats(0, 0, 0.0));
+        let last = recently.series(at(200)).last().and_then(|of| of.queues);
+        assert_eq!(last.map(|of| of.running), Some(0), "who had nothing to do says nothing");
+    }
+
+    #[test]
+    fn times_and_engines_of_any_kind_take_no_more_than_the_window() {
+        let mut recently = Recently::default();
+        for ns in [0, u64::MAX, 1, u64::MAX / 2, u64::MAX - 299 * SECOND] {
+            recently.tokens(ns, &Tokens::default());
+            recently.series(ns);
+            recently.latency(ns);
+        }
+        for n in 0..5_000 {
+            recently.queues(u64::MAX, engine(n), stats(u64::MAX, u64::MAX, f64::NAN));
+        }
+        assert!(recently.seconds.len() as u64 <= WINDOW && recently.engines.len() <= MAX_ENGINES);
+    }
+}

@@ -56,12 +56,16 @@ impl Requests {
         self.waiting.push_back(record);
     }
 
-    /// A request's tree; its root comes first, or it is refused.
-    pub fn trace(&mut self, trace: Arc<Trace>) {
+    /// A request's tree, where `room` bytes are enough for it; its root comes first, or it is refused.
+    pub fn trace(&mut self, trace: Arc<Trace>, room: usize) {
         let Some(root) = trace.spans.first() else { return };
         let (id, took) = ((root.trace_id, root.span_id), root.end_ns.saturating_sub(root.start_ns));
         let record = self.take_record(id);
         let bytes = size::of_trace(&trace) + record.as_deref().map_or(0, size::of_record);
+        if bytes > room {
+            self.dropped += 1;
+            return;
+        }
         let number = self.next;
         self.next += 1;
         let is_notable = self.is_slow(took) || !matches!(trace.merit.outcome, Some(Outcome::Stop | Outcome::Length));
@@ -102,12 +106,12 @@ impl Requests {
         let plain_room = bytes.saturating_sub(self.notable.bytes.min(bytes / 4));
         let notable_room = bytes.saturating_sub(self.plain.bytes.min(plain_room)).max(bytes / 4);
         while self.oldest(false).is_some_and(|end| end.saturating_add(limits.age_ns) < now_ns)
-            || (self.plain.bytes > plain_room && self.plain.numbers.len() > 1)
+            || self.plain.bytes > plain_room
         {
             self.drop_oldest(false);
         }
         while self.oldest(true).is_some_and(|end| end.saturating_add(limits.notable_age_ns) < now_ns)
-            || (self.notable.bytes > notable_room && self.notable.numbers.len() > 1)
+            || self.notable.bytes > notable_room
         {
             self.drop_oldest(true);
         }

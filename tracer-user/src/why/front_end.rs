@@ -41,7 +41,7 @@ fn late(judge: &Judge<'_>, inferred: bool) -> Charge {
 /// taken off.
 pub(super) fn judge_after(judge: &mut Judge<'_>) {
     let (root, last_token) = (judge.case.root, judge.case.last_token());
-    let blocked = float(root, attribute::CLIENT_BLOCKED).map_or(0, words::ns);
+    let blocked = float(root, attribute::BLOCKED).map_or(0, words::ns);
     let lag = |key| float(root, key).map_or(0, words::ns).saturating_sub(blocked);
     let last = lag(attribute::LAST_LAG);
     if let Some(at) = last_token.filter(|_| last > 0) {

@@ -123,6 +123,12 @@ function trimmed(buckets) {
   return first < 0 ? [] : buckets.slice(Math.max(0, first - 1), last + 2);
 }
 
+/** The range of so many bars; a few stand in the middle. */
+function around(bars) {
+  const room = Math.max(0.6, (9 - bars) / 2);
+  return [-room, bars - 1 + room];
+}
+
 /** A bucket's edge, short. */
 function bound(le) {
   if (le === undefined) return "";
@@ -142,7 +148,7 @@ function latency(answer, key, title) {
   made.chart = new uPlot(
     {
       width: width(made), height: HEIGHT, padding: [6, 6, 0, 0], legend: { show: false }, cursor: { show: false },
-      scales: { x: { time: false, range: (_, low, high) => [(low ?? 0) - 0.6, (high ?? 1) + 0.6] }, y: fromZero },
+      scales: { x: { time: false, range: () => around(made.bounds.length) }, y: fromZero },
       axes: [
         axis({ space: 38, grid: { show: false }, incrs: [1, 2, 3, 4, 5, 6, 8, 10], values: (_, splits) => splits.map((at) => bound(made.bounds[at])) }),
         axis({ size: 30, space: 24, values: (_, splits) => splits.map(short) }),

@@ -15,7 +15,7 @@ const EVERY = 1000;
 /** While the tracer does not answer, ms. */
 const RETRY = 3000;
 /** Steps that are asked for at once. */
-const STEPS = 1500;
+const STEPS = 3000;
 /** A screen reader is told the counts this often, ms. */
 const SAY_EVERY = 30_000;
 
@@ -85,31 +85,31 @@ function showLiveState(text, kind) {
 async function ask() {
   const turn = state.turn;
   const isCurrent = () => turn === state.turn;
-  const now = await api.overview();
-  if (!isCurrent()) return;
+  const { place } = state;
+  const [now, list] = await Promise.all([api.overview(), place ? null : api.requests(requests.filter(), requests.PAGE)]);
+  if (!isCurrent() || state.place !== place) return;
   showStatus(now);
   state.before = now;
   state.overview = now;
   showEngines(now);
   showLiveState("live", "on");
-  if (state.place) return;
-  requests.options("outcome", Object.keys(now.outcomes).sort());
+  if (place) return;
   requests.options("model", now.models);
-  const [list, made] = await Promise.all([
-    api.requests(requests.filter(), requests.PAGE),
-    state.engine ? api.steps(state.engine, steps.newest(), null, STEPS) : { steps: [] },
-  ]);
-  if (!isCurrent()) return;
-  load.draw(now);
-  steps.add(made.steps);
-  steps.showLive();
   const open = now.servers.reduce((all, server) => all + server.open_count, 0);
   requests.update({ ...list, open_count: isFiltered() ? undefined : open });
+  // Rows first: a browser paints between two tasks.
+  await new Promise((go) => setTimeout(go));
+  if (!isCurrent() || state.place) return;
+  load.draw(now);
   document.title = `${count(open)} open · Inferspan`;
   if (Date.now() - state.saidAt > SAY_EVERY) {
     state.saidAt = Date.now();
     say(`${count(open)} requests open, ${count(list.total)} over`);
   }
+  const made = state.engine ? await api.steps(state.engine, steps.newest(), null, STEPS) : { steps: [] };
+  if (!isCurrent() || state.place) return;
+  steps.add(made.steps);
+  steps.showLive(now.now_ns);
 }
 const isFiltered = () => Object.values(requests.filter()).some((value) => value !== "");
 
@@ -120,10 +120,11 @@ async function turn() {
     await ask();
   } catch (error) {
     wait = RETRY;
-    showLiveState("no answer", "off");
+    const isOurs = !(error instanceof api.Failed);
+    showLiveState(isOurs ? "this page failed" : "no answer", "off");
     say(error.message);
     byId("live-state").title = error.message;
-    if (!(error instanceof api.Failed)) throw error;
+    if (isOurs) throw error;
   } finally {
     clearTimeout(state.timer);
     if (!state.isPaused && !document.hidden) state.timer = setTimeout(turn, wait);
@@ -174,7 +175,7 @@ function show() {
     byId("request-view").replaceChildren();
     steps.leave();
     load.redraw();
-    steps.showLive();
+    if (state.overview) steps.showLive(state.overview.now_ns);
     requests.focusOn(`${before.trace}/${before.span}`);
   }
   if (!state.isPaused || !state.overview) again();

@@ -36,10 +36,12 @@ const perToken = (request) => {
 };
 const e2e = (request) => request.seconds?.e2e ?? 0;
 
-/** The end of an id tells more than its beginning, which all have. */
-export function shortId(id) {
+/** The end of an id tells more than its beginning, which all have, and which goes where there is no room. */
+function shortId(id) {
   const text = shown(id, 80);
-  return text.length > 22 ? `${text.slice(0, 9)}…${text.slice(-10)}` : text;
+  const start = text.length > 22 ? 9 : Math.max(0, text.length - 11);
+  const rest = text.length > 22 ? `…${text.slice(-10)}` : text.slice(start);
+  return [el("span", { class: "first" }, text.slice(0, start)), el("span", {}, rest)];
 }
 
 const cell = (name, ...children) => el("td", { class: `c-${name}` }, ...children);
@@ -48,7 +50,7 @@ const number = (name, text) => el("td", { class: `c-${name} n` }, text);
 function makeRow(request) {
   const track = bar();
   const id = request.request_id ?? request.trace_id;
-  const link = el("a", { href: `#/request/${keyOf(request)}`, title: shown(id, 300), tabindex: "-1" }, shortId(id));
+  const link = el("a", { href: `#/request/${keyOf(request)}`, title: shown(id, 300), tabindex: "-1" }, ...shortId(id));
   const text = (name, value) => cell(name, el("span", { class: "cut", title: shown(value, 300) }, shown(value, 120)));
   const lost = request.incomplete ? el("span", { class: "lost", title: `not all of it was seen: ${shown(request.incomplete)}` }, "partly seen") : null;
   const again = request.preemptions > 0 ? el("span", { class: "mark", title: plural(request.preemptions, "preemption") }, `↺${request.preemptions}`) : null;
@@ -108,7 +110,10 @@ function showOpen(open, whole) {
     const { track, cells } = openRows[at];
     const first = request.phases.find((of) => of.name === "decode");
     setText(cells.time, "open");
-    setText(cells.id, request.id === null ? "–" : shortId(request.id));
+    if (cells.id.title !== shown(request.id)) {
+      cells.id.title = shown(request.id);
+      cells.id.replaceChildren(...shortId(request.id));
+    }
     setText(cells.path, shown(request.route, 120));
     setText(cells.model, shown(request.model, 120));
     setText(cells.outcome, `${STAGES[request.stage] ?? shown(request.stage, 20)}${request.preemptions > 0 ? ` ↺${request.preemptions}` : ""}`);
@@ -237,6 +242,7 @@ export function reset() {
 export function start(ask, filtered, open) {
   Object.assign(state, { ask, open });
   legend(byId("phases-legend"));
+  options("outcome", Object.keys(OUTCOMES));
   const failed = (turned) => turned.catch((error) => setText(byId("page"), error.message));
   byId("older").addEventListener("click", () => failed(turn(state.page + 1)));
   byId("newer").addEventListener("click", () => failed(turn(state.page - 1)));

@@ -36,9 +36,10 @@ export function clear() {
   Object.assign(view, { selected: null, mark: null });
 }
 
-/** The strip as it goes on. */
-export function showLive() {
-  const end = live.steps.at(-1)?.to ?? WINDOW;
+/** The strip as it goes on, up to now, unix ns. */
+export function showLive(now) {
+  live.origin ??= now;
+  const end = Math.max(live.steps.at(-1)?.to ?? 0, between(live.origin, now));
   Object.assign(view, { steps: live.steps, from: end - WINDOW, to: end, mark: null });
   draw();
 }

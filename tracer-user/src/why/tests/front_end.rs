@@ -30,8 +30,8 @@ fn slow_end() -> Scene {
 fn a_client_that_takes_no_bytes_is_slow_and_without_that_nobody_is() {
     let mut scene = slow_end();
     assert_eq!(scene.blamed(), [], "nothing says why the end came so late");
-    scene.float(attribute::CLIENT_BLOCKED, 0.7);
-    scene.root().attributes.push((attribute::CLIENT_BLOCKED_WRITES, Value::Int(12)));
+    scene.float(attribute::BLOCKED, 0.7);
+    scene.root().attributes.push((attribute::BLOCKED_WRITES, Value::Int(12)));
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 700)]);
     assert_eq!(scene.evidence(), "the client's socket took no more bytes for 700 ms (12 writes had to wait)");
 }
@@ -39,7 +39,7 @@ fn a_client_that_takes_no_bytes_is_slow_and_without_that_nobody_is() {
 #[test]
 fn a_client_that_was_slow_while_the_engine_went_on_cost_nothing() {
     let mut scene = normal();
-    scene.float(attribute::CLIENT_BLOCKED, 0.7);
+    scene.float(attribute::BLOCKED, 0.7);
     assert_eq!(scene.blamed(), [(Kind::ManyTokens, 990)]);
 }
 
@@ -47,7 +47,7 @@ fn a_client_that_was_slow_while_the_engine_went_on_cost_nothing() {
 fn a_front_end_that_waits_for_its_client_is_not_late() {
     let mut scene = slow_end();
     scene.span(span::DETOKENIZE, 850, 900);
-    scene.float(attribute::CLIENT_BLOCKED, 0.8);
+    scene.float(attribute::BLOCKED, 0.8);
     scene.float(attribute::LAST_LAG, 0.75);
     scene.float(attribute::MAX_LAG, 0.75);
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 800)]);
@@ -167,7 +167,7 @@ fn a_server_of_which_only_http_is_seen_gave_many_tokens_as_far_as_that_tells() {
     decode.attributes[0].1 = Value::Str("inferred".into());
     assert_eq!(scene.blamed(), [(Kind::ManyTokens, 900)]);
     assert!(scene.verdict().causes[0].inferred);
-    scene.float(attribute::CLIENT_BLOCKED, 0.5);
+    scene.float(attribute::BLOCKED, 0.5);
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 500)]);
 }
 

@@ -1,0 +1,316 @@
+//! A report for a terminal: 80 columns, or fewer.
+//!
+//! Enters: a [`Report`], whose names are safe to show. Leaves: text.
+
+use std::fmt::Write as _;
+
+use super::slowest::{By, Slow};
+use super::steps::{CudaSaid, Durations, StepsSaid};
+use super::summary::Latency;
+use super::words::{count, maybe, number, percent, seconds};
+use super::{FileSaid, Report};
+
+/// Columns.
+pub const WIDTH: usize = 80;
+/// Models that have a line.
+const MODELS: usize = 8;
+
+/// How it may be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drawn {
+    pub color: bool,
+    /// Block characters; else digits, in a locale that has no others.
+    pub unicode: bool,
+}
+
+pub fn render(report: &Report, drawn: Drawn) -> String {
+    let mut page = Page { out: String::new(), drawn };
+    page.file(&report.file);
+    page.requests(report);
+    page.latency(&report.latency);
+    page.phases(report);
+    page.slowest(&report.slowest);
+    if let Some(steps) = &report.steps {
+        page.steps(steps);
+    }
+    page.losses(report);
+    // In a locale without them what is no ASCII would be drawn as anything.
+    if drawn.unicode { page.out } else { plain(&page.out) }
+}
+
+/// The same in ASCII.
+pub fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '–' | '−' => '-',
+            'µ' => 'u',
+            '×' => 'x',
+            '…' => '.',
+            '█' => '#',
+            c if c.is_ascii() => c,
+            _ => '?',
+        })
+        .collect()
+}
+
+struct Page {
+    out: String,
+    drawn: Drawn,
+}
+
+impl Page {
+    fn line(&mut self, line: &str) {
+        let width = line.chars().count();
+        if width <= WIDTH {
+            self.out.push_str(line);
+        } else {
+            self.out.extend(line.chars().take(WIDTH - 1).chain(['…']));
+        }
+        self.out.push('\n');
+    }
+
+    fn head(&mut self, title: &str, rest: &str) {
+        self.out.push('\n');
+        let title = if self.drawn.color { format!("\x1b[1m{title}\x1b[0m") } else { title.to_owned() };
+        let _ = writeln!(self.out, "{title}{rest}");
+    }
+
+    fn file(&mut self, file: &FileSaid) {
+        let by = file.writer.as_ref().map(|writer| format!(", written by inferspan {writer}")).unwrap_or_default();
+        self.line(&file.path);
+        self.line(&format!("{}{by}", file.kind));
+        if let (Some(from), Some(to), Some(took)) = (&file.from, &file.to, file.seconds) {
+            // To the second.
+            let short = |at: &str| at.get(..19).unwrap_or(at).replace('T', " ");
+            self.line(&format!("{} to {} UTC ({})", short(from), short(to), seconds(took)));
+        }
+        if let Some(error) = file.clock_uncertainty_seconds {
+            self.line(&format!("the engine's clock is known to within {}", seconds(error)));
+        }
+    }
+
+    fn requests(&mut self, report: &Report) {
+        let of = &report.requests;
+        let rate = of.per_second.map(|rate| format!(" ({} a second)", number(rate))).unwrap_or_default();
+        self.head("Requests", &format!(": {}{rate}", count(of.count)));
+        let outcomes: Vec<String> = of.outcomes.iter().map(|of| format!("{} {}", count(of.count), of.what)).collect();
+        if !outcomes.is_empty() {
+            self.line(&format!("  {}", outcomes.join(", ")));
+        }
+        if of.open > 0 {
+            self.line(&format!("  {} more were open when it ended", count(of.open)));
+        }
+        let rate = of.output_tokens_per_second.map(|rate| format!(" ({} a second)", number(rate))).unwrap_or_default();
+        self.line(&format!(
+            "  prompt tokens {} ({} cached), output tokens {}{rate}",
+            count(of.prompt_tokens),
+            count(of.cached_tokens),
+            count(of.output_tokens)
+        ));
+        if of.preemptions > 0 {
+            self.line(&format!("  preempted {} times", count(of.preemptions)));
+        }
+        self.line(&format!(
+            "  {:<30}{:>9}{:>9}{:>14}{:>14}",
+            "model", "requests", "not well", "ttft p50", "a token p50"
+        ));
+        for model in of.models.iter().take(MODELS) {
+            self.line(&format!(
+                "  {:<30}{:>9}{:>9}{:>14}{:>14}",
+                fit(&model.model, 29),
+                count(model.requests),
+                count(model.not_well),
+                maybe(model.ttft_p50),
+                maybe(model.per_token_p50)
+            ));
+        }
+        if of.models.len() > MODELS {
+            self.line(&format!("  and {} more models", of.models.len() - MODELS));
+        }
+    }
+
+    fn latency(&mut self, latencies: &[Latency]) {
+        self.head("Latency", "");
+        let heads = ["count", "p50", "p95", "p99", "max"].map(|head| format!("{head:>9}")).concat();
+        self.line(&format!("  {:<12}{heads}", ""));
+        for of in latencies {
+            let times = [of.p50, of.p95, of.p99, of.max].map(|time| format!("{:>9}", seconds(time))).concat();
+            let bars = spark(&of.bars, self.drawn.unicode);
+            self.line(&format!("  {:<12}{:>9}{times} {bars}", shown(of.name), count(of.count)));
+        }
+        self.line("  (bars: from the smallest to the largest, in equal steps of the logarithm)");
+    }
+
+    fn phases(&mut self, report: &Report) {
+        let of = &report.phases;
+        if of.requests == 0 {
+            return;
+        }
+        let slow = if of.slowest_requests == 1 {
+            "the slowest one".to_owned()
+        } else {
+            format!("the slowest {}", count(of.slowest_requests))
+        };
+        self.head("Where the time went", &format!(": of {} requests, and of {slow}", count(of.requests)));
+        for phase in &of.phases {
+            let bar = |share: f64| "█".repeat((share.clamp(0.0, 1.0) * 20.0).round() as usize);
+            self.line(
+                &format!(
+                    "  {:<12}{:>9} {:>7} {:<20} {:>7} {:<20}",
+                    phase.name,
+                    seconds(phase.seconds),
+                    percent(phase.share),
+                    bar(phase.share),
+                    percent(phase.slowest_share),
+                    bar(phase.slowest_share)
+                )
+                .trim_end()
+                .to_owned(),
+            );
+        }
+    }
+
+    fn slowest(&mut self, slowest: &[Slow]) {
+        for (by, title) in [(By::FirstToken, "Longest to the first token"), (By::PerToken, "Slowest for each token")] {
+            let of: Vec<&Slow> = slowest.iter().filter(|slow| slow.by == by).collect();
+            if of.is_empty() {
+                continue;
+            }
+            self.head(title, "");
+            for slow in of {
+                self.slow(slow);
+            }
+        }
+    }
+
+    fn slow(&mut self, slow: &Slow) {
+        let tokens = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), count);
+        let id = slow.trace_id.get(..8).unwrap_or(&slow.trace_id);
+        self.line(&format!(
+            "  {id}  ttft {}, a token {}, e2e {}; {} to {} tokens, {}",
+            maybe(slow.ttft),
+            maybe(slow.per_token),
+            maybe(slow.e2e),
+            tokens(slow.prompt_tokens),
+            tokens(slow.output_tokens),
+            slow.outcome
+        ));
+        for line in wrap(&slow.why, WIDTH - 12) {
+            self.line(&format!("            {line}"));
+        }
+    }
+
+    fn steps(&mut self, of: &StepsSaid) {
+        let engines = if of.engines == 1 { "1 engine".to_owned() } else { format!("{} engines", count(of.engines)) };
+        self.head("Engine steps", &format!(": {} of {engines}", count(of.count)));
+        let mut said =
+            vec![format!("tokens: {} of prompts, {} of answers", count(of.prefill_tokens), count(of.decode_tokens))];
+        said.extend(of.kv_cache_usage_max.map(|usage| format!("KV cache at most {}", percent(usage))));
+        self.line(&format!("  {}", said.join("; ")));
+        if let (Some(running), Some(waiting)) = (of.running_max, of.waiting_max) {
+            self.line(&format!("  at most {} running and {} waiting", count(running), count(waiting)));
+        }
+        let heads = ["count", "total", "p50", "p95", "p99", "max"].map(|head| format!("{head:>9}")).concat();
+        self.line(&format!("  {:<18}{heads}", ""));
+        for kind in &of.kinds {
+            self.durations(&kind.what, kind);
+        }
+        for batch in &of.by_batch {
+            let unit = if batch.what == "1" { "request" } else { "requests" };
+            self.durations(&format!("{} {unit}", batch.what), batch);
+        }
+        if let Some(cuda) = &of.cuda {
+            self.cuda(cuda);
+        }
+    }
+
+    fn durations(&mut self, what: &str, of: &Durations) {
+        let times = [of.seconds, of.p50, of.p95, of.p99, of.max].map(|time| format!("{:>9}", seconds(time))).concat();
+        self.line(&format!("  {what:<18}{:>9}{times}", count(of.count)));
+    }
+
+    fn cuda(&mut self, of: &CudaSaid) {
+        self.head("CUDA", &format!(": in {} steps", count(of.steps)));
+        let share = |part: f64| if of.seconds > 0.0 { part / of.seconds } else { 0.0 };
+        self.line(&format!("  {} kernels and {} graphs launched", count(of.launches), count(of.graph_launches)));
+        let gap = format!("{} ({} of the steps' time)", seconds(of.gap_seconds), percent(share(of.gap_seconds)));
+        self.line(&format!("  gaps between launches {gap}"));
+        let waits = format!("{} in {} waits of all threads", seconds(of.wait_seconds), count(of.waits));
+        self.line(&format!("  {waits}"));
+        let modes: Vec<String> = of.modes.iter().map(|(mode, n)| format!("{} {mode}", count(*n))).collect();
+        if !modes.is_empty() {
+            self.line(&format!("  steps by mode: {}", modes.join(", ")));
+        }
+        if of.fell_back > 0 {
+            self.line(&format!("  {} steps ran without the graph that such batches had", count(of.fell_back)));
+        }
+        for (kernel, n) in &of.top_kernels {
+            self.line(&format!("  {:>12} × {}", count(*n), fit(kernel, 60)));
+        }
+    }
+
+    fn losses(&mut self, report: &Report) {
+        self.head("What is missing", "");
+        let mut is_whole = true;
+        for of in &report.incomplete {
+            self.line(&format!("  {:>9} requests: {}", count(of.count), of.what));
+            is_whole = false;
+        }
+        if report.requests.left_out > 0 {
+            self.line(&format!("  {} requests are in no distribution: too many", count(report.requests.left_out)));
+            is_whole = false;
+        }
+        for loss in &report.losses {
+            for line in wrap(&loss.said, WIDTH - 2) {
+                self.line(&format!("  {line}"));
+            }
+            is_whole = false;
+        }
+        if is_whole {
+            self.line("  nothing that is known of");
+        }
+    }
+}
+
+/// What a distribution is called.
+pub fn shown(name: &str) -> &str {
+    match name {
+        "inter_token" => "inter-token",
+        "per_token" => "a token",
+        name => name,
+    }
+}
+
+/// A bar of a character each.
+fn spark(bars: &[(f64, u64)], unicode: bool) -> String {
+    let levels: Vec<char> =
+        if unicode { "▁▂▃▄▅▆▇█".chars().collect() } else { "1234567#".chars().collect() };
+    let most = bars.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
+    let level = |count: u64| (count as f64 / most as f64 * levels.len() as f64).ceil() as usize;
+    bars.iter()
+        .map(|(_, count)| if *count == 0 { ' ' } else { levels[level(*count).clamp(1, levels.len()) - 1] })
+        .collect()
+}
+
+/// At most so many characters.
+pub fn fit(text: &str, width: usize) -> String {
+    if text.chars().count() <= width { text.to_owned() } else { text.chars().take(width - 1).chain(['…']).collect() }
+}
+
+/// Lines of at most so many characters, cut between words where that can be.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(&fit(word, width));
+    }
+    if !line.is_empty() {
+        lines.push(line);
+    }
+    lines
+}
