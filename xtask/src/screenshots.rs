@@ -50,7 +50,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         bail!("attaching needs root. Run: sudo -E env \"PATH=$PATH\" cargo xtask screenshots");
     }
     let profile = if arguments.debug { build::Profile::Debug } else { build::Profile::Release };
-    let program = |package: &str, name: &str| build::programs_as(package, &[name], profile).map(|mut all| all.remove(0));
+    let program =
+        |package: &str, name: &str| build::programs_as(package, &[name], profile).map(|mut all| all.remove(0));
     let inferspan = program("inferspan", "inferspan")?;
     let engine = program(build::ENGINE_CRATE, "demo-engine")?;
     let traffic = program(build::TESTS_CRATE, "demo-traffic")?;
