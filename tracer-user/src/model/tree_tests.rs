@@ -215,7 +215,7 @@ fn a_wait_says_what_the_engine_did_meanwhile_and_the_root_how_late_the_front_end
     loads.push(3 * SECOND + SECOND / 2, stats(1.0));
     let mut waited = generation();
     waited.waits[0].load = loads.around(&waited.waits[0]);
-    waited.lagged = Some(Lagged { first: Some(SECOND / 4), most: Some(SECOND), last: Some(SECOND / 8) });
+    waited.lagged = Some(Box::new(Lagged { first: Some(SECOND / 4), most: Some(SECOND), last: Some(SECOND / 8) }));
     let running = [attribute::QUEUE_RUNNING, attribute::QUEUE_MAX_RUNNING];
     let keys = [attribute::QUEUE_WAITING, running[0], running[1], attribute::QUEUE_KV_USAGE];
     let lags = [attribute::FIRST_LAG, attribute::MAX_LAG, attribute::LAST_LAG];
