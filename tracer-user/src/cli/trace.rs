@@ -64,7 +64,9 @@ pub(super) fn trace(args: &TraceArgs, ui: Option<&str>, recording: Option<ToReco
         return Ok(Code::Interrupted);
     };
     introduce(&mut begun, &plan, &args.output);
-    ui.iter().for_each(|ui| say(&ui.told()));
+    if let Some(ui) = &ui {
+        say(&ui.told());
+    }
     let end = loop {
         if let Some(end) = begun.turn(&mut warn) {
             break end;
