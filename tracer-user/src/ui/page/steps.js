@@ -12,7 +12,7 @@ const MOST = 4000;
 const PAD = { top: 4, bottom: 15 };
 
 const live = { steps: [], origin: null };
-const view = { steps: [], from: 0, to: WINDOW, mark: null, selected: null };
+const view = { steps: [], from: 0, to: WINDOW, mark: null, idle: null, selected: null };
 let canvas = null;
 
 export const idOf = (step) => `${step.trace_id}/${step.span_id}`;
@@ -36,11 +36,13 @@ export function clear() {
   Object.assign(view, { selected: null, mark: null });
 }
 
-/** The strip as it goes on, up to now, unix ns. */
+/** The strip as it goes on, up to now, unix ns; of an engine that idles, up to its last step. */
 export function showLive(now) {
   live.origin ??= now;
-  const end = Math.max(live.steps.at(-1)?.to ?? 0, between(live.origin, now));
-  Object.assign(view, { steps: live.steps, from: end - WINDOW, to: end, mark: null });
+  const [last, at] = [live.steps.at(-1)?.to ?? null, between(live.origin, now)];
+  const idle = last === null ? 0 : at - last;
+  const end = idle > WINDOW ? last : Math.max(last ?? 0, at);
+  Object.assign(view, { steps: live.steps, from: end - WINDOW, to: end, mark: null, idle: idle > WINDOW ? idle : null });
   draw();
 }
 
@@ -83,6 +85,10 @@ function axis(paint, height) {
     paint.fillStyle = colour("--dim");
     const text = Math.abs(at) < every / 2 ? (view.mark === null ? "now" : "start") : `${at < 0 ? "−" : "+"}${seconds(Math.abs(at))}`;
     if (left > 14 && left < wide() - 14) paint.fillText(text, left, height - 4);
+  }
+  if (view.idle !== null) {
+    paint.textAlign = "right";
+    paint.fillText(`last step, ${seconds(view.idle)} ago`, wide() - 4, height - 4);
   }
 }
 
