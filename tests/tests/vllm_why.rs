@@ -69,8 +69,8 @@ fn troubles_of_a_real_server_are_named() {
     assert_eq!(kinds(&last)[0], "queued", "{last:#}");
     assert!(evidence(&last).contains("batch full"), "{last:#}");
 
-    // One that gives tokens, and one that comes behind, when a prompt of 3,700 is computed.
-    let three = [Asked::new("giving", 20, 400, 0), Asked::new("long", 3_700, 8, 500), Asked::new("behind", 20, 8, 520)];
+    // One that gives tokens, and one that comes behind, when a prompt of some 3,000 tokens is computed.
+    let three = [Asked::new("giving", 20, 200, 0), Asked::new("long", 1_700, 8, 200), Asked::new("behind", 20, 8, 220)];
     let [giving, long, behind] = stage.traced(&three, &none, ["giving", "long", "behind"]);
     assert_eq!(kinds(&long)[0], "long_prefill", "{long:#}");
     assert_eq!(kinds(&giving)[0], "prefill_of_others", "{giving:#}");
@@ -81,8 +81,8 @@ fn troubles_of_a_real_server_are_named() {
     let [younger] = stage.traced(&two, &none, ["younger"]);
     assert_eq!(kinds(&younger)[0], "preempted", "{younger:#}");
 
-    // A text of 3 MB of which 16 tokens are taken: the tokenizer reads all of it.
-    let text = [Asked::new("text", 600_000, 4, 0)];
+    // A text of 300 KB of which 16 tokens are taken: the tokenizer reads all of it.
+    let text = [Asked::new("text", 100_000, 4, 0)];
     let [text] = stage.traced(&text, &json!({"truncate_prompt_tokens": 16}), ["text"]);
     assert_eq!(kinds(&text)[0], "slow_tokenizer", "{text:#}");
 
