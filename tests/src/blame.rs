@@ -89,16 +89,19 @@ pub fn read_late(target: &Target, asked: &Asked, more: &Value, pause: Duration) 
     assert_eq!(set, 0, "SO_RCVBUF");
     let body = asked.body(&target.model, more);
     let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Request-Id: {}\r\n\
+        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: {}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         asked.id,
         body.len()
     );
     stream.write_all(format!("{head}{body}").as_bytes()).expect("it is sent");
     thread::sleep(pause);
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all).expect("the response");
-    assert!(all.ends_with(b"0\r\n\r\n"), "the response is whole: {} bytes", all.len());
+    let (mut all, mut bytes) = (String::new(), vec![0; 64 << 10]);
+    while !all.contains("[DONE]") {
+        let count = stream.read(&mut bytes).expect("the response");
+        assert!(count > 0, "the response is whole: {} bytes", all.len());
+        all.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
 }
 
 /// `inferspan`, whose sockets are in a folder of the test's own.
