@@ -187,8 +187,8 @@ fn a_client_that_reads_too_slowly_is_named_among_two_hundred() {
     let attached = stage.attach();
     thread::scope(|scope| {
         scope.spawn(|| stage.send(&crowd()));
-        let slow = Asked::new("slow-reader", 20, 1_500, 0);
-        blame::read_late(&stage.engine.target, &slow, &json!({}), Duration::from_secs(12));
+        let slow = Asked::new("slow-reader", 20, 200, 0);
+        blame::read_late(&stage.engine.target, &slow, &json!({}), Duration::from_secs(4));
     });
     thread::sleep(SETTLED);
     names(&stage.ask(&["why", "--slow", "5"]), "slow-reader", "slow_client");
