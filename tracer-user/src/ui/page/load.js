@@ -105,7 +105,7 @@ function throughput(answer) {
   const [requests, tokens, failed] = [of("requests"), of("output_tokens"), of("failed")];
   // The second that goes on is not over.
   const last = (values) => values.at(-2) ?? values.at(-1) ?? null;
-  show(made, [["req/s", rate(last(requests)), "running"], ["not well", rate(last(failed)), "failed"], ["tok/s", count(last(tokens)), "tokens"]],
+  show(made, [["req/s", rate(last(requests)), "running"], ["not ok", rate(last(failed)), "failed"], ["tok/s", count(last(tokens)), "tokens"]],
     `Throughput: ${rate(last(requests))} requests a second, ${rate(last(failed))} of them did not go well, ${count(last(tokens))} tokens a second`);
   lines(made,
     [
