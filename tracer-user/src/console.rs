@@ -70,6 +70,15 @@ pub fn print(lines: &[u8], placed: Option<&str>) -> io::Result<()> {
     out(&bytes)
 }
 
+/// Takes the line in place away for good: at the end, however it came.
+pub fn clear() {
+    if let Some(mut state) = state()
+        && state.placed.take().is_some()
+    {
+        let _ = out(ERASE);
+    }
+}
+
 fn out(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes)?;

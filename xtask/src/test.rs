@@ -99,6 +99,7 @@ fn environment(arguments: &Arguments) -> Result<Vec<(&'static str, PathBuf)>> {
         ("INFERSPAN_PROMTOOL", setup::prometheus::ensure()?.promtool),
         ("INFERSPAN_CUDA_LIBRARIES", setup::cuda_libraries::ensure()?),
         ("INFERSPAN_NVCC", setup::nvcc::ensure()?),
+        ("INFERSPAN_TMUX", setup::tmux::ensure()?),
     ];
     if !arguments.quick {
         let vllm = setup::vllm::ensure()?;

@@ -72,8 +72,10 @@ fn replay_recording(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code,
 
 /// The live view, where it is asked for.
 fn serve(args: &Args, sinks: &mut Sinks, telemetry: &Arc<Telemetry>, origin: Origin) -> anyhow::Result<Option<Ui>> {
+    // The summary looks at it, too.
+    let kept = sinks.keep(Pressure::Wait)?;
     let Some(address) = args.ui.address() else { return Ok(None) };
-    let (kept, telemetry, max_spans) = (sinks.keep(Pressure::Wait)?, Arc::clone(telemetry), args.output.max_spans);
+    let (telemetry, max_spans) = (Arc::clone(telemetry), args.output.max_spans);
     Ui::start(address, Shown { kept, telemetry, origin, time: Time::Newest, max_spans }).map(Some)
 }
 

@@ -56,7 +56,7 @@ pub struct Cells {
 
 impl Cells {
     pub fn of(picture: &Picture, style: Style) -> Self {
-        let several = picture.servers.len() > 1;
+        let several = picture.servers().len() > 1;
         let has_room = |(column, _, _, from): &&(Column, &str, usize, usize)| {
             style.width >= *from && (*column != Column::Server || several)
         };

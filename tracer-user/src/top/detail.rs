@@ -3,7 +3,7 @@
 use super::picture::{Picture, What, stage};
 use crate::core::view::Stage;
 use crate::export::terminal::table::bar;
-use crate::export::terminal::units::{duration, fit, width};
+use crate::export::terminal::units::{duration, fit, wrap};
 use crate::export::terminal::{Inked, Style, waterfall};
 use crate::output::{SpanId, TraceId};
 use crate::store::{Request, Store};
@@ -38,9 +38,18 @@ impl Chosen {
         }
     }
 
-    /// The row that it is in a picture.
+    /// Whether a row of a picture is it.
     pub fn is(&self, picture: &Picture, what: What) -> bool {
-        Self::of(picture, what).as_ref() == Some(self)
+        match (self, what) {
+            (Self::Open { server, since, .. }, What::Open(at, open)) => {
+                picture.open(at, open).is_some_and(|(of, request)| request.since == *since && of.server == *server)
+            }
+            (Self::Over(trace, span), What::Over(at)) => {
+                let root = picture.over.get(at).and_then(|request| request.trace.spans.first());
+                root.is_some_and(|root| (root.trace_id, root.span_id) == (*trace, *span))
+            }
+            _ => false,
+        }
     }
 
     /// What is known of it; one that was open may be over.
@@ -51,7 +60,7 @@ impl Chosen {
                 store.of_trace(*trace).find(is_it).map_or_else(gone, |request| over(request, store, style))
             }
             Self::Open { server, id, since } => {
-                let of_server = picture.servers.iter().enumerate().find(|(_, other)| other.server == *server);
+                let of_server = picture.servers().iter().enumerate().find(|(_, other)| other.server == *server);
                 let open = of_server.and_then(|(at, other)| {
                     let is_it = |request: &crate::store::now::OpenRequest| request.since == *since;
                     other.open.iter().position(is_it).map(|open| (at, open))
@@ -72,43 +81,17 @@ fn gone() -> Shown {
 
 /// A request that is over.
 fn over(request: &Request, store: &Store, style: Style) -> Shown {
-    let mut lines = Vec::new();
-    for (nth, line) in waterfall::lines(&request.trace, style).into_iter().enumerate() {
-        // The first says which it is.
-        if nth > 0 || !line.is_empty() {
-            lines.push(line);
-        }
-    }
+    let mut lines = waterfall::lines(&request.trace, style);
     lines.push(Vec::new());
-    for line in verdict(request, store).lines() {
-        lines.extend(wrapped(line, style));
-    }
+    lines.extend(wrap(&verdict(request, store), style.width, style).into_iter().map(|line| vec![(0, line)]));
     let id = request.record.as_deref().and_then(|record| record.request_id.clone()).unwrap_or_default();
     Shown { title: format!("request {}", fit(&id, 60, style)), lines }
 }
 
 /// Why it took as long as it did.
-fn verdict(request: &Request, _store: &Store) -> String {
-    let verdict = why::explain(&request.trace, &why::Around::default());
-    let causes = verdict.causes.iter().map(|cause| format!("{:.0}% {}", cause.share * 100.0, cause.evidence));
-    causes.collect::<Vec<_>>().join("\n")
-}
-
-/// A line of words in lines that fit.
-fn wrapped(line: &str, style: Style) -> Vec<Vec<Inked>> {
-    let mut lines = Vec::new();
-    let mut current = String::new();
-    for word in line.split_whitespace() {
-        if !current.is_empty() && width(&current) + 1 + width(word) > style.width {
-            lines.push(vec![(0, fit(&std::mem::take(&mut current), style.width, style))]);
-        }
-        if !current.is_empty() {
-            current.push(' ');
-        }
-        current.push_str(word);
-    }
-    lines.push(vec![(0, fit(&current, style.width, style))]);
-    lines
+fn verdict(request: &Request, store: &Store) -> String {
+    let trace = &request.trace;
+    why::text::paragraph(trace, &why::explain(trace, &why::around(store, trace)))
 }
 
 /// A request that is open.

@@ -41,7 +41,7 @@ pub fn json(picture: &Picture, sort: Sort) -> Value {
     let rows = picture.rows(sort, "");
     let open = rows.iter().filter_map(|row| open(picture, row));
     let over = rows.iter().filter_map(|row| over(picture, row));
-    let servers = picture.servers.iter().map(|server| {
+    let servers = picture.servers().iter().map(|server| {
         let engines = server.engines.iter().map(|engine| {
             json!({
                 "engine": engine.engine,

@@ -30,7 +30,7 @@ pub struct EngineSteps {
 #[derive(Debug, Clone, Default)]
 pub struct Picture {
     pub figures: Figures,
-    pub servers: Vec<ServerNow>,
+    pub now: Arc<Now>,
     /// Newest first.
     pub over: Vec<Request>,
     /// Requests that are over and kept, in the picture or not.
@@ -90,7 +90,6 @@ impl Sort {
 
 impl Picture {
     pub fn of(store: &Store, figures: Figures) -> Self {
-        let Now { servers } = Now::clone(&store.now());
         let steps = store.steps().engines().map(|(key, steps)| EngineSteps {
             server: Arc::clone(&key.server),
             engine: key.engine,
@@ -98,33 +97,37 @@ impl Picture {
         });
         Self {
             figures,
-            servers,
+            now: Arc::clone(store.now()),
             over: store.requests().rev().take(MAX_OVER).cloned().collect(),
             over_count: store.requests().count(),
             steps: steps.collect(),
         }
     }
 
+    pub fn servers(&self) -> &[ServerNow] {
+        &self.now.servers
+    }
+
     /// Requests that are open, in the picture or not.
     pub fn open_count(&self) -> usize {
-        self.servers.iter().map(|server| server.open_count).sum()
+        self.servers().iter().map(|server| server.open_count).sum()
     }
 
     /// The open request that a row is.
     pub fn open(&self, server: usize, at: usize) -> Option<(&ServerNow, &OpenRequest)> {
-        let server = self.servers.get(server)?;
+        let server = self.servers().get(server)?;
         server.open.get(at).map(|open| (server, open))
     }
 
     pub fn engines(&self) -> impl Iterator<Item = (&ServerNow, &EngineNow)> {
-        self.servers.iter().flat_map(|server| server.engines.iter().map(move |engine| (server, engine)))
+        self.servers().iter().flat_map(|server| server.engines.iter().map(move |engine| (server, engine)))
     }
 
     /// The rows that hold `filter` (any case) somewhere, sorted.
     pub fn rows(&self, sort: Sort, filter: &str) -> Vec<Row> {
         let filter = filter.to_lowercase();
         let mut open: Vec<Row> = Vec::new();
-        for (server_at, server) in self.servers.iter().enumerate() {
+        for (server_at, server) in self.servers().iter().enumerate() {
             let matching = server.open.iter().enumerate().filter(|(_, request)| {
                 let words = [request.id.as_deref(), request.route.as_deref(), request.model.as_deref()];
                 holds(&filter, words.into_iter().flatten().chain([stage(request.stage), server.server.as_str()]))

@@ -148,10 +148,14 @@ impl Drawer {
             if event::poll(PATIENCE.min(next.saturating_duration_since(now)))? {
                 is_dirty = true;
                 if let Event::Key(key) = event::read()? {
-                    let rows = self.count();
-                    match self.looking.key(key, rows, body_rows(size.height)) {
-                        Action::Nothing => {}
-                        Action::Open => self.choose(),
+                    let (rows, page) = (self.count(), self.looking.page);
+                    let action = self.looking.key(key, rows, body_rows(size.height));
+                    // Of the rows as they were when the key was pressed.
+                    if page == Page::Requests {
+                        self.choose();
+                    }
+                    match action {
+                        Action::Nothing | Action::Open => {}
                         Action::Quit => break Ok(()),
                         Action::Suspend => screen.suspend()?,
                     }
@@ -182,12 +186,16 @@ impl Drawer {
         }
     }
 
-    /// Sorts the rows anew; the chosen one stays chosen.
+    /// Sorts the rows anew. The chosen one stays chosen; the first row is whichever comes first.
     fn sort(&mut self) {
         if self.looking.page != Page::Requests {
             return;
         }
         self.rows = self.picture.rows(self.looking.sort, &self.looking.filter);
+        if let Some(chosen) = self.chosen.as_ref().filter(|_| self.looking.row > 0) {
+            let place = self.rows.iter().position(|row| chosen.is(&self.picture, row.what));
+            self.looking.row = place.unwrap_or(self.looking.row);
+        }
         self.looking.row = self.looking.row.min(self.rows.len().saturating_sub(1));
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod jaeger;
 pub(crate) mod nvcc;
 pub(crate) mod perfetto;
 pub(crate) mod prometheus;
+pub(crate) mod tmux;
 pub(crate) mod vllm;
 
 use std::path::{Path, PathBuf};
@@ -52,6 +53,8 @@ enum Part {
     Perfetto,
     /// Chromium, and what drives it, to open the live view in
     Browser,
+    /// tmux, in which the tests try what is drawn on a terminal
+    Tmux,
     /// vLLM on CPU in a Python environment of its own (6 GB), and a tiny model
     Vllm,
 }
@@ -71,6 +74,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         Part::Nvcc,
         Part::Perfetto,
         Part::Browser,
+        Part::Tmux,
         Part::Vllm,
     ];
     let parts = if arguments.parts.is_empty() { &all[..] } else { &arguments.parts[..] };
@@ -94,6 +98,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
                 ready("browser", "Chromium", &browser.chromium);
                 ready("browser", "Playwright and axe", &browser.packages);
             }
+            Part::Tmux => ready("tmux", "tmux", &tmux::ensure()?),
             Part::Vllm => {
                 let vllm = vllm::ensure()?;
                 ready("vllm", "vLLM on CPU", &vllm.venv);

@@ -16,13 +16,15 @@ use crate::output::{AccessRecord, Outcome};
 pub mod flow;
 pub mod line;
 pub mod live;
+pub mod quantiles;
+pub mod slow;
 pub mod summary;
 pub mod table;
 pub mod units;
 pub mod waterfall;
 
 pub use line::write_line;
-pub use units::duration;
+pub use units::{duration, wrap};
 
 /// Lines that wait for a pipe at most.
 const QUEUE_LINES: u64 = 4096;

@@ -109,6 +109,24 @@ pub fn right(text: &str, room: usize, style: Style) -> String {
     format!("{}{text}", " ".repeat(room.saturating_sub(width(&text))))
 }
 
+/// Words in lines of at most `room` columns.
+pub fn wrap(text: &str, room: usize, style: Style) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut current = String::new();
+    for word in text.split_whitespace() {
+        let word = fit(word, room, style);
+        if !current.is_empty() && width(&current) + 1 + width(&word) > room {
+            lines.push(std::mem::take(&mut current));
+        }
+        if !current.is_empty() {
+            current.push(' ');
+        }
+        current.push_str(&word);
+    }
+    lines.extend((!current.is_empty()).then_some(current));
+    lines
+}
+
 /// For a terminal that knows no more.
 pub fn ascii(text: &str) -> String {
     let plain = |c: char| match c {

@@ -28,7 +28,7 @@ pub fn lines(trace: &Trace, style: Style) -> Vec<Vec<Inked>> {
     let mut lines = vec![vec![(0, fit(&title, style.width, style))]];
     let rows = rows(&trace.spans);
     let whole = (root.end_ns.saturating_sub(root.start_ns)).max(1);
-    let columns = style.width.saturating_sub(2 + NAME + 1 + TIME + 1).max(10);
+    let columns = style.width.saturating_sub(2 + NAME + 1 + TIME + 2).max(10);
     for (span, depth) in rows.iter().take(MAX_ROWS) {
         let name = padded(&label(span, *depth), NAME, style);
         let sure = if is_inferred(span) { "~" } else { "" };
@@ -52,17 +52,21 @@ fn is_inferred(span: &Span) -> bool {
     span.attributes.iter().any(|(key, value)| *key == attribute::PROVENANCE && is(value))
 }
 
-/// What the root says about the request.
+/// What the root says about the request: model, how it ended, tokens.
 fn about(root: &Span) -> String {
     let mut out = String::new();
-    for key in [attribute::REQUEST_MODEL, attribute::OUTCOME, attribute::INPUT_TOKENS, attribute::OUTPUT_TOKENS] {
+    for (key, unit) in [
+        (attribute::OUTCOME, ""),
+        (attribute::INPUT_TOKENS, " in"),
+        (attribute::OUTPUT_TOKENS, " out"),
+        (attribute::REQUEST_MODEL, ""),
+    ] {
         let Some((_, value)) = root.attributes.iter().find(|(known, _)| *known == key) else { continue };
-        let value = match value {
-            Value::Str(text) => sanitise(text, 40).into_owned(),
-            Value::Int(number) => number.to_string(),
+        let _ = match value {
+            Value::Str(text) => write!(out, "  {}{unit}", sanitise(text, 40)),
+            Value::Int(number) => write!(out, "  {number}{unit}"),
             Value::Bool(_) | Value::Float(_) | Value::StrList(_) => continue,
         };
-        let _ = write!(out, "  {} {value}", key.rsplit('.').next().unwrap_or(key));
     }
     out
 }

@@ -17,6 +17,9 @@ use super::steps;
 use crate::export::terminal::units::{fit, width};
 use crate::export::terminal::{Inked, Style, live, table};
 
+#[cfg(test)]
+mod tests;
+
 /// Lines above the body, and below it.
 const HEAD: u16 = 3;
 const FOOT: u16 = 1;
@@ -138,20 +141,22 @@ fn footer(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>) {
 
 fn help() -> Vec<Vec<Inked>> {
     [
-        ("up, down, j, k", "choose a request; PgUp, PgDn, Home, End too"),
+        ("up down j k", "choose a request; PgUp, PgDn, Home, End too"),
         ("Enter", "its waterfall, and why it took so long"),
         ("Esc", "back; takes the filter away"),
-        ("a t e n w", "sort by age, time to first token, end to end, tokens, wait in the queue"),
-        ("/", "only requests with these letters in id, model, path, outcome, stage, server"),
+        ("a t e n w", "sort by age, TTFT, end to end, number of tokens, wait in the queue"),
+        ("/", "filter: letters of id, model, path, outcome, stage or server"),
         ("space", "freeze the picture; tracing goes on"),
-        ("s", "the last steps of each engine: batch, prefill and decode tokens, KV cache"),
-        ("q, Ctrl-C", "detach and quit"),
+        ("s", "last steps of each engine: batch, tokens, waiting, KV cache"),
+        ("q Ctrl-C", "detach and quit"),
         ("", ""),
-        ("phases", "of a bar: (dots) front end or not known yet, then queue, prefill, decode"),
-        ("state", "`!` was preempted; TPOT: time per output token behind the first"),
-        ("", "open requests come first, then those that are over"),
+        ("E2E", "so far, of a request that is open; those come first"),
+        ("TPOT", "time per output token behind the first"),
+        ("PHASES", "queue, prefill, decode; dots: front end, or not known yet"),
+        ("STATE", "waiting: sent to the engine, which gave nothing yet; !: preempted"),
+        ("~", "inferred, not observed"),
     ]
-    .map(|(key, what)| vec![(1, format!("{key:>16}  ")), (0, what.to_owned())])
+    .map(|(key, what)| vec![(1, format!("{key:>12}  ")), (0, what.to_owned())])
     .into()
 }
 
