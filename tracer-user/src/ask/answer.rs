@@ -124,7 +124,8 @@ fn is_exact(request: &Request, id: &str) -> bool {
 
 /// The access line, the waterfall, and why.
 fn drawn(request: &Request, paragraph: &str, paper: Paper) -> String {
-    let style = Style { color: paper.color, unicode: paper.unicode, width: paper.width.clamp(60, 400) };
+    let style =
+        Style { color: paper.color, unicode: paper.unicode, width: paper.width.clamp(60, 400), has_cursor: false };
     let mut line = Vec::new();
     if let Some(record) = &request.record
         && write_line(record, true, style, &mut line).is_ok()
