@@ -48,7 +48,7 @@ const ago = axis({
   space: 60,
   splits: (chart) => {
     const end = chart.data[0].at(-1);
-    return [240, 180, 120, 60, 0].map((before) => end - before);
+    return [240, 180, 120, 60, 0].map((before) => end - before).filter((at) => at >= chart.data[0][0]);
   },
   values: (chart, splits) => splits.map((at) => (chart.data[0].at(-1) - at === 0 ? "" : `−${Math.round((chart.data[0].at(-1) - at) / 60)} m`)),
 });

@@ -46,7 +46,9 @@ export function showLive(now) {
   const [last, at] = [live.steps.at(-1)?.to ?? null, between(live.origin, now)];
   const idle = last === null ? 0 : at - last;
   const end = idle > WINDOW ? last : Math.max(last ?? 0, at);
-  Object.assign(view, { steps: live.steps, from: end - WINDOW, to: end, mark: null, idle: idle > WINDOW ? idle : null });
+  // What began a moment ago has the whole width.
+  const from = Math.max(end - WINDOW, Math.min(live.steps[0]?.from ?? 0, end - 1));
+  Object.assign(view, { steps: live.steps, from, to: end, mark: null, idle: idle > WINDOW ? idle : null });
   draw();
 }
 
