@@ -10,4 +10,5 @@ pub mod outputs;
 pub mod pipeline;
 pub mod signals;
 pub mod story;
+pub mod timed;
 pub mod traffic;

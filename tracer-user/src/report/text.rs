@@ -164,8 +164,7 @@ impl Page {
                     percent(phase.slowest_share),
                     bar(phase.slowest_share)
                 )
-                .trim_end()
-                .to_owned(),
+                .trim_end(),
             );
         }
     }
@@ -195,7 +194,7 @@ impl Page {
             tokens(slow.output_tokens),
             slow.outcome
         ));
-        for line in wrap(&slow.why, WIDTH - 12) {
+        for line in wrap(&slow.why.said, WIDTH - 12) {
             self.line(&format!("            {line}"));
         }
     }
