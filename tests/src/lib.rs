@@ -11,4 +11,5 @@ pub mod pipeline;
 pub mod signals;
 pub mod story;
 pub mod timed;
+pub mod tmux;
 pub mod traffic;

@@ -1,8 +1,10 @@
 //! The inside of the `inferspan` binary, one module a room; docs/architecture.md draws the doors between them.
 
+pub mod ask;
 pub mod attach;
 pub mod cli;
 pub mod clock;
+pub mod console;
 pub mod core;
 pub mod decode;
 pub mod discover;
@@ -26,7 +28,10 @@ pub mod report;
 pub mod run;
 pub mod sample;
 pub mod sanitise;
+pub mod serve;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod top;
+pub mod ui;
 pub mod why;

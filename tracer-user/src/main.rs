@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use inferspan::cli::{self, Cli};
+use inferspan::console;
 use inferspan::exit::{Code, Failure};
 use inferspan::sanitise;
 
@@ -12,11 +13,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    match cli::run(cli) {
+    let ended = cli::run(cli);
+    console::clear();
+    match ended {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
             let code = error.downcast_ref::<Failure>().map_or(Code::Finding, |failure| failure.code);
-            eprintln!("inferspan: {}", sanitise::lines(&format!("{error:#}")));
+            console::say(&format!("inferspan: {}", sanitise::lines(&format!("{error:#}"))));
             ExitCode::from(code as u8)
         }
     }

@@ -30,8 +30,13 @@ pub(crate) fn programs(package: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
 
 /// Builds of `names`, binaries of `package`.
 pub(crate) fn programs_as(package: &str, names: &[&str], profile: Profile) -> Result<Vec<PathBuf>> {
+    programs_of(&[package], names, profile)
+}
+
+/// Builds of `names`, binaries of `packages`, at once: what they share is compiled once.
+pub(crate) fn programs_of(packages: &[&str], names: &[&str], profile: Profile) -> Result<Vec<PathBuf>> {
     let mut command = shell::cargo();
-    command.current_dir(shell::root()).args(["build", "--quiet", "--locked", "--package", package]);
+    command.current_dir(shell::root()).args(["build", "--quiet", "--locked"]);
     let profile = match profile {
         Profile::Release => {
             command.arg("--release");
@@ -39,6 +44,9 @@ pub(crate) fn programs_as(package: &str, names: &[&str], profile: Profile) -> Re
         }
         Profile::Debug => "debug",
     };
+    for package in packages {
+        command.args(["--package", package]);
+    }
     for name in names {
         command.args(["--bin", name]);
     }
@@ -47,7 +55,7 @@ pub(crate) fn programs_as(package: &str, names: &[&str], profile: Profile) -> Re
     let built: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     for path in &built {
         if !path.is_file() {
-            bail!("cargo built {package}, but {} does not exist", path.display());
+            bail!("cargo built {}, but {} does not exist", packages.join(" and "), path.display());
         }
     }
     Ok(built)

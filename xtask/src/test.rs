@@ -89,13 +89,17 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
 
 /// Where the tests find what they need.
 fn environment(arguments: &Arguments) -> Result<Vec<(&'static str, PathBuf)>> {
+    let browser = setup::browser::ensure()?;
     let mut environment = vec![
+        ("INFERSPAN_CHROMIUM", browser.chromium),
+        ("INFERSPAN_PLAYWRIGHT", browser.packages),
         ("INFERSPAN_JAEGER", setup::jaeger::ensure()?),
         ("INFERSPAN_PERFETTO", setup::perfetto::ensure()?),
         ("INFERSPAN_PROMETHEUS", setup::prometheus::ensure()?.server),
         ("INFERSPAN_PROMTOOL", setup::prometheus::ensure()?.promtool),
         ("INFERSPAN_CUDA_LIBRARIES", setup::cuda_libraries::ensure()?),
         ("INFERSPAN_NVCC", setup::nvcc::ensure()?),
+        ("INFERSPAN_TMUX", setup::tmux::ensure()?),
     ];
     if !arguments.quick {
         let vllm = setup::vllm::ensure()?;

@@ -11,6 +11,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -28,6 +29,7 @@ use crate::openai::{self, Choice, Identity, Kind, Plan, Prompt, Usage};
 use crate::scheduler::Limits;
 use crate::sys::{self, Poller, Wake};
 use crate::tokenizer::Tokenizer;
+use crate::trouble::{self, Decoder, Troubles};
 use crate::wire;
 use crate::zmtp::{Delivery, Endpoint, Io, Socket};
 
@@ -45,6 +47,11 @@ pub struct Config {
     pub listener_fd: i32,
     /// vLLM's `--enable-prompt-tokens-details`.
     pub prompt_tokens_details: bool,
+    /// Of each client's connection, bytes; `None`: the kernel's own.
+    pub send_buffer: Option<u32>,
+    /// A library that is called for each message that is taken up.
+    pub decoder: Option<PathBuf>,
+    pub troubles: Troubles,
 }
 
 /// vLLM's VLLM_HTTP_TIMEOUT_KEEP_ALIVE.
@@ -113,6 +120,7 @@ struct Server {
     pool: Sender<Box<Tokenized>>,
     tokenizer: Arc<Tokenizer>,
     metrics: Metrics,
+    decoder: Option<Decoder>,
 }
 
 /// Serves until `stop`, or until the engine is gone.
@@ -132,13 +140,16 @@ pub fn run(config: Config, listener: TcpListener, stop: &AtomicBool, announce: i
     })?;
     let tokenizer = Arc::new(Tokenizer::default());
     let (pool, jobs) = channel();
-    let (vocabulary, woken) = (Arc::clone(&tokenizer), Arc::clone(&wake));
-    thread::Builder::new().name("vllm".to_owned()).spawn(move || tokenize(&jobs, &vocabulary, &events, &woken))?;
+    let (vocabulary, woken, troubles) = (Arc::clone(&tokenizer), Arc::clone(&wake), config.troubles);
+    thread::Builder::new()
+        .name("vllm".to_owned())
+        .spawn(move || tokenize(&jobs, &vocabulary, troubles, &events, &woken))?;
     let poller = Poller::new()?;
     listener.set_nonblocking(true)?;
     poller.add(listener.as_fd(), LISTENER)?;
     poller.add(wake.fd(), WAKE)?;
     let metrics = Metrics::open(config.metrics_fd, config.servers, config.index, &config.model)?;
+    let decoder = trouble::decoder(config.decoder.as_deref())?;
     let mut server = Server {
         config,
         poller,
@@ -151,6 +162,7 @@ pub fn run(config: Config, listener: TcpListener, stop: &AtomicBool, announce: i
         pool,
         tokenizer,
         metrics,
+        decoder,
     };
     while !stop.load(Relaxed) {
         for ready in server.poller.wait(Duration::from_millis(500))? {
@@ -178,8 +190,15 @@ pub fn run(config: Config, listener: TcpListener, stop: &AtomicBool, announce: i
 }
 
 /// The renderer's pool thread.
-fn tokenize(jobs: &Receiver<Box<Tokenized>>, tokenizer: &Tokenizer, events: &Sender<Event>, wake: &Wake) {
+fn tokenize(
+    jobs: &Receiver<Box<Tokenized>>,
+    tokenizer: &Tokenizer,
+    troubles: Troubles,
+    events: &Sender<Event>,
+    wake: &Wake,
+) {
     for mut job in jobs {
+        troubles.tokenizing(&job.plan);
         job.prompts = job
             .plan
             .prompts
@@ -208,6 +227,9 @@ impl Server {
         };
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
+        if let Some(bytes) = self.config.send_buffer {
+            sys::set_send_buffer(stream.as_fd(), bytes)?;
+        }
         let token = self.next;
         self.next += 1;
         self.poller.add(stream.as_fd(), token)?;

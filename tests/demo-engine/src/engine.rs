@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cuda::{self, Cuda};
 use crate::scheduler::{Limits, Scheduler, Step};
 use crate::server::Role;
+use crate::trouble::{Troubled, Troubles};
 use crate::wire::{self, Add, Outputs, Stats};
 use crate::zmtp::{Delivery, Endpoint, Io, Message, Socket};
 use crate::{sys, worker};
@@ -36,6 +37,7 @@ pub struct Config {
     pub worker: worker::Config,
     /// `None`: a step calls no CUDA.
     pub cuda: Option<cuda::Config>,
+    pub troubles: Troubles,
 }
 
 /// Each further sequence of a batch makes a step longer by this share; batching pays, but not for nothing.
@@ -52,6 +54,7 @@ struct Core {
     worker: Io,
     step_ms: f64,
     cuda: Option<Cuda>,
+    troubled: Troubled,
 }
 
 /// Runs until an API server is gone.
@@ -84,6 +87,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         worker,
         step_ms: config.step_ms,
         cuda: config.cuda.as_ref().map(Cuda::start).transpose().context("CUDA")?,
+        troubled: Troubled::new(config.troubles),
     };
     for client in 0..config.clients.len() {
         core.input.send(client, wire::encode_ready(&config.limits));
@@ -120,7 +124,10 @@ impl Core {
         let [kind, payload] = &message[..] else { return };
         match kind[..] {
             [wire::ADD] => match Add::decode(payload) {
-                Ok(add) => self.scheduler.add(add, sys::monotonic()),
+                Ok(add) => {
+                    self.troubled.added(&add);
+                    self.scheduler.add(add, sys::monotonic());
+                }
                 Err(error) => eprintln!("demo-engine: {error}"),
             },
             [wire::ABORT] => match wire::decode_abort(payload) {
@@ -151,11 +158,14 @@ impl Core {
             cuda.execute(&step)?;
         }
         self.sleep(left);
+        thread::sleep(self.troubled.delay(&step));
         if let Some(cuda) = &mut self.cuda {
             cuda.sample(&step)?;
         }
         self.worker.send(0, vec![worker::PING.to_vec()]);
-        let outputs = self.scheduler.complete(&step);
+        let mut outputs = self.scheduler.complete(&step);
+        let failed = self.troubled.gave(&mut outputs);
+        self.scheduler.abort(&failed);
         self.say(outputs);
         Ok(())
     }

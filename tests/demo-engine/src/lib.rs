@@ -23,6 +23,7 @@ pub mod scheduler;
 pub mod server;
 mod sys;
 pub mod tokenizer;
+pub mod trouble;
 pub mod wire;
 pub mod worker;
 pub mod zmtp;

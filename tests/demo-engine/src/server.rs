@@ -22,6 +22,7 @@ use crate::engine::Client;
 use crate::metrics::{Metrics, shared_len};
 use crate::scheduler::Limits;
 use crate::sys::{self, Shared};
+use crate::trouble::Troubles;
 use crate::{api, cuda, engine, worker};
 
 const ROLE: &str = "DEMO_ENGINE_ROLE";
@@ -75,6 +76,16 @@ pub struct Arguments {
     /// Where the engine writes what it called of CUDA, a line of JSON a step.
     #[arg(long, value_name = "FILE", requires = "cuda")]
     cuda_account: Option<PathBuf>,
+    /// Send buffer of each client's connection, bytes (the kernel doubles it); the smaller it is, the sooner a client that reads too slowly
+    /// is felt. Unset: the kernel's own.
+    #[arg(long, value_name = "BYTES")]
+    send_buffer: Option<u32>,
+    /// A library whose function `Decoder_decode` the front end calls for each message of the engine that it takes up, as it calls msgspec's;
+    /// named `…/msgspec/_core.*.so` it is probed like that.
+    #[arg(long, value_name = "FILE")]
+    decoder: Option<PathBuf>,
+    #[command(flatten)]
+    troubles: Troubles,
 }
 
 impl Arguments {
@@ -205,6 +216,7 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         step_ms: arguments.step_ms,
         worker: worker::Config { requests: belongings.endpoint(), responses: belongings.endpoint() },
         cuda: arguments.cuda(),
+        troubles: arguments.troubles,
     });
     let model = &arguments.served_model_name;
     let config = |index: usize| api::Config {
@@ -216,6 +228,9 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         metrics_fd: metrics.as_raw_fd(),
         listener_fd: listener.as_raw_fd(),
         prompt_tokens_details: arguments.enable_prompt_tokens_details,
+        send_buffer: arguments.send_buffer,
+        decoder: arguments.decoder.clone(),
+        troubles: arguments.troubles,
     };
     let announce = || {
         if let Some(path) = &arguments.announce

@@ -95,6 +95,14 @@ impl Wake {
     }
 }
 
+/// Sets `SO_SNDBUF`.
+pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let len = size_of::<u32>() as libc::socklen_t;
+    let value = (&raw const bytes).cast();
+    // SAFETY: the value is four readable bytes, as the length says.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, value, len) }).map(drop)
+}
+
 /// A listening socket that a parent left open under this number.
 pub(crate) fn inherited_listener(fd: libc::c_int) -> io::Result<std::net::TcpListener> {
     // SAFETY: F_GETFD takes numbers only; it fails on a number that names nothing.

@@ -21,6 +21,7 @@ pub const UTILITY: u8 = 3;
 /// vLLM's `FinishReason`.
 pub const STOP: u8 = 0;
 pub const LENGTH: u8 = 1;
+pub const ERROR: u8 = 3;
 
 /// vLLM's `EngineCoreEventType`.
 pub const QUEUED: u8 = 1;

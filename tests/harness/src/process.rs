@@ -54,7 +54,7 @@ impl Process {
         let output = folder.join(format!("{name}.out"));
         let errors = folder.join(format!("{name}.err"));
         let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
-        let (ours, theirs) = open_terminal().context("cannot open a pseudo-terminal")?;
+        let (ours, theirs) = open_terminal(COLUMNS).context("cannot open a pseudo-terminal")?;
         let copy = create(&output)?;
         command.stdin(Stdio::null()).stdout(theirs).stderr(create(&errors)?);
         let child = spawn(command)?;
@@ -62,6 +62,20 @@ impl Process {
         command.stdout(Stdio::null());
         let group = Pid::from_child(&child);
         let terminal = Some(std::thread::spawn(move || copy_terminal(ours, copy)));
+        Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, terminal, output, errors })
+    }
+
+    /// Like [`Process::start`], but all that it prints goes to one terminal of so many columns, as it does at a user's.
+    pub fn start_in_terminal(name: &'static str, command: &mut Command, folder: &Path, columns: u16) -> Result<Self> {
+        let output = folder.join(format!("{name}.out"));
+        let (ours, theirs) = open_terminal(columns).context("cannot open a pseudo-terminal")?;
+        let copy = File::create(&output).with_context(|| format!("cannot write {}", output.display()))?;
+        command.stdin(Stdio::null()).stdout(theirs.try_clone()?).stderr(theirs);
+        let child = spawn(command)?;
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let group = Pid::from_child(&child);
+        let terminal = Some(std::thread::spawn(move || copy_terminal(ours, copy)));
+        let errors = output.clone();
         Ok(Self { name, child, group, stopped: false, patience: STOP_LIMIT, terminal, output, errors })
     }
 
@@ -184,8 +198,11 @@ fn spawn(command: &mut Command) -> Result<Child> {
     command.process_group(0).spawn().with_context(|| format!("cannot start `{}`", display(command)))
 }
 
+/// Columns of a terminal, where nobody says how many.
+const COLUMNS: u16 = 110;
+
 /// Both ends of a pseudo-terminal: ours and the program's.
-fn open_terminal() -> rustix::io::Result<(File, File)> {
+fn open_terminal(columns: u16) -> rustix::io::Result<(File, File)> {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
@@ -198,7 +215,7 @@ fn open_terminal() -> rustix::io::Result<(File, File)> {
     let mut modes = tcgetattr(&theirs)?;
     modes.output_modes.remove(OutputModes::OPOST);
     tcsetattr(&theirs, OptionalActions::Now, &modes)?;
-    tcsetwinsize(&theirs, Winsize { ws_row: 50, ws_col: 110, ws_xpixel: 0, ws_ypixel: 0 })?;
+    tcsetwinsize(&theirs, Winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
     Ok((ours.into(), theirs.into()))
 }
 

@@ -2,6 +2,7 @@
 
 use super::trace::{TraceArgs, trace};
 use crate::exit::Code;
+use crate::ui::flags::UiArgs;
 
 /// Trace a running server until Ctrl-C.
 ///
@@ -13,10 +14,12 @@ use crate::exit::Code;
 pub struct Args {
     #[command(flatten)]
     pub trace: TraceArgs,
+    #[command(flatten)]
+    pub ui: UiArgs,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
-    trace(&args.trace, None)
+    trace(&args.trace, args.ui.address_or_any(&args.trace.output), None)
 }
 
 #[cfg(test)]

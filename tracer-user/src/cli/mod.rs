@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 use crate::attach::loader;
+use crate::console;
 use crate::exit::Code;
 use crate::sanitise;
 
@@ -20,7 +21,10 @@ pub mod record;
 pub mod replay;
 pub mod report;
 pub mod target;
+pub mod top;
 pub mod trace;
+pub mod waterfall;
+pub mod why;
 
 /// `0.1.0 (commit 07818f7, BPF object 5d41402a)`: what was built, and from what.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -44,12 +48,18 @@ pub enum Verb {
     Doctor(doctor::Args),
     /// Trace a running server until Ctrl-C
     Attach(attach::Args),
+    /// Look at a running server in the terminal: requests with their phases, steps, queue, KV cache
+    Top(top::Args),
     /// Record a running server into a file: what was decoded, nothing of prompts and outputs; or a timeline for Perfetto
     Record(record::Args),
     /// List the CUDA kernels that a library, or every library of a process, registers
     Names(names::Args),
     /// Show what would be probed in a library, or in every library of a process, and why not; attaches nothing
     Probes(probes::Args),
+    /// Say why a request took as long as it did, or why the slowest did: of a running attach, or of a file
+    Why(why::Args),
+    /// Draw one request: of a running attach, or of a file
+    Trace(waterfall::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
     /// Summarise a recording, a syscall log or a trace file: latencies, phases, the slowest requests, steps; as text, page or JSON
@@ -71,9 +81,9 @@ fn print_json(document: &Value) -> io::Result<()> {
     print(&sanitise::json(&format!("{document:#}\n")))
 }
 
-/// Says something on stderr: it may hold what a target or a back end chose. A terminal that is gone is nobody's concern.
+/// Says something on stderr: it may hold what a target or a back end chose.
 fn say(what: &str) {
-    let _ = writeln!(io::stderr(), "inferspan: {}", sanitise::lines(what));
+    console::say(&format!("inferspan: {}", sanitise::lines(what)));
 }
 
 /// Runs the verb; the exit code is the caller's to use.
@@ -82,9 +92,12 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Ls(args) => ls::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Attach(args) => attach::run(&args),
+        Verb::Top(args) => top::run(&args),
         Verb::Record(args) => record::run(&args),
         Verb::Names(args) => names::run(&args),
         Verb::Probes(args) => probes::run(&args),
+        Verb::Why(args) => why::run(&args),
+        Verb::Trace(args) => waterfall::run(&args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Diff(args) => diff::run(&args),

@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let Args { trace: flags, file, format, raw } = args;
     if *format == Format::Recording {
         let writer = super::VERSION.clone();
-        return trace(flags, Some(ToRecord { file: file.clone(), raw: *raw, writer }));
+        return trace(flags, None, Some(ToRecord { file: file.clone(), raw: *raw, writer }));
     }
     if *raw {
         let what = "--raw is for recordings, and another --format was asked for";
@@ -41,5 +41,5 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     }
     let mut flags = flags.clone();
     flags.output.write_as(*format, file)?;
-    trace(&flags, None)
+    trace(&flags, None, None)
 }

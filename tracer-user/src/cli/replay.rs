@@ -20,6 +20,8 @@ use crate::run::recorded::{self, Played};
 use crate::run::replay::{Opened, ReplayError, Replayed};
 use crate::source::syscall_log::LogError;
 use crate::telemetry::Telemetry;
+use crate::ui::flags::UiArgs;
+use crate::ui::{Shown, Time, Ui};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,6 +30,8 @@ pub struct Args {
     pub file: PathBuf,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub ui: UiArgs,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Code> {
@@ -40,33 +44,49 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         let path = args.file.clone();
         failure(&ReplayError::Log(LogError::Open { path, error }))
     })?;
-    let (code, finished) = if is_recording { replay_recording(args, file)? } else { replay_log(args, file)? };
-    if let Some(server) = finished.metrics_server {
+    let (code, finished, ui) = if is_recording { replay_recording(args, file)? } else { replay_log(args, file)? };
+    if let Some(server) = &finished.metrics_server {
         eprintln!("inferspan: metrics stay at http://{}/metrics; Ctrl-C ends", server.address());
+    }
+    if let Some(ui) = &ui {
+        say(&format!("{}; Ctrl-C ends", ui.told()));
+    }
+    if finished.metrics_server.is_some() || ui.is_some() {
         signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?.forever().next();
     }
     Ok(code)
 }
 
-fn replay_recording(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended)> {
+fn replay_recording(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended, Option<Ui>)> {
     let opened = recorded::Opened::read(&args.file, file).map_err(|error| {
         let fix = "give a file that `inferspan record` wrote; one of another version is read by that version";
         Failure::new(Code::Usage, error.to_string(), fix)
     })?;
     let telemetry = Arc::new(Telemetry::default());
     let origin = Origin::of_recording(opened.header());
-    let sinks = Sinks::open_as(&args.output, Arc::clone(&telemetry), Pressure::Wait, origin)?;
+    let mut sinks = Sinks::open_as(&args.output, Arc::clone(&telemetry), Pressure::Wait, origin.clone())?;
+    let ui = serve(args, &mut sinks, &telemetry, origin)?;
     let played = opened.run(args.output.max_spans, sinks, telemetry);
-    Ok((say_played(&played), played.finished))
+    Ok((say_played(&played), played.finished, ui))
 }
 
-fn replay_log(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended)> {
+/// The live view, where it is asked for.
+fn serve(args: &Args, sinks: &mut Sinks, telemetry: &Arc<Telemetry>, origin: Origin) -> anyhow::Result<Option<Ui>> {
+    // The summary looks at it, too.
+    let kept = sinks.keep(Pressure::Wait)?;
+    let Some(address) = args.ui.address() else { return Ok(None) };
+    let (telemetry, max_spans) = (Arc::clone(telemetry), args.output.max_spans);
+    Ui::start(address, Shown { kept, telemetry, origin, time: Time::Newest, max_spans }).map(Some)
+}
+
+fn replay_log(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code, Ended, Option<Ui>)> {
     let opened = Opened::read(&args.file, file).map_err(|error| failure(&error))?;
     let service = std::env::var("OTEL_SERVICE_NAME").ok().filter(|name| !name.is_empty());
     let telemetry = Arc::new(Telemetry::default());
-    let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;
+    let mut sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Wait)?;
+    let ui = serve(args, &mut sinks, &telemetry, Origin::of_this_process(false))?;
     let replayed = opened.run(service.as_deref(), args.output.max_spans, sinks, telemetry);
-    Ok((say_replayed(&replayed), replayed.finished))
+    Ok((say_replayed(&replayed), replayed.finished, ui))
 }
 
 /// Says what was made of a recording.

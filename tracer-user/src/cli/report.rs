@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     let whole = match (args.html, args.json) {
         (true, _) => html::render(&report),
         (_, true) => format!("{:#}\n", serde_json::to_value(&report)?),
-        _ => plain(&report, Style { color: false, unicode: true, width: text::WIDTH }),
+        _ => plain(&report, Style { color: false, unicode: true, width: text::WIDTH, has_cursor: false }),
     };
     let mut file = out_file::open(path, "the report", Existing::Dropped)?;
     file.write_all(whole.as_bytes())?;

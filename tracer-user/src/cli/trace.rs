@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::say;
 use super::target::{TargetArgs, find};
+use crate::ask::serve::Server;
+use crate::ask::socket;
 use crate::attach::Level;
 use crate::attach::loader::Options;
 use crate::discover;
@@ -13,9 +15,11 @@ use crate::exit::Code;
 use crate::export::flags::OutputArgs;
 use crate::export::{Pressure, Sinks};
 use crate::run::begun::{Begun, Plan, ToRecord};
+use crate::run::length;
 use crate::run::stop::Stop;
 use crate::run::telling;
 use crate::telemetry::Telemetry;
+use crate::ui::{Shown, Ui};
 
 /// The flags of every verb that attaches.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,7 +33,7 @@ pub struct TraceArgs {
     #[arg(long, conflicts_with_all = ["all", "name"])]
     pub cuda_only: bool,
     /// Stop after this long: 90s, 10m, 2h, or a number of seconds
-    #[arg(short, long, value_name = "TIME", value_parser = duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = length::parse)]
     pub duration: Option<Duration>,
     /// Print the BPF programs' log to stderr (needs an object built with it, see --bpf-object)
     #[arg(long)]
@@ -44,25 +48,8 @@ pub struct TraceArgs {
     pub output: OutputArgs,
 }
 
-/// `90s`, `10m`, `2h`, `500ms`, `90`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let number: f64 = digits.parse().map_err(|_| format!("`{text}` is no time; write 90s, 10m or 2h"))?;
-    let seconds = match &text[digits.len()..] {
-        "ms" => number / 1e3,
-        "s" | "" => number,
-        "m" | "min" => number * 60.0,
-        "h" => number * 3600.0,
-        unit => return Err(format!("`{unit}` is no unit of time; write 90s, 10m or 2h")),
-    };
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("a duration is longer than 0".to_owned()),
-    }
-}
-
 /// Traces until something ends it.
-pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Result<Code> {
+pub(super) fn trace(args: &TraceArgs, ui: Option<&str>, recording: Option<ToRecord>) -> anyhow::Result<Code> {
     let stop = Stop::on_signals(args.output.logs().next().is_some())?;
     let servers = match args.target.pid {
         Some(pid) if args.cuda_only => vec![discover::process_tree(pid)?],
@@ -70,11 +57,20 @@ pub(super) fn trace(args: &TraceArgs, recording: Option<ToRecord>) -> anyhow::Re
     };
     let plan = plan(args, recording);
     let telemetry = Arc::new(Telemetry::default());
-    let sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
+    let mut sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
+    let kept = sinks.keep(Pressure::Drop)?;
+    let asked = Server::start(&socket::folder(), kept.clone());
+    let ui = ui
+        .map(|address| Ui::start(address, Shown::live(kept, Arc::clone(&telemetry), args.output.max_spans)))
+        .transpose()?;
     let Some(mut begun) = Begun::begin(servers, &plan, sinks, Arc::clone(&telemetry), stop)? else {
         return Ok(Code::Interrupted);
     };
     introduce(&mut begun, &plan, &args.output);
+    ui.iter().for_each(|ui| say(&ui.told()));
+    if let Err(why) = &asked {
+        warn(&format!("`inferspan why` and `inferspan trace` cannot ask this run: {why}"));
+    }
     let end = loop {
         if let Some(end) = begun.turn(&mut warn) {
             break end;
@@ -122,19 +118,4 @@ fn introduce(begun: &mut Begun, plan: &Plan, output: &OutputArgs) {
 
 fn warn(what: &str) {
     say(&format!("warning: {what}"));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_units() {
-        for (text, millis) in [("60s", 60_000), ("2", 2000), ("1.5m", 90_000), ("500ms", 500), ("1h", 3_600_000)] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "s", "0", "-1s", "5 parsecs", "1d", "nan", "inf", "1e300h"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 }

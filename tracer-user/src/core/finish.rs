@@ -189,7 +189,8 @@ impl Finish {
     }
 
     fn exchange(&mut self, key: u64, cut_off: bool, work: &mut Work<'_>, scene: &mut Scene<'_>) {
-        let Some((exchange, mut generations)) = scene.requests.take(key) else { return };
+        let Some((mut exchange, mut generations)) = scene.requests.take(key) else { return };
+        exchange.blocked.ends(exchange.ending.map_or(scene.now, |(at, _)| at));
         if cut_off && generations.is_empty() && exchange.complete.is_none() {
             return; // a request that was still coming in when the stream ended: nothing is known of it
         }
@@ -204,12 +205,16 @@ impl Finish {
                 generation.lost = true;
             }
         }
+        for generation in &mut generations {
+            work.steps.look_back(generation);
+        }
         let dropped = leave(Some(&exchange), &generations, cut_off, self.config.max_spans, work.steps, scene);
         self.spans_dropped = self.spans_dropped.saturating_add(dropped);
     }
 
     fn orphan(&mut self, key: u64, cut_off: bool, work: &mut Work<'_>, scene: &mut Scene<'_>) {
-        let Some(generation) = scene.requests.take_alone(key) else { return };
+        let Some(mut generation) = scene.requests.take_alone(key) else { return };
+        work.steps.look_back(&mut generation);
         let dropped = leave(None, &[generation], cut_off, self.config.max_spans, work.steps, scene);
         self.spans_dropped = self.spans_dropped.saturating_add(dropped);
     }

@@ -212,7 +212,7 @@ impl Core {
 
     fn event(&mut self, event: Event, out: &mut Vec<Output>) {
         let Event { at, process, what, thread } = event;
-        let Rooms { http, messages, mut scene, .. } = self.rooms(out);
+        let Rooms { http, messages, mut work, mut scene, .. } = self.rooms(out);
         match what {
             What::Data { end, direction, len, bytes, starts, offset } => {
                 let piece = Piece { len, bytes: &bytes, starts };
@@ -223,9 +223,13 @@ impl Core {
                 scene.connect(end, process, true);
             }
             What::PeerClosed { end } => http_side::peer_closed(end, at, &mut scene),
+            What::Blocked { end } => http_side::blocked(end, |blocked| blocked.begins(at), &mut scene),
+            What::Unblocked { end } => http_side::blocked(end, |blocked| blocked.ends(at), &mut scene),
             What::Closed { end, moved } => http.close(end, at, moved, Ending::ServerClosed, &mut scene),
             What::Call { function: Function::Encode, entered, .. } => messages.encoded(process, entered, at),
-            What::Call { function: Function::Decode, .. } => messages.decodes(process, thread, at, &mut scene),
+            What::Call { function: Function::Decode, .. } => {
+                messages.decodes(process, thread, at, &mut work, &mut scene)
+            }
             What::Call { function: Function::Clock, stack, .. } => {
                 messages.reads_clock(process, thread, at, stack, &mut scene);
             }
@@ -298,6 +302,7 @@ impl Core {
             (process != 0 && (g.process == process || ran_it)) || gone.was_last_engine
         });
         messages.process_ended(process);
+        work.steps.front_end_ended(process);
         for engine in gone.engines {
             work.steps.engine_ended(engine);
         }

@@ -86,7 +86,11 @@ fn output(
     let is_plain = generation.is_plain(output);
     let held_of = |of: &Generation| if is_plain { of.timeline.held_bytes() } else { of.held_bytes() };
     let held = held_of(generation);
+    let waits = if is_plain { 0 } else { generation.waits.len() };
     let took = generation.take(output, place.at, place.received, place.step, &scene.about.clock)?;
+    if !is_plain {
+        work.steps.waited(place.engine, generation, waits);
+    }
     if took.first
         && let (Some(scheduled), Some(steps)) = (generation.scheduled, work.steps.of(place.engine))
     {
@@ -185,6 +189,7 @@ mod tests {
     use super::*;
     use crate::core::scene::tests::Ground;
     use crate::engine::{LifeEvent, SchedulerStats};
+    use crate::model::load::Wait;
 
     /// An output of so many tokens; the first of its request says its prompt: so many tokens, one of them cached.
     fn output(id: &str, tokens: u64, prompt: Option<u64>) -> RequestOutput {
@@ -240,6 +245,37 @@ mod tests {
         assert_eq!(apply(&mut ground, 3.0, None, vec![output("a-0123abcd", 1, None)]), [] as [u64; 0]);
         assert_eq!(ground.requests.generations.len(), 0, "nor does it make a new one");
         assert_eq!(ground.steps.now().map(|(_, now)| now.tokens).sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn a_wait_knows_what_the_scheduler_said_around_it() {
+        // step at 1 s: 2 run, 3 wait ─ a queued 1.1 s, b 1.2 s ─ step at 2 s: the cache is full ─ both scheduled 2.5 s ─ b preempted 3.1 s
+        let mut ground = Ground::default();
+        let said = |running, waiting, kv_cache_usage| {
+            Some(SchedulerStats { running, waiting, kv_cache_usage, ..SchedulerStats::default() })
+        };
+        apply(&mut ground, 1.0, said(2, 3, 0.5), vec![]);
+        apply(&mut ground, 2.0, said(2, 5, 0.99), vec![]);
+        let event = |kind, at| LifeEvent { kind, at };
+        let waited = |id: &str, queued| RequestOutput {
+            events: vec![event(LifeEventKind::Queued, queued), event(LifeEventKind::Scheduled, 2.5)],
+            ..output(id, 1, Some(8))
+        };
+        apply(&mut ground, 3.0, said(4, 3, 0.6), vec![waited("a-0123abcd", 1.1), waited("b-0123abcd", 1.2)]);
+        let again = vec![event(LifeEventKind::Preempted, 3.1), event(LifeEventKind::Scheduled, 3.5)];
+        apply(
+            &mut ground,
+            4.0,
+            said(4, 3, 0.7),
+            vec![RequestOutput { events: again, ..output("b-0123abcd", 1, None) }],
+        );
+        let loads = |id| {
+            let waits = ground.requests.generations.of_id(id).map(|g| g.waits.clone()).unwrap_or_default();
+            let of = |wait: &Wait| wait.load.map(|load| (load.waiting(), load.running(), load.kv_cache_usage));
+            waits.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(loads("a-0123abcd"), [Some((3, 2, 0.99))]);
+        assert_eq!(loads("b-0123abcd"), [Some((4, 2, 0.99)), Some((3, 3, 0.6))], "itself does not run any more");
     }
 
     #[test]

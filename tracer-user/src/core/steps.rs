@@ -13,6 +13,7 @@ use super::scene::Scene;
 use crate::engine::SchedulerStats;
 use crate::input::EventNanos;
 use crate::model::generation::{Generation, StepRef};
+use crate::model::lags::Lags;
 use crate::model::step::{Share, Step, Steps as OfEngine};
 use crate::model::tree;
 use crate::output::cuda::StepCuda;
@@ -30,6 +31,8 @@ pub(super) struct Steps {
     /// Steps that are over, in the order of their ends, of engines that use CUDA: what their threads called last is not told yet.
     over: VecDeque<Step>,
     batches: Batches,
+    /// How far each front end (a process) is behind each engine.
+    lags: BTreeMap<(u32, u32), Lags>,
 }
 
 /// An engine as its newest messages left it.
@@ -112,6 +115,38 @@ impl Steps {
     /// What each engine does now, by its number.
     pub(super) fn now(&self) -> impl Iterator<Item = (u32, Now)> {
         self.now.iter().map(|(&engine, &now)| (engine, now))
+    }
+
+    /// A request was scheduled again, or for the first time: what the scheduler said around its waits from the one at `first` on.
+    pub(super) fn waited(&mut self, engine: u32, generation: &mut Generation, first: usize) {
+        let Some(of) = self.by_engine.get_mut(&engine) else { return };
+        for wait in generation.waits.iter_mut().skip(first) {
+            of.load.entered(wait.from, wait.by_preemption);
+            wait.load = of.load.around(wait);
+        }
+    }
+
+    /// The front end has a message of the engine's, stamped at `stamp`: it received it at `at`, or got to it then.
+    pub(super) fn front_end_has(&mut self, front_end: u32, engine: u32, stamp: EventNanos, at: EventNanos) {
+        self.lags.entry((front_end, engine)).or_default().has(stamp, at);
+    }
+
+    /// A front end's process is gone.
+    pub(super) fn front_end_ended(&mut self, process: u32) {
+        self.lags.retain(|(front_end, _), _| *front_end != process);
+    }
+
+    /// A request is about to leave: what only now is known of its waits, and how far its front end was behind.
+    pub(super) fn look_back(&self, generation: &mut Generation) {
+        if let Some(of) = self.by_engine.get(&generation.engine) {
+            for wait in &mut generation.waits {
+                let Some(mut load) = wait.load else { continue };
+                of.load.recount(wait, &mut load);
+                wait.load = Some(load);
+            }
+        }
+        let lags = self.lags.get(&(generation.process, generation.engine));
+        generation.lagged = lags.map(|lags| lags.of(generation));
     }
 
     /// The engine's process is gone.

@@ -57,11 +57,14 @@ struct Decoded {
     is_read: bool,
 }
 
+/// A message that arrived.
 #[derive(Debug)]
-struct Message {
-    /// It has outputs; no other is stamped.
-    stamped: bool,
-    firsts: Firsts,
+pub(super) struct Message {
+    /// Its engine and that one's stamp of it, on the event clock, where it has outputs and the stamp says when.
+    pub of: Option<(u32, EventNanos)>,
+    /// It has outputs; no other is stamped by the front end.
+    pub stamped: bool,
+    pub firsts: Firsts,
 }
 
 impl FrontEnd {
@@ -114,11 +117,11 @@ impl Uptake {
         }
     }
 
-    /// A message arrived; `firsts`: requests whose first output is in it.
-    pub(super) fn arrived(&mut self, process: u32, stamped: bool, firsts: Firsts) {
+    /// A message arrived.
+    pub(super) fn arrived(&mut self, process: u32, message: Message) {
         // Until a call of its decoder was seen nothing says that it is probed.
         let Some(front_end) = self.front_ends.get_mut(&process) else { return };
-        front_end.waiting.push_back(Message { stamped, firsts });
+        front_end.waiting.push_back(message);
         if front_end.waiting.len() > MAX_WAITING {
             front_end.given_up += front_end.waiting.len() as u64;
             front_end.waiting.clear();
@@ -130,11 +133,16 @@ impl Uptake {
         self.front_ends.values_mut().map(|front_end| std::mem::take(&mut front_end.given_up)).sum()
     }
 
+    /// The engine and the stamp of the message that the front end decodes next, where they are known.
+    pub(super) fn next(&self, process: u32) -> Option<(u32, EventNanos)> {
+        self.front_ends.get(&process)?.waiting.front()?.of
+    }
+
     /// The front end decodes a message: its requests, as far as is known, and those whose stamps are known by this.
     pub(super) fn decodes(&mut self, process: u32, thread: u32, at: EventNanos) -> TakenUp {
         let front_end = self.front_ends.entry(process).or_default();
         // One that arrived before the attach, or was lost.
-        let Some(Message { stamped, firsts }) = front_end.waiting.pop_front() else { return TakenUp::new() };
+        let Some(Message { stamped, firsts, .. }) = front_end.waiting.pop_front() else { return TakenUp::new() };
         let stamped = stamped && front_end.stamps;
         let mut taken_up = TakenUp::new();
         if front_end.place.decodes(thread, stamped) {

@@ -7,6 +7,11 @@ const STAMP: u32 = 0x1000;
 const HANDLER: u32 = 0x0800;
 const OTHER: u32 = 0x1400;
 
+/// Of a message without a stamp of its engine's.
+fn message(stamped: bool, firsts: Firsts) -> Message {
+    Message { of: None, stamped, firsts }
+}
+
 /// The requests alone.
 fn keys(taken_up: TakenUp) -> Vec<u64> {
     taken_up.into_iter().flat_map(|(firsts, _)| firsts).collect()
@@ -24,8 +29,8 @@ fn uptake() -> Uptake {
 fn the_first_reading_of_the_clock_after_a_message_was_decoded_stamps_it() {
     // arrives 7, 8 · clock · decodes · clock (7) · clock · decodes · clock (8)
     let mut uptake = uptake();
-    uptake.arrived(1, true, vec![7]);
-    uptake.arrived(1, true, vec![8]);
+    uptake.arrived(1, message(true, vec![7]));
+    uptake.arrived(1, message(true, vec![8]));
     assert_eq!(keys(uptake.reads_clock(1, 1, 1, STAMP)), NONE, "nothing is decoded");
     assert_eq!(keys(uptake.decodes(1, 1, 0)), [7]);
     assert_eq!(keys(uptake.reads_clock(1, 1, 1, STAMP)), [7]);
@@ -38,7 +43,7 @@ fn the_first_reading_of_the_clock_after_a_message_was_decoded_stamps_it() {
 fn messages_that_are_decoded_while_others_are_handled_are_stamped_in_order() {
     let mut uptake = uptake();
     for key in [7, 8] {
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
         uptake.decodes(1, 1, 0);
     }
     assert_eq!(
@@ -50,8 +55,8 @@ fn messages_that_are_decoded_while_others_are_handled_are_stamped_in_order() {
 #[test]
 fn a_message_without_outputs_is_decoded_and_not_stamped() {
     let mut uptake = uptake();
-    uptake.arrived(1, false, vec![]);
-    uptake.arrived(1, true, vec![8]);
+    uptake.arrived(1, message(false, vec![]));
+    uptake.arrived(1, message(true, vec![8]));
     assert_eq!(keys(uptake.decodes(1, 1, 0)), NONE);
     assert_eq!(keys(uptake.reads_clock(1, 1, 1, STAMP)), NONE);
     assert_eq!(keys(uptake.decodes(1, 1, 0)), [8]);
@@ -60,8 +65,8 @@ fn a_message_without_outputs_is_decoded_and_not_stamped() {
 #[test]
 fn another_thread_s_clock_and_another_process_are_none_of_its_business() {
     let mut uptake = uptake();
-    uptake.arrived(1, true, vec![7]);
-    uptake.arrived(2, true, vec![9]);
+    uptake.arrived(1, message(true, vec![7]));
+    uptake.arrived(2, message(true, vec![9]));
     uptake.decodes(1, 1, 0);
     assert_eq!(keys(uptake.reads_clock(1, 5, 1, STAMP)), NONE);
     assert_eq!(keys(uptake.reads_clock(2, 1, 1, STAMP)), NONE);
@@ -72,9 +77,9 @@ fn another_thread_s_clock_and_another_process_are_none_of_its_business() {
 #[test]
 fn what_waited_when_calls_were_lost_is_forgotten() {
     let mut uptake = uptake();
-    uptake.arrived(1, true, vec![7]);
+    uptake.arrived(1, message(true, vec![7]));
     uptake.lost();
-    uptake.arrived(1, true, vec![8]);
+    uptake.arrived(1, message(true, vec![8]));
     assert_eq!(keys(uptake.decodes(1, 1, 0)), [8]);
 }
 
@@ -82,7 +87,7 @@ fn what_waited_when_calls_were_lost_is_forgotten() {
 fn a_decoder_that_stops_being_seen_fills_nothing() {
     let mut uptake = uptake();
     for key in 0..100_000 {
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
     }
     assert!(uptake.front_ends[&1].waiting.len() <= MAX_WAITING);
 }
@@ -92,7 +97,7 @@ fn a_server_without_statistics_stamps_nothing() {
     // the first outputs come without events ─ decoded ─ a clock that is somebody else's
     let mut uptake = uptake();
     uptake.keeps_statistics(1, false);
-    uptake.arrived(1, true, vec![7]);
+    uptake.arrived(1, message(true, vec![7]));
     assert_eq!(keys(uptake.decodes(1, 1, 0)), [7]);
     assert_eq!(keys(uptake.reads_clock(1, 1, 1, STAMP)), NONE);
 }
@@ -101,7 +106,7 @@ fn a_server_without_statistics_stamps_nothing() {
 fn a_reading_long_after_the_message_is_no_stamp() {
     let mut uptake = uptake();
     for key in [7, 8] {
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
     }
     uptake.decodes(1, 1, 0);
     uptake.decodes(1, 1, MAX_AGE);
@@ -120,7 +125,7 @@ fn the_place_that_reads_once_a_message_is_the_stamp_s_and_what_came_before_is_pu
     };
     for key in 0..u64::from(2 * TURNS) {
         let at = key * 1000;
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
         note(uptake.decodes(1, 1, at));
         // As often as there are requests: none, one, two …
         for _ in 0..key % 3 {
@@ -143,7 +148,7 @@ fn a_place_that_changes_is_learned_anew_and_nothing_between_is_lost() {
     let mut stamps: BTreeMap<u64, EventNanos> = BTreeMap::new();
     for key in 0..80 {
         let at = key * 1000;
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
         let place = if key < 40 { STAMP } else { OTHER };
         let mut taken_up = uptake.decodes(1, 1, at);
         for reading in [HANDLER, HANDLER, place] {
@@ -166,14 +171,14 @@ fn the_interpreter_s_ways_to_call_are_one_place_and_a_backlog_changes_nothing() 
         stamps.extend(taken_up.into_iter().flat_map(|(firsts, at)| firsts.into_iter().map(move |key| (key, at))));
     };
     for key in 0..20 {
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
         note(uptake.decodes(1, 1, key * 1000));
         note(uptake.reads_clock(1, 1, key * 1000 + 1, STAMP));
     }
     for turn in 0..50 {
         let keys = [0, 1, 2].map(|n| 20 + 3 * turn + n);
         for key in keys {
-            uptake.arrived(1, true, vec![key]);
+            uptake.arrived(1, message(true, vec![key]));
             note(uptake.decodes(1, 1, key * 1000));
         }
         for key in keys {
@@ -191,12 +196,12 @@ fn a_long_backlog_keeps_its_order_and_too_long_a_one_is_counted() {
     // 20 messages, each stamped at once │ 1,000 decoded, then 1,000 stamps, 10 s later
     let mut uptake = uptake();
     for key in 0..20 {
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
         uptake.decodes(1, 1, key);
         uptake.reads_clock(1, 1, key, STAMP);
     }
     for key in 100..1_100 {
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
         uptake.decodes(1, 1, 100);
     }
     for key in 100..1_100 {
@@ -204,7 +209,7 @@ fn a_long_backlog_keeps_its_order_and_too_long_a_one_is_counted() {
     }
     assert_eq!(uptake.take_given_up(), 0);
     for key in 0..=MAX_WAITING as u64 {
-        uptake.arrived(1, true, vec![key]);
+        uptake.arrived(1, message(true, vec![key]));
         uptake.decodes(1, 1, 6 * MAX_AGE);
     }
     assert_eq!(uptake.take_given_up(), MAX_WAITING as u64 + 1);
@@ -220,7 +225,7 @@ fn messages_that_are_decoded_in_one_go_are_one_turn() {
         let mut taken_up = TakenUp::new();
         let engines = 2 + turn % 2;
         for engine in 0..engines {
-            uptake.arrived(1, true, vec![key + engine]);
+            uptake.arrived(1, message(true, vec![key + engine]));
             taken_up.extend(uptake.decodes(1, 1, turn * 1000));
         }
         for _ in 0..turn % 5 {

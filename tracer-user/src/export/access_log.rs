@@ -79,7 +79,7 @@ pub fn write(record: &impl Serialize, line: &mut Vec<u8>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::output::{
         FinishReason, GenerationRecord, GenerationSeconds, Incomplete, Outcome, RequestSeconds, SpanId, TraceId,

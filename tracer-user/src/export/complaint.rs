@@ -1,9 +1,9 @@
 //! What goes wrong while exporting, said on stderr without flooding it, and kept for the closing summary.
 
-use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::console;
 use crate::sanitise::sanitise;
 
 /// A repeated failure is said again after this long.
@@ -41,8 +41,7 @@ impl Complaint {
         state.unit = unit;
         if state.said.is_none_or(|at| at.elapsed() >= REPEAT) {
             state.said = Some(Instant::now());
-            // A terminal that is gone hears nothing.
-            let _ = writeln!(std::io::stderr(), "inferspan: {}", self.text(&state));
+            console::say(&format!("inferspan: {}", self.text(&state)));
         }
     }
 

@@ -6,7 +6,7 @@ use crate::exit::{Code, Failure};
 use crate::sample::policy::{EngineSteps, Policy};
 
 /// Most spans of a trace, unless told otherwise.
-const MAX_SPANS: usize = 2000;
+pub const MAX_SPANS: usize = 2000;
 
 /// Where traces, metrics and the access log go, and which traces. Without any, one line per request goes to the terminal.
 #[derive(Debug, Clone, clap::Args)]
@@ -121,6 +121,13 @@ impl OutputArgs {
     /// Files that are opened again while the run goes on, or at its end.
     pub fn opened_later(&self) -> impl Iterator<Item = &Path> {
         self.logs().chain(self.metrics_out.as_deref())
+    }
+
+    /// Something is asked for that leaves elsewhere than to the terminal.
+    pub fn has_any(&self) -> bool {
+        let timelines = self.perfetto.is_some() || self.chrome.is_some();
+        let lines = self.access_log.is_some() || self.kernels_out.is_some();
+        self.otlp.is_some() || self.traces_out.is_some() || timelines || lines || self.has_metrics()
     }
 
     /// Somebody will read metrics.

@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use super::Pressure;
 use super::queue::{self, Writer};
 use super::sink::Sink;
-use crate::output::{AccessRecord, EngineStep, Trace};
+use crate::output::{AccessRecord, EngineStep, Metric, Trace};
 use crate::store::now::Now;
+use crate::store::recently::Tokens;
 use crate::store::{Limits, Store};
 
 /// Spans, records and steps that wait to be kept at most: a second of a busy server.
@@ -36,6 +37,7 @@ enum Item {
     Record(Arc<AccessRecord>),
     Trace(Arc<Trace>),
     Step(Arc<EngineStep>),
+    Tokens(Tokens),
     Now(Now),
 }
 
@@ -71,12 +73,13 @@ impl Kept {
                     Item::Record(record) => store.record(record),
                     Item::Trace(trace) => store.trace(trace),
                     Item::Step(step) => store.step(step),
+                    Item::Tokens(tokens) => store.tokens(&tokens),
                     Item::Now(now) => store.look(now),
                 }
             }
         };
         let thread = std::thread::Builder::new().name("inferspan-store".into()).spawn(keep)?;
-        Ok(Box::new(Keeping { kept: self.clone(), writer, thread, pressure }))
+        Ok(Box::new(Keeping { kept: self.clone(), writer, thread, pressure, tokens: Tokens::default() }))
     }
 }
 
@@ -86,9 +89,19 @@ struct Keeping {
     writer: Writer<Item>,
     thread: JoinHandle<()>,
     pressure: Pressure,
+    /// Tokens that were given since they were handed on: there are too many to hand each on.
+    tokens: Tokens,
 }
 
 impl Keeping {
+    /// Behind whatever says when they were given.
+    fn hand_on_tokens(&mut self) {
+        if self.tokens.count > 0 {
+            let tokens = std::mem::take(&mut self.tokens);
+            self.push(Item::Tokens(tokens), 1);
+        }
+    }
+
     fn push(&self, item: Item, weight: u64) {
         if self.writer.push(item, weight, self.pressure).is_err() {
             self.kept.0.missed.fetch_add(1, Relaxed);
@@ -99,14 +112,23 @@ impl Keeping {
 impl Sink for Keeping {
     fn request(&mut self, trace: &Arc<Trace>) {
         self.push(Item::Trace(Arc::clone(trace)), trace.spans.len() as u64);
+        self.hand_on_tokens();
     }
 
     fn step(&mut self, step: &EngineStep) {
         self.push(Item::Step(Arc::new(step.clone())), 1);
+        self.hand_on_tokens();
     }
 
     fn access(&mut self, record: &Arc<AccessRecord>) {
         self.push(Item::Record(Arc::clone(record)), 1);
+    }
+
+    fn metric(&mut self, metric: &Metric) {
+        if let Metric::Tokens { tokens, inter_token, .. } = metric {
+            self.tokens.count = self.tokens.count.saturating_add(*tokens);
+            inter_token.iter().for_each(|seconds| self.tokens.gaps.add(*seconds));
+        }
     }
 
     fn wants_now(&self) -> bool {
@@ -121,7 +143,8 @@ impl Sink for Keeping {
         true
     }
 
-    fn finish(self: Box<Self>) -> Option<String> {
+    fn finish(mut self: Box<Self>) -> Option<String> {
+        self.hand_on_tokens();
         drop(self.writer);
         let is_whole = self.thread.join().is_ok();
         (!is_whole).then(|| "what was kept for viewers is not whole: its thread failed".to_owned())

@@ -6,18 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use self::flags::OutputArgs;
+use self::kept::Kept;
 use self::log_file::Reopen;
 use self::otlp::spans::Origin;
 use self::prometheus::server::MetricsServer;
 use self::sink::{Context, Open, Sink};
 use self::terminal::Style;
+use self::terminal::slow::Told;
 use self::terminal::summary::Digest;
 use crate::output::cuda::Growing;
 use crate::output::{AccessRecord, EngineStep, Merit, Output, Service, Trace};
 use crate::sample::{Counts, Sampling, policy};
 use crate::sanitise::sanitise;
+use crate::store::Limits;
 use crate::store::now::Now;
 use crate::telemetry::Telemetry;
+use crate::why;
 
 pub mod access_log;
 pub mod complaint;
@@ -26,6 +30,7 @@ pub mod kept;
 pub mod kernels;
 pub mod lines;
 pub mod log_file;
+pub mod meter;
 pub mod otlp;
 pub mod otlp_file;
 pub mod prometheus;
@@ -34,6 +39,7 @@ pub mod sink;
 pub mod stdout;
 pub mod terminal;
 pub mod timeline;
+pub mod usage;
 
 /// Every kind of sink, in the order in which they are flushed.
 const SINKS: [Open; 8] = [
@@ -95,6 +101,8 @@ pub struct Sinks {
     /// `None` when traces go nowhere.
     sampling: Option<Sampling>,
     digest: Digest,
+    /// What the summary is explained by.
+    kept: Option<Kept>,
     /// Most spans of a step's trace.
     max_spans: usize,
     reopen: Reopen,
@@ -112,6 +120,7 @@ impl Sinks {
             list: Vec::new(),
             sampling: None,
             digest: Digest::default(),
+            kept: None,
             max_spans: 1,
             reopen: Reopen::default(),
             grown: 0,
@@ -146,6 +155,17 @@ impl Sinks {
             .transpose()?;
         let (max_spans, shows_summary) = (flags.max_spans, true);
         Ok(Self { list, sampling, max_spans, reopen, shows_summary, ..Self::none(telemetry) })
+    }
+
+    /// Keeps what leaves the core lately, for whoever looks at the run; of a file as much as there is room for.
+    pub fn keep(&mut self, pressure: Pressure) -> std::io::Result<Kept> {
+        let kept = Kept::new(match pressure {
+            Pressure::Drop => Limits::default(),
+            Pressure::Wait => Limits { age_ns: u64::MAX, notable_age_ns: u64::MAX, ..Limits::default() },
+        });
+        self.add(kept.sink(pressure)?);
+        self.kept = Some(kept.clone());
+        Ok(kept)
     }
 
     /// One more, that no flag asks for.
@@ -187,7 +207,10 @@ impl Sinks {
             match output {
                 Output::Trace(trace) => self.request(&Arc::new(trace)),
                 Output::Access(record) => self.access(&Arc::new(*record)),
-                Output::Metric(metric) => self.list.iter_mut().for_each(|sink| sink.metric(&metric)),
+                Output::Metric(metric) => {
+                    self.digest.metric(&metric);
+                    self.list.iter_mut().for_each(|sink| sink.metric(&metric));
+                }
                 Output::Step(step) => {
                     self.list.iter_mut().for_each(|sink| sink.step(&step));
                     if let Some(step) = self.sampling.as_mut().and_then(|sampling| sampling.step(step)) {
@@ -251,7 +274,7 @@ impl Sinks {
 
     /// Flushes all, waits for the exporters (bounded), writes the files that are written at the end.
     pub fn finish(self) -> Summary {
-        let Self { telemetry, list, sampling, digest, grown, shows_summary, .. } = self;
+        let Self { telemetry, list, sampling, digest, kept, grown, shows_summary, .. } = self;
         let left_out = sampling.map(Sampling::finish).unwrap_or_default();
         telemetry.set_left_out(&left_out);
         let (mut has_terminal, mut failures) = (false, Vec::new());
@@ -263,7 +286,7 @@ impl Sinks {
             failures.extend(failure);
         }
         if shows_summary {
-            print_summary(&digest, has_terminal);
+            print_summary(&digest, kept.as_ref(), has_terminal);
         }
         let dropped = [&telemetry.spans_dropped_queue, &telemetry.spans_dropped_export, &telemetry.spans_dropped_limit];
         Summary {
@@ -290,13 +313,21 @@ fn sentence(growing: &Growing) -> String {
 }
 
 /// To stdout below the request lines; else to a person who watches stderr.
-fn print_summary(digest: &Digest, has_terminal: bool) {
+fn print_summary(digest: &Digest, kept: Option<&Kept>, has_terminal: bool) {
+    let store = kept.map(Kept::store);
+    let explain = |trace: &Trace| {
+        let around = store.as_ref().map(|store| why::around(store, trace)).unwrap_or_default();
+        let verdict = why::explain(trace, &around);
+        let kind = verdict.causes.first().map(|cause| cause.kind);
+        Told { kind, text: why::text::paragraph(trace, &verdict) }
+    };
     // A closed pipe at the very end is nobody's concern.
     if has_terminal {
         let mut stdout = std::io::stdout();
-        let _ = stdout.write_all(digest.render(Style::of(&stdout)).as_bytes()).and_then(|()| stdout.flush());
+        let text = digest.render(Style::of(&stdout), explain);
+        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     } else if std::io::stderr().is_terminal() {
         let mut stderr = std::io::stderr();
-        let _ = stderr.write_all(digest.render(Style::of(&stderr)).as_bytes());
+        let _ = stderr.write_all(digest.render(Style::of(&stderr), explain).as_bytes());
     }
 }

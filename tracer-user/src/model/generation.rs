@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use super::beams::Beams;
 use super::cuda::Share;
+use super::lags::Lagged;
+use super::load::Wait;
 use super::timeline::{Tick, Timeline};
 use crate::clock::Clock;
 use crate::engine::{Add, Identity, LifeEventKind, RequestOutput};
@@ -49,13 +51,6 @@ pub struct StepRef {
     pub stamp: i64,
 }
 
-/// A stay in the waiting queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wait {
-    pub from: EventNanos,
-    pub to: EventNanos,
-}
-
 #[derive(Debug, Clone)]
 pub struct Generation {
     pub id: Arc<str>,
@@ -83,8 +78,8 @@ pub struct Generation {
     /// The first time it was scheduled, as the engine's own formulas take it.
     pub scheduled: Option<EventNanos>,
     pub waits: Vec<Wait>,
-    /// Preempted and not scheduled since.
-    waiting_since: Option<EventNanos>,
+    /// In the queue since then, and whether it had run before.
+    waiting_since: Option<(EventNanos, bool)>,
     pub preempted: Vec<EventNanos>,
     pub preemptions: u64,
     pub timeline: Timeline,
@@ -107,6 +102,8 @@ pub struct Generation {
     pub beams: Option<Box<Beams>>,
     /// Its share of what its steps did with CUDA.
     pub cuda: Option<Box<Share>>,
+    /// How far its front end was behind its engine; known when it leaves.
+    pub lagged: Option<Lagged>,
 }
 
 /// What an output changed.
@@ -157,6 +154,7 @@ impl Generation {
             engine_process: 0,
             beams: None,
             cuda: None,
+            lagged: None,
         }
     }
 
@@ -281,20 +279,20 @@ impl Generation {
         match kind {
             LifeEventKind::Queued => {
                 self.queued = Some(at);
-                self.waiting_since = Some(at);
+                self.waiting_since = Some((at, false));
                 0
             }
             LifeEventKind::Scheduled => {
-                if let Some(from) = self.waiting_since.take()
+                if let Some((from, by_preemption)) = self.waiting_since.take()
                     && self.waits.len() < MAX_WAITS
                 {
-                    self.waits.push(Wait { from, to: at });
+                    self.waits.push(Wait { from, to: at, by_preemption, load: None });
                 }
                 self.scheduled.get_or_insert(at);
                 0
             }
             LifeEventKind::Preempted => {
-                self.waiting_since = Some(at);
+                self.waiting_since = Some((at, true));
                 if self.preempted.len() < MAX_WAITS {
                     self.preempted.push(at);
                 }
@@ -365,7 +363,8 @@ mod tests {
         assert_eq!((took.preemptions, took.over, took.inter_token), (1, true, Some(4.0)));
         assert_eq!(
             g.waits,
-            [Wait { from: 1_000_000_000, to: 2_000_000_000 }, Wait { from: 4_000_000_000, to: 6_000_000_000 }]
+            [(1_000_000_000, 2_000_000_000, false), (4_000_000_000, 6_000_000_000, true)]
+                .map(|(from, to, by_preemption)| Wait { from, to, by_preemption, load: None })
         );
         assert_eq!((g.queue_seconds(), g.prefill_seconds(), g.decode_seconds()), (Some(1.0), Some(1.0), Some(4.0)));
     }

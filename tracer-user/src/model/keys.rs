@@ -102,6 +102,14 @@ pub mod attribute {
     pub const STEP_P50: &str = "inferspan.steps.p50_seconds";
     pub const STEP_MAX: &str = "inferspan.steps.max_seconds";
     pub const REASON: &str = "inferspan.reason";
+    pub const QUEUE_WAITING: &str = "inferspan.queue.waiting";
+    pub const QUEUE_RUNNING: &str = "inferspan.queue.running";
+    pub const QUEUE_KV_USAGE: &str = "inferspan.queue.kv_cache_usage";
+    pub const FIRST_LAG: &str = "inferspan.front_end.first_lag_seconds";
+    pub const MAX_LAG: &str = "inferspan.front_end.max_lag_seconds";
+    pub const LAST_LAG: &str = "inferspan.front_end.last_lag_seconds";
+    pub const BLOCKED: &str = "inferspan.client.blocked_seconds";
+    pub const BLOCKED_WRITES: &str = "inferspan.client.blocked_writes";
     pub const BATCH_REQUESTS: &str = "inferspan.batch.requests";
     pub const BATCH_TOKENS: &str = "inferspan.batch.tokens";
     pub const BATCH_FIRST_TOKENS: &str = "inferspan.batch.first_tokens";
@@ -110,15 +118,6 @@ pub mod attribute {
     pub const RUNNING: &str = "inferspan.scheduler.running";
     pub const WAITING: &str = "inferspan.scheduler.waiting";
     pub const KV_USAGE: &str = "inferspan.scheduler.kv_cache_usage";
-
-    pub const QUEUE_WAITING: &str = "inferspan.queue.waiting";
-    pub const QUEUE_RUNNING: &str = "inferspan.queue.running";
-    pub const QUEUE_KV_USAGE: &str = "inferspan.queue.kv_cache_usage";
-    pub const FIRST_LAG: &str = "inferspan.front_end.first_lag_seconds";
-    pub const MAX_LAG: &str = "inferspan.front_end.max_lag_seconds";
-    pub const LAST_LAG: &str = "inferspan.front_end.last_lag_seconds";
-    pub const CLIENT_BLOCKED: &str = "inferspan.client.blocked_seconds";
-    pub const CLIENT_BLOCKED_WRITES: &str = "inferspan.client.blocked_writes";
 
     pub const CUDA_LAUNCHES: &str = "inferspan.cuda.launches";
     pub const CUDA_GRAPH_LAUNCHES: &str = "inferspan.cuda.graph_launches";
@@ -194,7 +193,7 @@ pub mod attribute {
         (CUDA_SHARE_COPIES_P2P, CUDA_SHARE_COPY_BYTES_P2P),
     ];
 
-    pub const ALL: [&str; 111] = [
+    pub const ALL: [&str; 119] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -243,6 +242,14 @@ pub mod attribute {
         STEP_P50,
         STEP_MAX,
         REASON,
+        QUEUE_WAITING,
+        QUEUE_RUNNING,
+        QUEUE_KV_USAGE,
+        FIRST_LAG,
+        MAX_LAG,
+        LAST_LAG,
+        BLOCKED,
+        BLOCKED_WRITES,
         BATCH_REQUESTS,
         BATCH_TOKENS,
         BATCH_FIRST_TOKENS,

@@ -4,11 +4,14 @@
 //! hash-map iteration order in what leaves.
 
 pub mod beams;
+pub mod blocked;
 pub mod cuda;
 pub mod exchange;
 pub mod fold;
 pub mod generation;
 pub mod keys;
+pub mod lags;
+pub mod load;
 pub mod record;
 mod root;
 pub mod step;

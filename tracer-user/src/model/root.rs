@@ -8,6 +8,7 @@ use super::cuda;
 use super::exchange::Exchange;
 use super::generation::Generation;
 use super::keys::{attribute, event};
+use super::lags::Lagged;
 use super::record::{Finished, words};
 use super::trace_ids;
 use super::tree::{Attributes, Provenance, int, text};
@@ -34,6 +35,9 @@ pub(super) fn attributes(finished: &Finished<'_>, server: &Server) -> Attributes
         add(attribute::OPERATION, Some(text(exchange.operation.name)));
         add(attribute::REQUEST_CHOICES, exchange.fields.n.filter(|&n| n != 1).map(int));
         add(attribute::RESPONSE_MODEL, exchange.response_model.as_deref().map(text));
+        let blocked = exchange.blocked.seen();
+        add(attribute::BLOCKED, blocked.map(|(seconds, _)| Value::Float(seconds)));
+        add(attribute::BLOCKED_WRITES, blocked.map(|(_, times)| int(times)));
     }
     let generation = finished.generations.first();
     let fields = finished.exchange.map(|e| &e.fields);
@@ -63,6 +67,11 @@ pub(super) fn attributes(finished: &Finished<'_>, server: &Server) -> Attributes
     let incomplete = finished.incomplete();
     add(attribute::INCOMPLETE, (!incomplete.is_whole()).then(|| text(&incomplete.to_string())));
     add(attribute::PREEMPTIONS, finished.preemptions().filter(|&n| n > 0).map(int));
+    let Lagged { first, most, last } = finished.lagged();
+    let as_seconds = |ns: Option<u64>| ns.map(|ns| Value::Float(ns as f64 / 1e9));
+    add(attribute::FIRST_LAG, as_seconds(first));
+    add(attribute::MAX_LAG, as_seconds(most));
+    add(attribute::LAST_LAG, as_seconds(last));
     cuda::share(&finished.generations, &mut add);
     if let [generation] = finished.generations.as_slice() {
         add(attribute::ENGINE_REQUEST_ID, Some(Value::Str(Arc::clone(&generation.id))));
@@ -85,7 +94,7 @@ pub(super) fn events(finished: &Finished<'_>, unix: impl Fn(EventNanos) -> u64) 
     for generation in &finished.generations {
         for (n, &at) in generation.preempted.iter().enumerate() {
             add(event::PREEMPTED, at, Vec::new());
-            if let Some(wait) = generation.waits.get(n + 1) {
+            if let Some(wait) = generation.waits.iter().filter(|wait| wait.by_preemption).nth(n) {
                 add(event::RESUMED, wait.to, Vec::new());
             }
         }

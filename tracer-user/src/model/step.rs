@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::cuda;
 use super::generation::StepRef;
 use super::keys::{attribute, span};
+use super::load::Loads;
 use super::trace_ids;
 use crate::clock::Clock;
 use crate::engine::SchedulerStats;
@@ -42,6 +43,8 @@ pub struct Steps {
     /// When they ended, and whether requests were left running.
     recent: std::collections::VecDeque<(EventNanos, bool)>,
     has_stats: bool,
+    /// What its scheduler said.
+    pub load: Loads,
 }
 
 /// What one message adds to a step.
@@ -60,6 +63,9 @@ impl Steps {
     /// if that is over by this.
     pub fn message(&mut self, engine: u32, stamp: i64, end: EventNanos, share: Share) -> (StepRef, Option<Step>) {
         self.has_stats |= share.stats.is_some();
+        if let Some(stats) = share.stats {
+            self.load.push(end, stats);
+        }
         if let Some(current) = &mut self.current {
             let near = end.abs_diff(current.end) <= SAME_STEP;
             if near && share.stats.is_none() && (self.has_stats || share.requests > 0) {

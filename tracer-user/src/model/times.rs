@@ -4,6 +4,7 @@
 
 use super::exchange::{Ending, Exchange};
 use super::generation::{Generation, seconds};
+use super::lags::Lagged;
 use super::record::Finished;
 use crate::input::EventNanos;
 use crate::output::{Outcome, RequestSeconds};
@@ -77,6 +78,18 @@ impl Finished<'_> {
             .filter(|g| g.first.is_some())
             .min_by_key(|g| g.first.map(|t| t.received))?
             .ttft_seconds()
+    }
+
+    /// How far the front end was behind its engines: with the first output of all, the last, and the most of all.
+    pub fn lagged(&self) -> Lagged {
+        let of = |g: &&&Generation| g.lagged.is_some();
+        let first = self.generations.iter().filter(of).min_by_key(|g| g.first.map(|t| t.at));
+        let last = self.generations.iter().filter(of).max_by_key(|g| g.last.map(|t| t.at));
+        Lagged {
+            first: first.and_then(|g| g.lagged?.first),
+            most: self.generations.iter().filter_map(|g| g.lagged?.most).max(),
+            last: last.and_then(|g| g.lagged?.last),
+        }
     }
 
     pub fn seconds(&self) -> RequestSeconds {

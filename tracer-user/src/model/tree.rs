@@ -251,8 +251,13 @@ impl Tree<'_> {
     fn engine_phases(&mut self, generation: &Generation, index: usize, parent: SpanId, generations: usize) {
         let base = (index as u64) << 32;
         for (n, wait) in generation.waits.iter().enumerate() {
-            let reason = if n == 0 { "admission" } else { "preemption" };
-            let attributes = vec![(attribute::REASON, Value::Str(reason.into()))];
+            let reason = if wait.by_preemption { "preemption" } else { "admission" };
+            let mut attributes = vec![(attribute::REASON, Value::Str(reason.into()))];
+            if let Some(load) = wait.load {
+                attributes.push((attribute::QUEUE_WAITING, int(load.waiting())));
+                attributes.push((attribute::QUEUE_RUNNING, int(load.running())));
+                attributes.push((attribute::QUEUE_KV_USAGE, Value::Float(load.kv_cache_usage)));
+            }
             self.push(span::QUEUE, base | n as u64, parent, (wait.from, wait.to), Provenance::Observed, attributes);
         }
         let Some(first) = generation.first else { return };

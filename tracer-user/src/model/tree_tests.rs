@@ -2,9 +2,11 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::decode::http::RequestHead;
-use crate::engine::{Identity, Operation};
+use crate::engine::{Identity, Operation, SchedulerStats};
 use crate::input::End;
-use crate::model::generation::{Phase, TokensAt, Wait};
+use crate::model::generation::{Phase, TokensAt};
+use crate::model::lags::Lagged;
+use crate::model::load::{Loads, Wait};
 use crate::model::timeline::Tick;
 use crate::output::FinishReason;
 
@@ -29,7 +31,7 @@ fn generation() -> Generation {
     generation.added = Some(3 * SECOND);
     generation.encode = Some((2 * SECOND, 3 * SECOND));
     (generation.queued, generation.scheduled) = (Some(3 * SECOND), Some(4 * SECOND));
-    generation.waits = vec![Wait { from: 3 * SECOND, to: 4 * SECOND }];
+    generation.waits = vec![Wait { from: 3 * SECOND, to: 4 * SECOND, by_preemption: false, load: None }];
     for at in 5..=8 {
         let at = at * SECOND;
         let token = TokensAt { at, received: at, tokens: 1, step: StepRef { engine: 0, stamp: at as i64 } };
@@ -186,7 +188,7 @@ fn times_at_both_ends_of_the_clock_are_drawn() {
         for generation in &mut generations {
             (generation.added, generation.seen, generation.arrival) = (Some(early), late, Some(early));
             (generation.queued, generation.scheduled) = (Some(late), Some(early));
-            generation.waits = vec![Wait { from: late, to: early }];
+            generation.waits = vec![Wait { from: late, to: early, by_preemption: false, load: None }];
             generation.encode = Some((late, early));
             for (n, at) in [early, late, early].into_iter().enumerate() {
                 generation.timeline.push(Tick { at, stamp: n as i64, tokens: u32::MAX, lag: u32::MAX });
@@ -202,4 +204,30 @@ fn times_at_both_ends_of_the_clock_are_drawn() {
             assert!(trace.spans.iter().all(|span| span.start_ns <= span.end_ns));
         }
     }
+}
+
+#[test]
+fn a_wait_says_what_the_engine_did_meanwhile_and_the_root_how_late_the_front_end_was() {
+    // step ends at 2 s: 4 run, 6 wait ─ queued 3 s ─ step at 3.5 s: the cache is full ─ scheduled 4 s
+    let stats = |kv_cache_usage| SchedulerStats { running: 4, waiting: 6, kv_cache_usage, ..SchedulerStats::default() };
+    let mut loads = Loads::default();
+    loads.push(2 * SECOND, stats(0.5));
+    loads.push(3 * SECOND + SECOND / 2, stats(1.0));
+    let mut waited = generation();
+    waited.waits[0].load = loads.around(&waited.waits[0]);
+    waited.lagged = Some(Lagged { first: Some(SECOND / 4), most: Some(SECOND), last: Some(SECOND / 8) });
+    let keys = [attribute::QUEUE_WAITING, attribute::QUEUE_RUNNING, attribute::QUEUE_KV_USAGE];
+    let lags = [attribute::FIRST_LAG, attribute::MAX_LAG, attribute::LAST_LAG];
+    let said = |generation: &Generation| {
+        let exchange = exchange();
+        let (trace, _) = drawn(&finished(Some(&exchange), std::slice::from_ref(generation)), &Clock::default(), 2000);
+        let value = |name, key| {
+            let span = trace.spans.iter().find(|span| span.name == name)?;
+            span.attributes.iter().find(|(other, _)| *other == key).map(|(_, value)| value.clone())
+        };
+        (keys.map(|key| value(span::QUEUE, key)), lags.map(|key| value(span::REQUEST, key)))
+    };
+    let (int, float) = (|n| Some(Value::Int(n)), |x| Some(Value::Float(x)));
+    assert_eq!(said(&waited), ([int(6), int(4), float(1.0)], [float(0.25), float(1.0), float(0.125)]));
+    assert_eq!(said(&generation()), ([None, None, None], [None, None, None]), "what nobody said is left out");
 }

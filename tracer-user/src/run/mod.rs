@@ -5,6 +5,7 @@
 
 pub mod begun;
 pub mod budget;
+pub mod length;
 pub mod live;
 mod naming;
 pub mod pipeline;

@@ -40,6 +40,11 @@ impl Stop {
         self.end.load(Relaxed)
     }
 
+    /// Asks for the end, as a signal does.
+    pub fn ask(&self) {
+        self.end.store(true, Relaxed);
+    }
+
     /// The outputs are to be opened anew; asked for since the last call.
     pub fn takes_reopen(&self) -> bool {
         self.reopen.swap(false, Relaxed)

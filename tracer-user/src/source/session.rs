@@ -12,6 +12,7 @@ use crate::attach::links::{Link, take_back};
 use crate::attach::loader::{Options, Probes};
 use crate::attach::table::Table;
 use crate::attach::{Level, LoadError, Target};
+use crate::console;
 use crate::input::{EventNanos, Input, Role};
 use crate::output::Verdict;
 use crate::proc::{FIRST_PID_NAMESPACE, OWN, Proc};
@@ -221,7 +222,7 @@ impl log::Log for StderrLog {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        eprintln!("bpf: {} {}", record.target(), record.args());
+        console::say(&format!("bpf: {} {}", record.target(), record.args()));
     }
 
     fn flush(&self) {}

@@ -7,14 +7,19 @@
 use std::sync::Arc;
 
 use self::now::Now;
+use self::recently::{Recently, Tokens};
 use self::requests::Requests;
 use self::steps::Steps;
 use crate::output::{AccessRecord, EngineStep, Service, SpanId, Trace, TraceId};
 
+pub mod histogram;
 pub mod now;
+pub mod recently;
 pub mod requests;
 pub mod size;
 pub mod steps;
+#[cfg(test)]
+mod tests;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +59,8 @@ pub struct Store {
     limits: Limits,
     requests: Requests,
     steps: Steps,
-    now: Now,
+    now: Arc<Now>,
+    recently: Recently,
     /// The newest end that was seen, unix ns.
     newest_ns: u64,
 }
@@ -66,6 +72,7 @@ impl Store {
 
     /// A request's record; its tree comes behind it.
     pub fn record(&mut self, record: Arc<AccessRecord>) {
+        self.recently.record(&record);
         self.requests.record(record);
     }
 
@@ -73,22 +80,33 @@ impl Store {
     pub fn trace(&mut self, trace: Arc<Trace>) {
         let Some(root) = trace.spans.first().filter(|_| trace.service == Service::Requests) else { return };
         self.newest_ns = self.newest_ns.max(root.end_ns);
-        self.requests.trace(trace);
-        self.requests.shrink(self.limits.bytes / 4 * 3, self.newest_ns, &self.limits);
+        let bytes = self.limits.bytes / 4 * 3;
+        self.requests.trace(trace, bytes / 4);
+        self.requests.shrink(bytes, self.newest_ns, &self.limits);
     }
 
     pub fn step(&mut self, step: Arc<EngineStep>) {
         self.newest_ns = self.newest_ns.max(step.end_ns);
-        self.steps.push(step);
-        self.steps.shrink(self.limits.bytes / 4, self.newest_ns.saturating_sub(self.limits.age_ns));
+        let (end_ns, stats) = (step.end_ns, step.stats);
+        let bytes = self.limits.bytes / 4;
+        let engine = self.steps.push(step, bytes);
+        if let Some(stats) = stats {
+            self.recently.queues(end_ns, engine, stats);
+        }
+        self.steps.shrink(bytes, self.newest_ns.saturating_sub(self.limits.age_ns));
+    }
+
+    /// Tokens that were given up to now.
+    pub fn tokens(&mut self, tokens: &Tokens) {
+        self.recently.tokens(self.newest_ns, tokens);
     }
 
     /// What is open now, instead of what was.
     pub fn look(&mut self, now: Now) {
-        self.now = now;
+        self.now = Arc::new(now);
     }
 
-    pub fn now(&self) -> &Now {
+    pub fn now(&self) -> &Arc<Now> {
         &self.now
     }
 
@@ -97,9 +115,27 @@ impl Store {
         self.newest_ns
     }
 
+    /// The last minutes in numbers.
+    pub fn recently(&self) -> &Recently {
+        &self.recently
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The models of the requests that are kept.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.requests.models()
+    }
+
     /// Requests that are over, in the order in which they were over.
     pub fn requests(&self) -> impl DoubleEndedIterator<Item = &Request> {
         self.requests.iter()
+    }
+
+    pub fn requests_count(&self) -> usize {
+        self.requests.count()
     }
 
     /// The requests of a trace: several may share one that a caller began.

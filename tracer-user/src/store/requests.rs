@@ -33,6 +33,8 @@ pub struct Requests {
     notable: Queue,
     by_id: HashMap<Arc<str>, Vec<u64>>,
     by_trace: BTreeSet<(TraceId, u64)>,
+    /// Requests that are kept of each model.
+    models: BTreeMap<Arc<str>, u64>,
     waiting: VecDeque<Arc<AccessRecord>>,
     /// Times of those that ended last, ns.
     times: VecDeque<u64>,
@@ -54,12 +56,16 @@ impl Requests {
         self.waiting.push_back(record);
     }
 
-    /// A request's tree; its root comes first, or it is refused.
-    pub fn trace(&mut self, trace: Arc<Trace>) {
+    /// A request's tree, where `room` bytes are enough for it; its root comes first, or it is refused.
+    pub fn trace(&mut self, trace: Arc<Trace>, room: usize) {
         let Some(root) = trace.spans.first() else { return };
         let (id, took) = ((root.trace_id, root.span_id), root.end_ns.saturating_sub(root.start_ns));
         let record = self.take_record(id);
         let bytes = size::of_trace(&trace) + record.as_deref().map_or(0, size::of_record);
+        if bytes > room {
+            self.dropped += 1;
+            return;
+        }
         let number = self.next;
         self.next += 1;
         let is_notable = self.is_slow(took) || !matches!(trace.merit.outcome, Some(Outcome::Stop | Outcome::Length));
@@ -73,6 +79,13 @@ impl Requests {
         self.by_trace.insert((id.0, number));
         for name in names(record.as_deref()) {
             self.by_id.entry(name).or_default().push(number);
+        }
+        if let Some(model) = model(record.as_deref()) {
+            if let Some(count) = self.models.get_mut(model) {
+                *count += 1;
+            } else {
+                self.models.insert(model.into(), 1);
+            }
         }
         self.kept.insert(number, Kept { request: Request { trace, record }, bytes });
     }
@@ -93,12 +106,12 @@ impl Requests {
         let plain_room = bytes.saturating_sub(self.notable.bytes.min(bytes / 4));
         let notable_room = bytes.saturating_sub(self.plain.bytes.min(plain_room)).max(bytes / 4);
         while self.oldest(false).is_some_and(|end| end.saturating_add(limits.age_ns) < now_ns)
-            || (self.plain.bytes > plain_room && self.plain.numbers.len() > 1)
+            || self.plain.bytes > plain_room
         {
             self.drop_oldest(false);
         }
         while self.oldest(true).is_some_and(|end| end.saturating_add(limits.notable_age_ns) < now_ns)
-            || (self.notable.bytes > notable_room && self.notable.numbers.len() > 1)
+            || self.notable.bytes > notable_room
         {
             self.drop_oldest(true);
         }
@@ -120,6 +133,14 @@ impl Requests {
         if let Some(root) = kept.request.trace.spans.first() {
             self.by_trace.remove(&(root.trace_id, number));
         }
+        if let Some(model) = model(kept.request.record.as_deref())
+            && let Some(count) = self.models.get_mut(model)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.models.remove(model);
+            }
+        }
         for name in names(kept.request.record.as_deref()) {
             if let Some(numbers) = self.by_id.get_mut(&name) {
                 numbers.retain(|other| *other != number);
@@ -128,6 +149,14 @@ impl Requests {
                 }
             }
         }
+    }
+
+    pub fn count(&self) -> usize {
+        self.kept.len()
+    }
+
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(|model| &**model)
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Request> {
@@ -161,6 +190,10 @@ impl Requests {
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
+}
+
+fn model(record: Option<&AccessRecord>) -> Option<&str> {
+    record?.model.as_deref()
 }
 
 /// What a request is asked for by, besides its trace id.

@@ -1,12 +1,16 @@
 //! Engine steps that are over, of all engines.
 //!
-//! Enters: steps, an engine's in the order of their ends. Leaves: steps by id, and those of an engine at a time. The oldest go first.
+//! Enters: steps, an engine's in the order of their ends. Leaves: steps by id, and those of an engine at a time. Invariant: no more bytes
+//! are held than are allowed; the oldest go first, and a step that is larger than all of them is not kept.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::size;
 use crate::output::{EngineStep, SpanId, TraceId};
+
+/// Names of servers that are remembered before those are forgotten whose steps are gone.
+const MAX_NAMES: usize = 256;
 
 /// An engine: the instance of its server, and its number there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,28 +22,44 @@ pub struct EngineKey {
 #[derive(Debug, Default)]
 pub struct Steps {
     by_engine: BTreeMap<EngineKey, VecDeque<Arc<EngineStep>>>,
-    by_id: HashMap<(TraceId, SpanId), Arc<EngineStep>>,
+    by_id: BTreeMap<(TraceId, SpanId), Arc<EngineStep>>,
     /// Whose the steps are, in the order in which they came.
     order: VecDeque<EngineKey>,
-    /// Names of servers, by their processes and start times: a step brings the server, not its name.
-    names: BTreeMap<(u32, u64), Arc<str>>,
+    /// Names of servers, each once: a step brings the server, not its name.
+    names: BTreeSet<Arc<str>>,
     bytes: usize,
     dropped: u64,
 }
 
 impl Steps {
-    pub fn push(&mut self, step: Arc<EngineStep>) {
+    /// Keeps a step, where `bytes` are enough for it; gives whose it is.
+    pub fn push(&mut self, step: Arc<EngineStep>, bytes: usize) -> EngineKey {
         let key = self.key_of(&step);
-        self.bytes += size::of_step(&step);
+        let size = size::of_step(&step);
+        if size > bytes {
+            self.dropped += 1;
+            return key;
+        }
+        self.bytes += size;
         self.by_id.insert((step.trace_id, step.span_id), Arc::clone(&step));
         self.by_engine.entry(key.clone()).or_default().push_back(step);
-        self.order.push_back(key);
+        self.order.push_back(key.clone());
+        key
     }
 
     fn key_of(&mut self, step: &EngineStep) -> EngineKey {
-        let server = &step.server;
-        let name = self.names.entry((server.pid, server.start_ticks)).or_insert_with(|| server.instance().into());
-        EngineKey { server: Arc::clone(name), engine: step.engine }
+        let name = step.server.instance();
+        if let Some(known) = self.names.get(&*name) {
+            return EngineKey { server: Arc::clone(known), engine: step.engine };
+        }
+        // Of servers that came and went.
+        if self.names.len() >= MAX_NAMES {
+            let by_engine = &self.by_engine;
+            self.names.retain(|name| by_engine.keys().any(|key| key.server == *name));
+        }
+        let server: Arc<str> = name.into();
+        self.names.insert(Arc::clone(&server));
+        EngineKey { server, engine: step.engine }
     }
 
     /// Drops what ended before `from_ns`, and the oldest until `bytes` are left.
@@ -47,7 +67,7 @@ impl Steps {
         while let Some(key) = self.order.front() {
             let Some(steps) = self.by_engine.get_mut(key) else { break };
             let is_old = steps.front().is_some_and(|step| step.end_ns < from_ns);
-            if !is_old && (self.bytes <= bytes || self.order.len() == 1) {
+            if !is_old && self.bytes <= bytes {
                 break;
             }
             if let Some(step) = steps.pop_front() {
@@ -62,8 +82,18 @@ impl Steps {
         }
     }
 
+    pub fn count(&self) -> usize {
+        self.order.len()
+    }
+
     pub fn by_id(&self, trace: TraceId, span: SpanId) -> Option<&Arc<EngineStep>> {
         self.by_id.get(&(trace, span))
+    }
+
+    /// The steps of a trace: one, unless ids fall together.
+    pub fn of_trace(&self, trace: TraceId) -> impl Iterator<Item = &Arc<EngineStep>> {
+        let ids = (trace, SpanId([0; 8]))..=(trace, SpanId([0xff; 8]));
+        self.by_id.range(ids).map(|(_, step)| step)
     }
 
     /// The engines whose steps are kept, with them, oldest first.
@@ -78,11 +108,12 @@ impl Steps {
         engine: u32,
         from_ns: u64,
         to_ns: u64,
-    ) -> impl Iterator<Item = &Arc<EngineStep>> {
+    ) -> impl DoubleEndedIterator<Item = &Arc<EngineStep>> {
         let key = EngineKey { server: server.into(), engine };
         self.by_engine.get(&key).into_iter().flat_map(move |steps| {
             let first = steps.partition_point(|step| step.end_ns <= from_ns);
-            steps.range(first..).take_while(move |step| step.start_ns < to_ns)
+            let end = steps.partition_point(|step| step.start_ns < to_ns);
+            steps.range(first..end.max(first))
         })
     }
 

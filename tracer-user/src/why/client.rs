@@ -12,11 +12,11 @@ use crate::model::keys::attribute;
 
 pub(super) fn judge(judge: &mut Judge<'_>) {
     let root = judge.case.root;
-    let Some(blocked) = float(root, attribute::CLIENT_BLOCKED).map(words::ns) else { return };
+    let Some(blocked) = float(root, attribute::BLOCKED).map(words::ns) else { return };
     let from = judge.case.last_token().unwrap_or(root.start_ns);
     let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, limits::LEAST_SHARE);
     let charge = Charge { kind: Kind::SlowClient, inferred: false, floor };
-    let writes = int(root, attribute::CLIENT_BLOCKED_WRITES);
+    let writes = int(root, attribute::BLOCKED_WRITES);
     let writes = writes.map(|writes| format!(" ({} had to wait)", count(writes, "write"))).unwrap_or_default();
     let claim = |ledger: &mut super::ledger::Ledger| ledger.claim_some(from, root.end_ns, blocked);
     judge.blame(&charge, claim, |_| format!("the client's socket took no more bytes for {}{writes}", time(blocked)));

@@ -68,9 +68,8 @@ impl Fullness {
         let ran = self.running.map(|running| format!(" ({} ran)", number(running))).unwrap_or_default();
         let reason = match self.kv {
             Some(kv) if kv >= limits::KV_FULL => format!("KV cache {} full", percent(kv)),
-            Some(kv) if self.is_batch_full || kv < limits::KV_FREE => {
-                format!("batch full{ran}, KV cache {} used", percent(kv))
-            }
+            Some(kv) if self.is_batch_full => format!("batch full{ran}, KV cache {} used", percent(kv)),
+            Some(kv) if kv < limits::KV_FREE => format!("for a place in the batch{ran}, KV cache {} used", percent(kv)),
             Some(kv) => {
                 format!("whether for KV cache ({} used) or a place in the batch{ran} cannot be told", percent(kv))
             }

@@ -1,4 +1,4 @@
-//! Jaeger and Prometheus for the demo, on free ports, with nothing left on disk but their logs.
+//! Jaeger and Prometheus for the demo, on free ports, with nothing left on disk but their logs; what they got is read back.
 
 use std::fs;
 use std::path::Path;
@@ -6,15 +6,77 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use inferspan_harness::process::Process;
 use inferspan_harness::prometheus::Prometheus;
-use inferspan_harness::wait::Interrupt;
+use inferspan_harness::wait::{Interrupt, wait_for};
 use inferspan_harness::{http, jaeger};
 use serde_json::json;
 
+use super::report;
 use crate::{setup, shell};
 
+/// From the last request to what it left being in Prometheus and Jaeger.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
 /// What they may take to stop; they keep nothing that is worth more. Jaeger waits half a minute for idle connections.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Both, and where Prometheus finds the metrics.
+pub(super) struct Backends {
+    pub jaeger: Jaeger,
+    pub prometheus: Prometheus,
+    /// `host:port` of the metrics.
+    metrics: String,
+}
+
+impl Backends {
+    pub(super) fn start(folder: &Path, interrupt: &Interrupt) -> Result<Self> {
+        let [port] = http::free_ports()?;
+        let metrics = format!("127.0.0.1:{port}");
+        let jaeger = shell::step("starting Jaeger", || Jaeger::start(folder, interrupt))?;
+        let prometheus = shell::step("starting Prometheus", || start_prometheus(&metrics, folder, interrupt))?;
+        Ok(Self { jaeger, prometheus, metrics })
+    }
+
+    /// What `attach` is told.
+    pub(super) fn attach_arguments(&self) -> [&str; 4] {
+        ["--metrics", &self.metrics, "--otlp", &self.jaeger.server.otlp_grpc]
+    }
+
+    pub(super) fn processes(&mut self) -> Vec<&mut Process> {
+        vec![&mut self.jaeger.server.process, &mut self.prometheus.process]
+    }
+
+    /// The metrics of the run, as Prometheus has them.
+    pub(super) fn metrics(&self, attach: &mut Process, interrupt: &Interrupt) -> Result<String> {
+        wait_for("the metrics in Prometheus", ARRIVAL_LIMIT, interrupt, &mut [attach], || {
+            Ok((report::requests_total(&self.prometheus)? > 0.0).then_some(()))
+        })?;
+        // Two more scrapes, so that the last requests are in.
+        interrupt.sleep(Duration::from_millis(2200));
+        interrupt.check()?;
+        Ok(format!("── metrics, from Prometheus ──\n{}", report::metrics(&self.prometheus)?))
+    }
+
+    /// The traces of the run, as Jaeger has them; fails when one is missing that the access log names.
+    pub(super) fn traces(&self, access_log: &Path, interrupt: &Interrupt) -> Result<String> {
+        let (ids, _) = report::access_log(access_log)?;
+        let mut last = None;
+        let waited = wait_for("the traces in Jaeger", ARRIVAL_LIMIT, interrupt, &mut [], || {
+            match report::traces(&self.jaeger, &ids) {
+                Ok(traces) => Ok(Some(traces)),
+                Err(error) => {
+                    last = Some(error);
+                    Ok(None)
+                }
+            }
+        });
+        match (waited, last) {
+            (Ok(traces), _) => Ok(format!("── traces, from Jaeger ──\n{traces}")),
+            (Err(_), Some(error)) if !interrupt.came() => Err(error),
+            (Err(error), _) => Err(error),
+        }
+    }
+}
 
 pub(super) struct Jaeger {
     /// What it runs in; first, so that it goes first.
@@ -84,7 +146,7 @@ pub(super) struct Service {
 }
 
 /// Starts a Prometheus with the scrape configuration of `deploy/prometheus` and `target` (`host:port`) as its target.
-pub(super) fn start_prometheus(target: &str, folder: &Path, interrupt: &Interrupt) -> Result<Prometheus> {
+fn start_prometheus(target: &str, folder: &Path, interrupt: &Interrupt) -> Result<Prometheus> {
     let home = folder.join("prometheus");
     let targets = home.join("targets");
     fs::create_dir_all(&targets).with_context(|| format!("cannot make {}", targets.display()))?;

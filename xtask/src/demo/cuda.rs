@@ -13,10 +13,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{build, shell};
+use crate::shell;
 
 /// Classes of kernels that are shown.
-const CLASSES: usize = 5;
+const CLASSES: usize = 3;
 /// The first step that is seen has no span where nothing tells since when (a first chunk of a prompt).
 const MOST_UNSEEN: usize = 1;
 
@@ -30,13 +30,14 @@ pub(super) struct Fake {
 
 impl Fake {
     /// Builds the libraries; `None`, said loudly, without a C compiler.
-    pub(super) fn ready(folder: &Path) -> Result<Option<Self>> {
+    ///
+    /// `program` makes them: `cuda-libraries`.
+    pub(super) fn ready(program: &Path, folder: &Path) -> Result<Option<Self>> {
         let compiler = std::env::var("CC").unwrap_or_else(|_| "gcc".to_owned());
         if Command::new(&compiler).arg("--version").output().is_err() {
             eprintln!("SKIPPED: the demo shows no CUDA: its fake libraries need gcc, or a C compiler named by CC");
             return Ok(None);
         }
-        let program = build::programs(build::TESTS_CRATE, &["cuda-libraries"])?.remove(0);
         let printed = shell::step("building the fake CUDA libraries", || shell::output(&mut Command::new(program)))?;
         let (libraries, account) = (PathBuf::from(printed.trim()), folder.join("cuda-account.jsonl"));
         Ok(Some(Self { libraries, account, before: 0 }))
@@ -85,7 +86,7 @@ impl Fake {
             bail!("no step of each mode among {}", steps.len());
         };
         eager.draw(&mut text);
-        let _ = writeln!(text, "  and one of decodes alone:      {}", graph.summary());
+        let _ = writeln!(text, "  one of decodes alone: {}", graph.summary());
         let _ = writeln!(text, "  {matched} steps traced, each with the counts that the engine itself says");
         if is_over {
             let launches: u64 = did.iter().map(|did| did.counts["launches"]).sum();
@@ -137,7 +138,6 @@ impl Did {
 /// A step as it was traced.
 #[derive(Debug)]
 struct Traced {
-    trace: String,
     start: u64,
     end: u64,
     mode: String,
@@ -165,7 +165,6 @@ impl Traced {
             ("waits", count("sync_waits")),
         ]);
         Self {
-            trace: text(&span["traceId"]),
             start: number(&span["startTimeUnixNano"]),
             end: number(&span["endTimeUnixNano"]),
             mode: text(&attribute("inferspan.cuda.mode")["stringValue"]),
@@ -190,30 +189,12 @@ impl Traced {
     }
 
     fn draw(&self, text: &mut String) {
-        let count = |what: &str| self.counts[what];
         let length = (self.end - self.start) as f64 / 1e6;
-        let _ = writeln!(text, "  trace {}  {} requests answered, {length:.2} ms", self.trace, self.requests);
-        let _ = writeln!(
-            text,
-            "  mode {}, {} launches, {} graph launches",
-            self.mode,
-            count("launches"),
-            count("graph launches")
-        );
-        let _ = writeln!(
-            text,
-            "  copies: {} to the device ({} B), {} back ({} B); waited {} time for {:.2} ms",
-            count("h2d"),
-            count("h2d bytes"),
-            count("d2h"),
-            count("d2h bytes"),
-            count("waits"),
-            self.waited_ms
-        );
+        let _ = writeln!(text, "  {}; {} requests answered in {length:.2} ms", self.summary(), self.requests);
         let mut classes: Vec<_> = self.classes.iter().collect();
         classes.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
         for (class, (count, name)) in classes.into_iter().take(CLASSES) {
-            let _ = writeln!(text, "  {class:<29} ×{count:<3} {name}");
+            let _ = writeln!(text, "    {class:<14} ×{count:<3} {name}");
         }
     }
 }

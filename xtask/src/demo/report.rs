@@ -1,4 +1,6 @@
 //! What the demo shows at its end, read back from where a user would read it.
+//!
+//! Enters: what was found. Leaves: the page, which without back ends is at most [`MOST_LINES`] lines together with what it ends with.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,12 +9,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use inferspan_harness::prometheus::{Prometheus, Sample};
+use inferspan_harness::server::Server;
 use serde_json::Value;
 
-use super::backends::Jaeger;
+use super::backends::{Backends, Jaeger};
+use super::cases::Case;
 
-/// What the terminal is shown of what `attach` printed, lines.
-const TERMINAL_LINES: usize = 100;
+/// Lines of the demo's page without back ends.
+pub(super) const MOST_LINES: usize = 60;
 
 /// The questions that the metrics excerpt asks, with what each is.
 const QUESTIONS: [(&str, &str); 12] = [
@@ -93,20 +97,58 @@ pub(super) fn traces(jaeger: &Jaeger, expected: &BTreeSet<String>) -> Result<Str
     Ok(text)
 }
 
-/// What `attach` printed, its last lines.
-pub(super) fn terminal(path: &Path) -> Result<String> {
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let lines: Vec<&str> = text.lines().collect();
-    let skipped = lines.len().saturating_sub(TERMINAL_LINES);
-    let mut shown = String::new();
-    if skipped > 0 {
-        let _ = writeln!(shown, "  … {skipped} lines before these are in {}", path.display());
+/// What was found.
+pub(super) fn page(server: &Server, cases: &[Case], step: Option<&str>, read_back: &str) -> String {
+    let mut text =
+        format!("Traced {} (pid {}), as `inferspan attach -p {}` sees it:\n", server.name, server.pid, server.pid);
+    for Case { title, id, why, picture } in cases {
+        let _ = write!(text, "── {title}: inferspan why {id} ──\n{}\n{picture}", why.trim_end());
     }
-    for line in &lines[skipped..] {
-        let _ = writeln!(shown, "  {line}");
+    if let Some(step) = step {
+        let _ = write!(
+            text,
+            "── one engine step (its CUDA is a fake one: no GPU is needed; a launch is a call of the CPU) ──\n{step}"
+        );
     }
-    Ok(shown)
+    text + read_back
+}
+
+/// Where to look, and what to try next.
+pub(super) fn next(
+    view: &str,
+    backends: Option<&Backends>,
+    folder: &Path,
+    is_kept: bool,
+    seconds: f64,
+) -> Result<String> {
+    let (_, requests) = access_log(&folder.join(super::ACCESS_LOG))?;
+    let traces = folder.join(super::TRACES_OUT);
+    let exports = lines(&traces, "the trace file")?;
+    let state = if is_kept { "" } else { " (stopped now; --keep leaves it running)" };
+    let mut text = format!("── live view: http://{view}/{state} ──\n");
+    if let Some(backends) = backends {
+        let ui = if backends.jaeger.has_ui { "" } else { ", query API only: this Jaeger was built without its UI" };
+        let _ = writeln!(
+            text,
+            "Jaeger {}{ui}; Prometheus {}{state}",
+            backends.jaeger.server.query, backends.prometheus.url
+        );
+    }
+    let _ = writeln!(
+        text,
+        "{requests} requests and {exports} traces in {}, {seconds:.0} s in all. Try next:",
+        folder.display()
+    );
+    let _ = writeln!(text, "  inferspan report {}", traces.display());
+    if is_kept {
+        text += "  open the live view; ask the running attach: inferspan why --slow\n";
+        text += "Everything keeps running. Ctrl-C stops it.";
+    } else {
+        text += "  cargo xtask demo --keep              leaves all running: open the live view, or watch inferspan top --all\n";
+        text += "  cargo xtask demo --backends          with a real Jaeger and Prometheus\n";
+        text += "  inferspan ls                         your own servers; then: inferspan attach -p PID";
+    }
+    Ok(text)
 }
 
 /// The trace ids in an access log, and its number of requests; requests that bring one `traceparent` share a trace.
@@ -128,7 +170,7 @@ pub(super) fn access_log(path: &Path) -> Result<(BTreeSet<String>, usize)> {
 }
 
 /// The number of lines of a file that must have some.
-pub(super) fn lines(path: &Path, what: &str) -> Result<usize> {
+fn lines(path: &Path, what: &str) -> Result<usize> {
     let text =
         fs::read_to_string(path).with_context(|| format!("{what} is missing: cannot read {}", path.display()))?;
     let lines = text.lines().count();

@@ -4,6 +4,7 @@
 //! gets Debian packages only where they cannot live in the cache. Other verbs call the parts that they need.
 
 pub(crate) mod apt;
+pub(crate) mod browser;
 pub(crate) mod cuda_libraries;
 pub(crate) mod cyclonedx;
 pub(crate) mod deny;
@@ -12,6 +13,7 @@ pub(crate) mod jaeger;
 pub(crate) mod nvcc;
 pub(crate) mod perfetto;
 pub(crate) mod prometheus;
+pub(crate) mod tmux;
 pub(crate) mod vllm;
 
 use std::path::{Path, PathBuf};
@@ -49,6 +51,10 @@ enum Part {
     Nvcc,
     /// Perfetto's trace processor, to open timelines in
     Perfetto,
+    /// Chromium, and what drives it, to open the live view in
+    Browser,
+    /// tmux, in which the tests try what is drawn on a terminal
+    Tmux,
     /// vLLM on CPU in a Python environment of its own (6 GB), and a tiny model
     Vllm,
 }
@@ -67,6 +73,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         Part::CudaLibraries,
         Part::Nvcc,
         Part::Perfetto,
+        Part::Browser,
+        Part::Tmux,
         Part::Vllm,
     ];
     let parts = if arguments.parts.is_empty() { &all[..] } else { &arguments.parts[..] };
@@ -85,6 +93,12 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             Part::CudaLibraries => ready("libraries", "CUDA libraries", &cuda_libraries::ensure()?),
             Part::Nvcc => ready("nvcc", &format!("nvcc {}", nvcc::VERSION), &nvcc::ensure()?),
             Part::Perfetto => ready("perfetto", "Perfetto's trace processor", &perfetto::ensure()?),
+            Part::Browser => {
+                let browser = browser::ensure()?;
+                ready("browser", "Chromium", &browser.chromium);
+                ready("browser", "Playwright and axe", &browser.packages);
+            }
+            Part::Tmux => ready("tmux", "tmux", &tmux::ensure()?),
             Part::Vllm => {
                 let vllm = vllm::ensure()?;
                 ready("vllm", "vLLM on CPU", &vllm.venv);

@@ -79,9 +79,13 @@ impl Server {
         for add in adds {
             self.io.send(INPUT, add.encode());
         }
+        self.config.troubles.sent(&plan);
     }
 
     pub(super) fn outputs(&mut self, message: &Message, announce: &impl Fn()) {
+        if let Some(decoder) = self.decoder {
+            decoder.call();
+        }
         let now = sys::wall();
         let outputs = match Outputs::decode(message) {
             Ok(outputs) => outputs,
@@ -124,6 +128,9 @@ impl Server {
 
     /// Passes news of one generation on to its client.
     fn deliver(&mut self, id: &str, request: u64, index: usize, progress: Progress) {
+        if progress.finish_reason == Some("error") {
+            return self.fail(request);
+        }
         let Some(active) = self.active.get_mut(&request) else { return };
         active.usage.completion_tokens += progress.tokens;
         if let Some(cached) = &mut active.usage.cached_tokens {
@@ -180,6 +187,28 @@ impl Server {
         if whole && self.active.remove(&request).is_some() {
             self.end(connection, path(kind), 200, keep_alive);
         }
+    }
+}
+
+impl Server {
+    /// The engine gave one of a request's generations up: the others are cancelled, and the client is told, in vLLM's words.
+    fn fail(&mut self, request: u64) {
+        const ERROR: &str =
+            r#"{"error":{"message":"Internal server error","type":"InternalServerError","param":null,"code":500}}"#;
+        let Some(active) = self.active.remove(&request) else { return };
+        for ids in active.live.iter().filter(|ids| !ids.is_empty()) {
+            self.generations.retain(|id, _| !ids.contains(id));
+            self.io.send(INPUT, wire::encode_abort(ids));
+        }
+        let (status, chunks) = if active.stream {
+            (200, vec![http::event(ERROR), http::event("[DONE]"), http::LAST_CHUNK.to_vec()])
+        } else {
+            (500, http::json(500, ERROR, active.keep_alive).to_vec())
+        };
+        for chunk in chunks {
+            self.write(active.connection, chunk);
+        }
+        self.end(active.connection, path(active.identity.kind), status, active.keep_alive);
     }
 }
 

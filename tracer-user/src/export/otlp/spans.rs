@@ -107,7 +107,8 @@ pub fn resource(server: &Server, service: Service, origin: &Origin) -> Vec<KeyVa
     attributes
 }
 
-fn service_name(server: &Server, service: Service) -> String {
+/// The name of one service of `server`.
+pub fn service_name(server: &Server, service: Service) -> String {
     let name = match cut(&server.service) {
         // The specification's name for a service that does not know its own.
         "" => "unknown_service",
@@ -194,7 +195,7 @@ fn convert_value(value: &output::Value) -> Value {
 }
 
 /// The longest start of `text` that is whole characters and at most [`MAX_TEXT`] bytes.
-fn cut(text: &str) -> &str {
+pub fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 

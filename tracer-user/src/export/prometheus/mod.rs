@@ -17,7 +17,6 @@ use crate::output::Metric;
 use crate::telemetry::Telemetry;
 
 pub mod buckets;
-mod connections;
 pub mod families;
 pub mod family;
 pub mod gpu;

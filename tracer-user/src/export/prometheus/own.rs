@@ -9,12 +9,11 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
-use rustix::param::{clock_ticks_per_second, page_size};
 
 use super::table::{Kind, Row};
 use crate::attach::Level;
+use crate::export::usage::Usage;
 use crate::input::{LossStage, Probe};
-use crate::proc::{OWN, Proc};
 use crate::sample::LeftOut;
 use crate::telemetry::Telemetry;
 
@@ -166,22 +165,5 @@ impl Metric {
             }
             Value::Info(label, value) => metric.encode_info(&[(*label, *value)]),
         }
-    }
-}
-
-/// This process's use of the machine.
-struct Usage {
-    cpu_seconds: f64,
-    resident_bytes: u64,
-}
-
-impl Usage {
-    /// `None` when `/proc` is not there: no value beats a wrong one.
-    fn read() -> Option<Self> {
-        let used = Proc::this().usage(OWN).ok()?;
-        Some(Self {
-            cpu_seconds: used.cpu_ticks as f64 / clock_ticks_per_second() as f64,
-            resident_bytes: used.resident_pages * page_size() as u64,
-        })
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Style, duration};
+use super::units::{fit, padded};
+use super::{Inked, Style, duration};
 use crate::model::keys::attribute;
 use crate::output::{Span, SpanId, SpanStatus, Trace, Value};
 use crate::sanitise::sanitise;
@@ -17,39 +18,55 @@ const TIME: usize = 8;
 
 /// The rows of `trace`, each with a line end.
 pub fn render(trace: &Trace, style: Style) -> String {
-    let Some(root) = trace.spans.first() else { return String::new() };
-    let mut out = String::new();
-    let _ = writeln!(out, "  trace {}{}", root.trace_id, about(root));
+    lines(trace, style).iter().map(|line| style.inked(line) + "\n").collect()
+}
+
+/// The rows of `trace`, in pieces of a colour each. `~` stands before what is inferred.
+pub fn lines(trace: &Trace, style: Style) -> Vec<Vec<Inked>> {
+    let Some(root) = trace.spans.first() else { return Vec::new() };
+    let title = format!("  trace {}{}", root.trace_id, about(root));
+    let mut lines = vec![vec![(0, fit(&title, style.width, style))]];
     let rows = rows(&trace.spans);
     let whole = (root.end_ns.saturating_sub(root.start_ns)).max(1);
     let columns = style.width.saturating_sub(2 + NAME + 1 + TIME + 2).max(10);
     for (span, depth) in rows.iter().take(MAX_ROWS) {
-        let name = label(span, *depth, style);
-        let took = duration(span.end_ns.saturating_sub(span.start_ns) as f64 / 1e9);
-        let bar = bar(span, root.start_ns, whole, columns, style);
-        let bar = match span.status {
-            SpanStatus::Error(_) => style.paint(31, &bar),
-            SpanStatus::Unset => style.paint(36, &bar),
+        let name = padded(&label(span, *depth), NAME, style);
+        let sure = if is_inferred(span) { "~" } else { "" };
+        let took = format!("{sure}{}", duration(span.end_ns.saturating_sub(span.start_ns) as f64 / 1e9));
+        let color = match span.status {
+            SpanStatus::Error(_) => 31,
+            SpanStatus::Unset => 36,
         };
-        let _ = writeln!(out, "  {name:<NAME$} {took:>TIME$} {bar}");
+        let bar = bar(span, root.start_ns, whole, columns, style);
+        lines.push(vec![(0, format!("  {name} {took:>TIME$} ")), (color, bar)]);
     }
     if rows.len() > MAX_ROWS {
-        let _ = writeln!(out, "  … and {} more spans", rows.len() - MAX_ROWS);
+        let dots = if style.unicode { "…" } else { "..." };
+        lines.push(vec![(0, format!("  {dots} and {} more spans", rows.len() - MAX_ROWS))]);
     }
-    if style.unicode { out } else { out.replace('…', "...") }
+    lines
 }
 
-/// What the root says about the request.
+fn is_inferred(span: &Span) -> bool {
+    let is = |value: &Value| matches!(value, Value::Str(text) if &**text == "inferred");
+    span.attributes.iter().any(|(key, value)| *key == attribute::PROVENANCE && is(value))
+}
+
+/// What the root says about the request: model, how it ended, tokens.
 fn about(root: &Span) -> String {
     let mut out = String::new();
-    for key in [attribute::REQUEST_MODEL, attribute::OUTCOME, attribute::INPUT_TOKENS, attribute::OUTPUT_TOKENS] {
+    for (key, unit) in [
+        (attribute::OUTCOME, ""),
+        (attribute::INPUT_TOKENS, " in"),
+        (attribute::OUTPUT_TOKENS, " out"),
+        (attribute::REQUEST_MODEL, ""),
+    ] {
         let Some((_, value)) = root.attributes.iter().find(|(known, _)| *known == key) else { continue };
-        let value = match value {
-            Value::Str(text) => sanitise(text, 40).into_owned(),
-            Value::Int(number) => number.to_string(),
+        let _ = match value {
+            Value::Str(text) => write!(out, "  {}{unit}", sanitise(text, 40)),
+            Value::Int(number) => write!(out, "  {number}{unit}"),
             Value::Bool(_) | Value::Float(_) | Value::StrList(_) => continue,
         };
-        let _ = write!(out, "  {} {value}", key.rsplit('.').next().unwrap_or(key));
     }
     out
 }
@@ -78,7 +95,7 @@ fn rows(spans: &[Span]) -> Vec<(&Span, usize)> {
     rows
 }
 
-fn label(span: &Span, depth: usize, style: Style) -> String {
+fn label(span: &Span, depth: usize) -> String {
     let mut name = "  ".repeat(depth.min(6));
     name.push_str(span.name);
     let number = |key| {
@@ -92,8 +109,7 @@ fn label(span: &Span, depth: usize, style: Style) -> String {
     } else if let (Some(first), Some(last)) = (number(attribute::FIRST_STEP), number(attribute::LAST_STEP)) {
         let _ = write!(name, " {first}-{last}");
     }
-    let name = sanitise(&name, NAME).into_owned();
-    if style.unicode { name } else { name.replace('…', "~") }
+    name
 }
 
 fn bar(span: &Span, origin: u64, whole: u64, columns: usize, style: Style) -> String {
@@ -179,6 +195,14 @@ mod tests {
         let text = render(&trace, Style { unicode: false, ..NARROW });
         assert!(text.is_ascii(), "{text}");
         assert!(text.ends_with("... and 16 more spans\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_inferred_is_marked() {
+        let mut inferred = span(2, Some(1), "parse_request", 0, 10);
+        inferred.attributes = vec![(attribute::PROVENANCE, Value::Str("inferred".into()))];
+        let text = render(&trace(vec![span(1, None, "inference_request", 0, 100), inferred]), NARROW);
+        assert!(text.contains(" 100ms ") && text.contains(" ~10.0ms "), "{text}");
     }
 
     #[test]

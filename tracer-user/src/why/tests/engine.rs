@@ -37,6 +37,8 @@ fn the_engines_own_words_at_the_queue_come_before_the_steps() {
     wait.attributes.push((attribute::QUEUE_RUNNING, Value::Int(4)));
     wait.attributes.push((attribute::QUEUE_KV_USAGE, Value::Float(0.3)));
     assert_eq!(scene.evidence(), "queued behind 1 request, batch full (4 ran), KV cache 30 % used");
+    Arc::get_mut(&mut scene.around.steps[60]).unwrap().stats = stats(16, 0, 0.2);
+    assert_eq!(scene.evidence(), "queued behind 1 request, for a place in the batch (4 ran), KV cache 30 % used");
 }
 
 #[test]
@@ -190,7 +192,7 @@ fn a_prompt_in_chunks_is_in_every_step_that_it_overlaps() {
     assert_eq!(scene.blamed(), [(Kind::PrefillOfOthers, 360)]);
     // On another engine it is no matter: what is left is slow for no reason that is seen.
     scene.around.prefills[0].engine = 1;
-    assert_eq!(scene.blamed(), [(Kind::SlowSteps, 270), (Kind::PrefillOfOthers, 90)]);
+    assert_eq!(scene.blamed(), [(Kind::SlowSteps, 270)], "the fourth alone is too little");
 }
 
 #[test]

@@ -30,8 +30,8 @@ fn slow_end() -> Scene {
 fn a_client_that_takes_no_bytes_is_slow_and_without_that_nobody_is() {
     let mut scene = slow_end();
     assert_eq!(scene.blamed(), [], "nothing says why the end came so late");
-    scene.float(attribute::CLIENT_BLOCKED, 0.7);
-    scene.root().attributes.push((attribute::CLIENT_BLOCKED_WRITES, Value::Int(12)));
+    scene.float(attribute::BLOCKED, 0.7);
+    scene.root().attributes.push((attribute::BLOCKED_WRITES, Value::Int(12)));
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 700)]);
     assert_eq!(scene.evidence(), "the client's socket took no more bytes for 700 ms (12 writes had to wait)");
 }
@@ -39,7 +39,7 @@ fn a_client_that_takes_no_bytes_is_slow_and_without_that_nobody_is() {
 #[test]
 fn a_client_that_was_slow_while_the_engine_went_on_cost_nothing() {
     let mut scene = normal();
-    scene.float(attribute::CLIENT_BLOCKED, 0.7);
+    scene.float(attribute::BLOCKED, 0.7);
     assert_eq!(scene.blamed(), [(Kind::ManyTokens, 990)]);
 }
 
@@ -47,7 +47,7 @@ fn a_client_that_was_slow_while_the_engine_went_on_cost_nothing() {
 fn a_front_end_that_waits_for_its_client_is_not_late() {
     let mut scene = slow_end();
     scene.span(span::DETOKENIZE, 850, 900);
-    scene.float(attribute::CLIENT_BLOCKED, 0.8);
+    scene.float(attribute::BLOCKED, 0.8);
     scene.float(attribute::LAST_LAG, 0.75);
     scene.float(attribute::MAX_LAG, 0.75);
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 800)]);
@@ -90,6 +90,30 @@ fn a_request_that_lies_in_the_front_end_before_it_is_tokenized_is_late_there() {
     scene.decode(260, 400, 10);
     assert_eq!(scene.blamed(), [(Kind::FrontEndLate, 250)]);
     assert_eq!(scene.evidence(), "250 ms from the whole request to its tokenizing");
+}
+
+#[test]
+fn a_request_that_comes_slowly_is_told_from_a_front_end_that_is_late() {
+    // 0 first byte … 300 whole ├ parse ┤ 301 … 400
+    let mut scene = Scene::new(400);
+    scene.span(span::PARSE, 300, 301);
+    scene.decode(310, 400, 10);
+    assert_eq!(scene.blamed(), [(Kind::SlowRequest, 300)]);
+    assert_eq!(scene.evidence(), "300 ms from its first byte to the whole request: sent slowly, or read slowly");
+}
+
+#[test]
+fn what_is_sent_to_the_engine_late_is_the_front_ends_unless_a_step_lasted_so_long() {
+    // 0 ├ tokenize ┤ 1 … 250 queued, prefill … 400
+    let mut scene = Scene::new(400);
+    scene.span(span::TOKENIZE, 0, 1);
+    scene.wait(250, 251, "admission");
+    scene.prefill(251, 260, 20);
+    scene.decode(260, 400, 10);
+    assert_eq!(scene.blamed(), [(Kind::FrontEndLate, 249)]);
+    assert_eq!(scene.evidence(), "249 ms from its tokens to the engine's queue");
+    scene.step(5, 245, 4);
+    assert_eq!(scene.blamed(), []);
 }
 
 #[test]
@@ -167,7 +191,7 @@ fn a_server_of_which_only_http_is_seen_gave_many_tokens_as_far_as_that_tells() {
     decode.attributes[0].1 = Value::Str("inferred".into());
     assert_eq!(scene.blamed(), [(Kind::ManyTokens, 900)]);
     assert!(scene.verdict().causes[0].inferred);
-    scene.float(attribute::CLIENT_BLOCKED, 0.5);
+    scene.float(attribute::BLOCKED, 0.5);
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 500)]);
 }
 

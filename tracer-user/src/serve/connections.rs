@@ -1,4 +1,4 @@
-//! The connections that are open at an endpoint, and which of them has to go.
+//! The connections that are open at a listener, and which of them has to go.
 //!
 //! Enters: connections as they come, ask and end. Leaves: aborts. Invariant: at most as many as were allowed. One that comes when all places
 //! are taken gets that of the oldest that has not asked yet; only where all have asked, that of the oldest. Each has [`GRACE`] to ask,

@@ -1,0 +1,221 @@
+//! `inferspan top`, in a real terminal: keys do what they say, it fits, and the terminal is afterwards as it was.
+//!
+//! Needs root for the attach, and tmux; says loudly when it is skipped.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use inferspan_harness::folder::Folder;
+use inferspan_harness::process::{Signal, send};
+use inferspan_tests::demo_engine::DemoEngine;
+use inferspan_tests::judge::binary;
+use inferspan_tests::live::may_trace;
+use inferspan_tests::tmux::Tmux;
+use inferspan_tests::traffic::{Kind, Load, Until};
+use serde_json::Value;
+
+fn engine(name: &str) -> (Folder, DemoEngine) {
+    let folder = Folder::new(&format!("top-{name}")).expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_test-engine"));
+    command.args(["--step-ms", "5"]);
+    let engine = DemoEngine::start(command, folder.path(), |_, announced| Some(announced)).expect("a server");
+    (folder, engine)
+}
+
+/// Does `what` while requests come: completions, chats, and some that are rejected.
+fn under_load(engine: &DemoEngine, what: impl FnOnce()) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                let load = Load {
+                    url: engine.target.url.clone(),
+                    model: engine.target.model.clone(),
+                    kinds: vec![Kind::CompletionStream, Kind::ChatStream, Kind::Long, Kind::TooLong],
+                    clients: 8,
+                    until: Until::Elapsed(Duration::from_millis(500)),
+                    seed: 1,
+                };
+                load.run().expect("traffic");
+            }
+        });
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
+        is_over.store(true, Relaxed);
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+fn start(tmux: &Tmux, engine: &DemoEngine) -> String {
+    tmux.line(&format!("{} top -p {}", binary().display(), engine.target.pid));
+    tmux.wait("requests", |text| text.contains("tok/s · TTFT") && text.contains("STATE") && text.contains(" length "))
+}
+
+/// Rows of the table: those below its head.
+fn rows(text: &str) -> Vec<String> {
+    let below = text.lines().skip_while(|line| !line.starts_with("STATE")).skip(1);
+    below.filter(|line| !line.trim().is_empty() && !line.contains("q quit")).map(str::to_owned).collect()
+}
+
+fn fits(text: &str, columns: usize, lines: usize) {
+    assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
+    assert_eq!(text.lines().count(), lines, "{text}");
+    assert!(
+        text.lines().last().is_some_and(|line| line.contains("q quit")),
+        "the last line says how to leave:\n{text}"
+    );
+}
+
+#[test]
+fn keys_do_what_they_say_and_the_terminal_is_afterwards_as_it_was() {
+    let test = "keys_do_what_they_say_and_the_terminal_is_afterwards_as_it_was";
+    if !may_trace(test) {
+        return;
+    }
+    let Some(tmux) = Tmux::start(test, 80, 24) else { return };
+    let (_folder, engine) = engine("keys");
+    let before = tmux.modes();
+    under_load(&engine, || {
+        let text = start(&tmux, &engine);
+        fits(&text, 80, 24);
+        assert!(rows(&text).len() > 10, "{text}");
+        looks(&tmux);
+        drills_in(&tmux);
+        tmux.resize(200, 50);
+        let text =
+            tmux.wait("a wider table", |text| text.contains("TPOT") && text.contains("TRACE") && text.contains("ID "));
+        fits(&text, 200, 50);
+        tmux.resize(80, 24);
+        tmux.wait("a narrow one again", |text| text.lines().count() == 24 && !text.contains("TRACE"));
+        tmux.keys(&["q"]);
+        tmux.prompt();
+        assert!(!tmux.text().contains("STATE"), "its screen is gone");
+    });
+    assert_eq!(tmux.modes(), before);
+}
+
+/// Sorting, filtering, freezing, steps, help.
+fn looks(tmux: &Tmux) {
+    tmux.keys(&["t"]);
+    tmux.wait("another order", |text| text.contains("by ttft"));
+    tmux.keys(&["/"]);
+    tmux.wait("a filter", |text| text.contains("filter: _"));
+    tmux.keys(&["r", "e", "j", "e", "c"]);
+    let is_rejected = |text: &str| !rows(text).is_empty() && rows(text).iter().all(|row| row.starts_with("rejected"));
+    tmux.wait("rejected ones alone", |text| text.contains("filter: rejec_") && is_rejected(text));
+    tmux.keys(&["Enter"]);
+    tmux.wait("the filter kept", |text| text.contains("filter `rejec`") && is_rejected(text));
+    tmux.keys(&["Escape"]);
+    tmux.wait("all again", |text| !text.contains("filter `") && !is_rejected(text));
+    tmux.keys(&["a", "Space"]);
+    let frozen = tmux.wait("a frozen picture", |text| text.contains("FROZEN") && text.contains("by age"));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(tmux.text(), frozen);
+    tmux.keys(&["Space"]);
+    tmux.wait("one that moves", |text| !text.contains("FROZEN") && rows(text) != rows(&frozen));
+    tmux.keys(&["s"]);
+    let steps = tmux.wait("steps", |text| text.contains("engine 0") && text.contains("KV cache"));
+    assert!(["took", "batch", "prefill", "decode", "waiting"].iter().all(|strip| steps.contains(strip)), "{steps}");
+    fits(&steps, 80, 24);
+    tmux.keys(&["?"]);
+    tmux.wait("help", |text| text.contains("freeze the picture"));
+    tmux.keys(&["Escape"]);
+    tmux.wait("steps again", |text| text.contains("KV cache"));
+    tmux.keys(&["Escape"]);
+    tmux.wait("requests again", |text| text.contains("STATE"));
+}
+
+fn drills_in(tmux: &Tmux) {
+    tmux.keys(&["/", "l", "e", "n", "g", "t", "h", "Enter", "Enter"]);
+    let one = tmux.wait("a waterfall", |text| text.contains("inference_request"));
+    assert!(one.contains("decode") && one.contains("trace ") && one.contains("why "), "{one}");
+    fits(&one, 80, 24);
+    tmux.keys(&["Escape"]);
+    tmux.wait("the table", |text| text.contains("STATE"));
+    tmux.keys(&["Escape"]);
+}
+
+#[test]
+fn it_gives_the_terminal_back_however_it_is_ended() {
+    let test = "it_gives_the_terminal_back_however_it_is_ended";
+    if !may_trace(test) {
+        return;
+    }
+    let Some(tmux) = Tmux::start(test, 80, 24) else { return };
+    let (_folder, engine) = engine("ends");
+    let before = tmux.modes();
+    under_load(&engine, || {
+        for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+            start(&tmux, &engine);
+            send(tmux.child(), signal).expect("it runs");
+            tmux.prompt();
+            assert_eq!(tmux.modes(), before, "after {signal:?}");
+        }
+        start(&tmux, &engine);
+        tmux.keys(&["C-c"]);
+        tmux.prompt();
+        assert_eq!(tmux.modes(), before, "after Ctrl-C");
+        start(&tmux, &engine);
+        tmux.keys(&["C-z"]);
+        tmux.wait("the shell", |text| text.contains("Stopped"));
+        assert_eq!(tmux.modes(), before, "after Ctrl-Z");
+        tmux.line("fg");
+        tmux.wait("requests again", |text| text.contains("STATE") && text.contains("req/s"));
+        tmux.keys(&["q"]);
+        tmux.prompt();
+        assert_eq!(tmux.modes(), before, "after fg and q");
+    });
+}
+
+#[test]
+fn a_panic_anywhere_gives_the_terminal_back_and_its_message_stays() {
+    let test = "a_panic_anywhere_gives_the_terminal_back_and_its_message_stays";
+    let Some(tmux) = Tmux::start(test, 80, 24) else { return };
+    let before = tmux.modes();
+    for (how, message) in [("main", "the first thread fails"), ("thread", "another thread fails"), ("drop", "")] {
+        tmux.line(&format!("{} {how}; echo over", env!("CARGO_BIN_EXE_screen-panics")));
+        let text = tmux.wait("its end", |text| text.lines().any(|line| line == "over"));
+        assert!(text.contains(message) && !text.contains("drawn over all"), "{text}");
+        assert_eq!(tmux.modes(), before, "{how}");
+    }
+}
+
+#[test]
+fn without_a_terminal_it_is_asked_for_one_picture() {
+    let test = "without_a_terminal_it_is_asked_for_one_picture";
+    if !may_trace(test) {
+        return;
+    }
+    let (_folder, engine) = engine("once");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["top", "-p", &engine.target.pid.to_string()]).args(arguments).stdin(Stdio::null());
+        let output = command.env("COLUMNS", "80").env("LANG", "C.UTF-8").output().expect("inferspan");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, said) = run(&[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("needs a terminal") && said.contains("--once"), "{said}");
+    under_load(&engine, || {
+        let (code, text, said) = run(&["--once", "--for", "2"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(text.contains("req/s") && text.contains("STATE") && text.contains(" open, "), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let (code, text, said) = run(&["--once", "--json", "--for", "2", "--sort", "ttft"]);
+        assert_eq!(code, Some(0), "{said}");
+        let picture: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(picture["schema"], "inferspan.top/1");
+        let list = |name: &str| picture[name].as_array().expect("a list").clone();
+        assert!(
+            list("open").iter().any(|open| open["stage"] == "producing" && open["output_tokens"].as_u64() > Some(0))
+        );
+        let over = list("over");
+        assert!(over.iter().any(|over| over["outcome"] == "length" && over["seconds"]["ttft"].as_f64() > Some(0.0)));
+        let ttft: Vec<f64> = over.iter().filter_map(|over| over["seconds"]["ttft"].as_f64()).collect();
+        assert!(ttft.is_sorted_by(|a, b| a >= b), "{ttft:?}");
+        assert!(picture["figures"]["requests_per_second"].as_f64() > Some(0.5), "{}", picture["figures"]);
+        let steps = &list("steps")[0];
+        assert!(steps["steps"].as_array().is_some_and(|steps| steps.len() > 20), "{steps}");
+    });
+}

@@ -1,0 +1,98 @@
+//! The terminal while it is this program's whole, and as it was afterwards.
+//!
+//! Enters: a terminal. Leaves: one to draw on. Invariant: its modes, its screen and its cursor are as they were once this is dropped, the
+//! process panics anywhere, or is stopped by Ctrl-Z or SIGTSTP (and taken again when it goes on).
+
+use std::io::{self, IsTerminal as _, Stdout};
+use std::sync::Arc;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::{Hide, Show};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use signal_hook::consts::{SIGCONT, SIGTSTP};
+
+/// The terminal is taken.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+fn take() -> io::Result<()> {
+    enable_raw_mode()?;
+    IS_TAKEN.store(true, SeqCst);
+    execute!(io::stdout(), EnterAlternateScreen, Hide)
+}
+
+/// Gives it back, if it is taken. What fails, fails because the terminal is gone.
+pub fn give_back() {
+    if IS_TAKEN.swap(false, SeqCst) {
+        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+        let _ = disable_raw_mode();
+    }
+}
+
+/// Whether there is a terminal to draw on, and keys.
+pub fn is_possible() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// A terminal that is taken.
+#[derive(Debug)]
+pub struct Screen {
+    pub terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Somebody sent SIGTSTP, or SIGCONT.
+    stopped: Arc<AtomicBool>,
+    continued: Arc<AtomicBool>,
+}
+
+impl Screen {
+    pub fn open() -> io::Result<Self> {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            // A message of a panic belongs on the screen that stays.
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                give_back();
+                before(panic);
+            }));
+        });
+        let (stopped, continued) = (Arc::default(), Arc::default());
+        signal_hook::flag::register(SIGTSTP, Arc::clone(&stopped))?;
+        signal_hook::flag::register(SIGCONT, Arc::clone(&continued))?;
+        take()?;
+        // From here on it is given back by whatever happens.
+        let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout())).inspect_err(|_| give_back())?;
+        terminal.clear().inspect_err(|_| give_back())?;
+        Ok(Self { terminal, stopped, continued })
+    }
+
+    /// Obeys SIGTSTP, and draws anew what others may have drawn over when the process goes on.
+    pub fn obey(&mut self) -> io::Result<()> {
+        if !IS_TAKEN.load(SeqCst) {
+            return Err(io::Error::other("a thread failed, and the terminal was given back"));
+        }
+        if self.stopped.swap(false, SeqCst) {
+            return self.suspend();
+        }
+        if self.continued.swap(false, SeqCst) {
+            self.terminal.clear()?;
+        }
+        Ok(())
+    }
+
+    /// Stops this process as Ctrl-Z does; comes back when it goes on.
+    pub fn suspend(&mut self) -> io::Result<()> {
+        give_back();
+        signal_hook::low_level::emulate_default_handler(SIGTSTP)?;
+        self.continued.store(false, SeqCst);
+        take()?;
+        self.terminal.clear()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
