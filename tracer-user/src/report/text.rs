@@ -154,18 +154,16 @@ impl Page {
         self.head("Where the time went", &format!(": of {} requests, and of {slow}", count(of.requests)));
         for phase in &of.phases {
             let bar = |share: f64| "█".repeat((share.clamp(0.0, 1.0) * 20.0).round() as usize);
-            self.line(
-                &format!(
-                    "  {:<12}{:>9} {:>7} {:<20} {:>7} {:<20}",
-                    phase.name,
-                    seconds(phase.seconds),
-                    percent(phase.share),
-                    bar(phase.share),
-                    percent(phase.slowest_share),
-                    bar(phase.slowest_share)
-                )
-                .trim_end(),
+            let line = format!(
+                "  {:<12}{:>9} {:>7} {:<20} {:>7} {}",
+                phase.name,
+                seconds(phase.seconds),
+                percent(phase.share),
+                bar(phase.share),
+                percent(phase.slowest_share),
+                bar(phase.slowest_share)
             );
+            self.line(line.trim_end());
         }
     }
 
