@@ -11,5 +11,6 @@ pub mod outputs;
 pub mod pipeline;
 pub mod signals;
 pub mod story;
+pub mod timed;
 pub mod tmux;
 pub mod traffic;

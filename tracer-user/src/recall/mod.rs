@@ -18,6 +18,7 @@ use crate::output::{AccessRecord, EngineStep, Trace};
 use crate::recording::reader::is_recording;
 use crate::store::{Limits, Store};
 
+mod json;
 mod otlp;
 mod played;
 mod record;

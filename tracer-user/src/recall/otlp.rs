@@ -6,20 +6,19 @@
 
 use std::sync::Arc;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
-use opentelemetry_proto::tonic::trace::v1::{self as proto, status::StatusCode};
-
+use super::json::{self, KeyValue, Number, span_id, trace_id};
 use super::words;
 use crate::input::Server;
 use crate::model::keys::span;
-use crate::output::{Span, SpanEvent, SpanId, SpanKind, SpanLink, SpanStatus, TraceId, Value};
+use crate::output::{Span, SpanEvent, SpanKind, SpanLink, SpanStatus, Value};
 
 /// Longest line, bytes. A collector's batch of 8,192 spans is about 8 MB.
 pub(super) const MAX_LINE: usize = 32 << 20;
-/// Most objects of a line: a span of ours has about 60, so that a collector's batch of 8,192 has 491,520; each takes up to 350 bytes.
+/// Most objects of a line: a span of ours has about 60, so that a collector's batch of 8,192 has 491,520; each takes up to 400 bytes.
 pub(super) const MAX_OBJECTS: usize = 600_000;
+/// `SPAN_KIND_SERVER` and `STATUS_CODE_ERROR` of OTLP.
+const SERVER: i32 = 2;
+const ERROR: i32 = 2;
 /// Set in a span's flags where its parent lies in another process.
 const PARENT_IS_REMOTE: u32 = 0x200;
 /// The name of the scope that spans of ours are in.
@@ -47,7 +46,7 @@ pub(super) struct Unused {
 pub(super) struct Read {
     pub server: Arc<Server>,
     /// Version of who wrote it.
-    pub writer: Option<String>,
+    pub writer: Option<Arc<str>>,
     pub span: Span,
 }
 
@@ -57,20 +56,20 @@ pub(super) fn spans(line: &[u8], unused: &mut Unused) -> Vec<Read> {
         unused.lines += 1;
         return Vec::new();
     }
-    let Ok(request) = serde_json::from_slice::<ExportTraceServiceRequest>(line) else {
+    let Ok(request) = serde_json::from_slice::<json::Request<'_>>(line) else {
         unused.lines += 1;
         return Vec::new();
     };
     let mut out = Vec::new();
     for of_resource in request.resource_spans {
-        let server = Arc::new(server(of_resource.resource.map(|resource| resource.attributes).unwrap_or_default()));
+        let server = Arc::new(server(of_resource.resource.attributes));
         for of_scope in of_resource.scope_spans {
-            let (name, version) = of_scope.scope.map(|scope| (scope.name, scope.version)).unwrap_or_default();
+            let json::Scope { name, version } = of_scope.scope;
             if !name.is_empty() && name != SCOPE {
                 unused.foreign += of_scope.spans.len() as u64;
                 continue;
             }
-            let writer = (!version.is_empty()).then_some(version);
+            let writer = (!version.is_empty()).then(|| Arc::from(&*version));
             let spans = of_scope.spans.into_iter().filter_map(|span| convert(span, unused));
             out.extend(spans.map(|span| Read { server: of(&server, &span), writer: writer.clone(), span }));
         }
@@ -79,14 +78,14 @@ pub(super) fn spans(line: &[u8], unused: &mut Unused) -> Vec<Read> {
 }
 
 /// The server that a resource describes, as far as it says.
-fn server(attributes: Vec<KeyValue>) -> Server {
+fn server(attributes: Vec<KeyValue<'_>>) -> Server {
     let mut server = Server::default();
-    for KeyValue { key, value, .. } in attributes {
-        match (key.as_str(), value.and_then(|value| value.value)) {
-            ("service.name", Some(Any::StringValue(name))) => server.service = name,
-            ("service.version", Some(Any::StringValue(version))) => server.engine_version = Some(version),
-            ("container.id", Some(Any::StringValue(id))) => server.container_id = Some(id),
-            ("process.pid", Some(Any::IntValue(pid))) => server.pid = u32::try_from(pid).unwrap_or(0),
+    for KeyValue { key, value } in attributes {
+        match (&*key, value) {
+            ("service.name", json::Value::String(name)) => server.service = name.into_owned(),
+            ("service.version", json::Value::String(version)) => server.engine_version = Some(version.into_owned()),
+            ("container.id", json::Value::String(id)) => server.container_id = Some(id.into_owned()),
+            ("process.pid", json::Value::Int(pid)) => server.pid = u32::try_from(pid).unwrap_or(0),
             _ => {}
         }
     }
@@ -102,48 +101,46 @@ fn of(server: &Arc<Server>, span: &Span) -> Arc<Server> {
     }
 }
 
-fn convert(from: proto::Span, unused: &mut Unused) -> Option<Span> {
+fn convert(from: json::Span<'_>, unused: &mut Unused) -> Option<Span> {
     let Some(name) = words::span(&from.name) else {
         unused.foreign += 1;
         return None;
     };
-    let ids = trace_id(&from.trace_id).zip(span_id(&from.span_id));
-    let parent = span_id(&from.parent_span_id);
-    let is_parent_fine = parent.is_some() || from.parent_span_id.iter().all(|byte| *byte == 0);
-    let Some((trace_id, span_id)) =
-        ids.filter(|_| is_parent_fine && from.start_time_unix_nano <= from.end_time_unix_nano)
-    else {
+    let ids = trace_id(&from.trace_id).zip(span_id(&from.id));
+    let parent = span_id(&from.parent);
+    let is_parent_fine = parent.is_some() || from.parent.bytes().all(|digit| digit == b'0');
+    let (Number(start_ns), Number(end_ns)) = (from.start_time_unix_nano, from.end_time_unix_nano);
+    let Some((trace_id, span_id)) = ids.filter(|_| is_parent_fine && start_ns <= end_ns) else {
         unused.impossible += 1;
         return None;
     };
-    let is_error = from.status.is_some_and(|status| status.code == StatusCode::Error as i32);
     Some(Span {
         trace_id,
         span_id,
         parent,
         parent_is_remote: from.flags & PARENT_IS_REMOTE != 0,
-        trace_state: (!from.trace_state.is_empty()).then_some(from.trace_state),
+        trace_state: (!from.trace_state.is_empty()).then(|| from.trace_state.into_owned()),
         name,
-        kind: if from.kind == proto::span::SpanKind::Server as i32 { SpanKind::Server } else { SpanKind::Internal },
-        start_ns: from.start_time_unix_nano,
-        end_ns: from.end_time_unix_nano,
+        kind: if from.kind == SERVER { SpanKind::Server } else { SpanKind::Internal },
+        start_ns,
+        end_ns,
         // The one word that the core says.
-        status: if is_error { SpanStatus::Error("error") } else { SpanStatus::Unset },
+        status: if from.status.code == ERROR { SpanStatus::Error("error") } else { SpanStatus::Unset },
         attributes: attributes(from.attributes, unused),
         events: from.events.into_iter().filter_map(|event| convert_event(event, unused)).collect(),
         links: from.links.into_iter().filter_map(|link| convert_link(link, unused)).collect(),
     })
 }
 
-fn convert_event(from: proto::span::Event, unused: &mut Unused) -> Option<SpanEvent> {
+fn convert_event(from: json::Event<'_>, unused: &mut Unused) -> Option<SpanEvent> {
     let Some(name) = words::event(&from.name) else {
         unused.unknown += 1;
         return None;
     };
-    Some(SpanEvent { name, at_ns: from.time_unix_nano, attributes: attributes(from.attributes, unused) })
+    Some(SpanEvent { name, at_ns: from.time_unix_nano.0, attributes: attributes(from.attributes, unused) })
 }
 
-fn convert_link(from: proto::span::Link, unused: &mut Unused) -> Option<SpanLink> {
+fn convert_link(from: json::Link<'_>, unused: &mut Unused) -> Option<SpanLink> {
     let Some((trace_id, span_id)) = trace_id(&from.trace_id).zip(span_id(&from.span_id)) else {
         unused.unknown += 1;
         return None;
@@ -152,10 +149,10 @@ fn convert_link(from: proto::span::Link, unused: &mut Unused) -> Option<SpanLink
 }
 
 /// What is known of `from`: the rest is counted.
-fn attributes(from: Vec<KeyValue>, unused: &mut Unused) -> Vec<(&'static str, Value)> {
+fn attributes(from: Vec<KeyValue<'_>>, unused: &mut Unused) -> Vec<(&'static str, Value)> {
     let mut out = Vec::with_capacity(from.len());
-    for KeyValue { key, value, .. } in from {
-        match words::attribute(&key).zip(value.and_then(convert_value)) {
+    for KeyValue { key, value } in from {
+        match words::attribute(&key).zip(convert_value(value)) {
             Some(pair) => out.push(pair),
             None => unused.unknown += 1,
         }
@@ -163,28 +160,19 @@ fn attributes(from: Vec<KeyValue>, unused: &mut Unused) -> Vec<(&'static str, Va
     out
 }
 
-fn convert_value(from: AnyValue) -> Option<Value> {
-    match from.value? {
-        Any::StringValue(text) => Some(Value::Str(text.into())),
-        Any::BoolValue(value) => Some(Value::Bool(value)),
-        Any::IntValue(value) => Some(Value::Int(value)),
-        Any::DoubleValue(value) => Some(Value::Float(value)),
-        Any::ArrayValue(list) => {
-            let text = |value: AnyValue| match value.value {
-                Some(Any::StringValue(text)) => Some(text.into()),
+fn convert_value(from: json::Value<'_>) -> Option<Value> {
+    match from {
+        json::Value::String(text) => Some(Value::Str(text.into())),
+        json::Value::Bool(value) => Some(Value::Bool(value)),
+        json::Value::Int(value) => Some(Value::Int(value)),
+        json::Value::Double(value) => Some(Value::Float(value)),
+        json::Value::Array(list) => {
+            let text = |value| match value {
+                json::Value::String(text) => Some(text.into()),
                 _ => None,
             };
-            list.values.into_iter().map(text).collect::<Option<Vec<_>>>().map(Value::StrList)
+            list.into_iter().map(text).collect::<Option<Vec<_>>>().map(Value::StrList)
         }
-        Any::KvlistValue(_) | Any::BytesValue(_) | Any::StringValueStrindex(_) => None,
+        json::Value::Other => None,
     }
-}
-
-/// `None` for what is no id, and for the one that means none.
-fn trace_id(bytes: &[u8]) -> Option<TraceId> {
-    <[u8; 16]>::try_from(bytes).ok().filter(|id| *id != [0; 16]).map(TraceId)
-}
-
-fn span_id(bytes: &[u8]) -> Option<SpanId> {
-    <[u8; 8]>::try_from(bytes).ok().filter(|id| *id != [0; 8]).map(SpanId)
 }

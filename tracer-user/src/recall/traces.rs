@@ -52,7 +52,7 @@ impl Reader {
         }
         let spans = otlp::spans(line, &mut self.unused);
         if let Some(version) = spans.first().and_then(|read| read.writer.as_ref()).filter(|_| self.writer.is_none()) {
-            self.writer = Some(version.clone());
+            self.writer = Some(version.to_string());
         }
         let trees = self.trees.push(spans);
         self.make(trees)

@@ -2,6 +2,8 @@
 //!
 //! Enters: a [`Diff`], whose names are safe to show. Leaves: text.
 
+use std::fmt::Write as _;
+
 use super::FileSaid;
 use super::compare::{Diff, Finding, ModelDiff, PhaseDiff, Unit, Verdict};
 use super::shift::{CONFIDENCE, Shift};
@@ -23,7 +25,9 @@ pub fn render(diff: &Diff, drawn: Drawn) -> String {
         }
     }
     for (name, losses) in [("A", &diff.losses_a), ("B", &diff.losses_b)] {
-        losses.iter().for_each(|loss| wrapped(&mut out, &format!("missing in {name}: {}", loss.said), 0));
+        for loss in losses {
+            wrapped(&mut out, &format!("missing in {name}: {}", loss.said), 0);
+        }
     }
     out.push('\n');
     if diff.findings.is_empty() {
@@ -56,8 +60,9 @@ fn of_model(out: &mut String, of: &ModelDiff, drawn: Drawn) {
     out.push('\n');
     let name = fit(&of.model, 30);
     let name = if drawn.color { format!("\x1b[1m{name}\x1b[0m") } else { name };
-    out.push_str(&format!("{name}: {} requests in A, {} in B", count(of.requests_a), count(of.requests_b)));
-    out.push_str(&format!("; {} and {} went well\n", count(of.compared_a), count(of.compared_b)));
+    let all = format!("{} requests in A, {} in B", count(of.requests_a), count(of.requests_b));
+    let well = format!("{} and {} went well", count(of.compared_a), count(of.compared_b));
+    let _ = writeln!(out, "{name}: {all}; {well}");
     for warning in &of.warnings {
         wrapped(out, &format!("! {warning}"), 2);
     }

@@ -119,7 +119,7 @@ fn requests(report: &Report) -> String {
 }
 
 fn heads(heads: &[&str]) -> String {
-    heads.iter().map(|head| format!("<th>{head}</th>")).collect()
+    format!("<th>{}</th>", heads.join("</th><th>"))
 }
 
 fn latency(latencies: &[Latency]) -> String {
@@ -199,7 +199,7 @@ fn slow(slow: &Slow) -> String {
         tokens(slow.prompt_tokens),
         tokens(slow.output_tokens),
         slow.outcome,
-        escape(&slow.why),
+        escape(&slow.why.said),
         escape(&slow.trace_id)
     );
     let ends = slow.phases.iter().map(|phase| phase.start + phase.seconds);

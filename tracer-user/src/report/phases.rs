@@ -5,10 +5,10 @@
 
 use serde::Serialize;
 
-use super::rows::{Row, Times};
+use super::rows::{Row, TimeOf};
 
 /// The phases, in the order in which they come.
-pub const PHASES: [(&str, fn(&Times) -> Option<f64>); 6] = [
+pub const PHASES: [(&str, TimeOf); 6] = [
     ("parse", |times| times.parse),
     ("tokenize", |times| times.tokenize),
     ("queue", |times| times.queue),

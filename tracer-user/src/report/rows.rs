@@ -32,6 +32,9 @@ pub struct Row {
     pub preemptions: u64,
 }
 
+/// One of a request's times.
+pub type TimeOf = fn(&Times) -> Option<f64>;
+
 /// Seconds; `None` where it is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Times {

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::rows::per_token;
-use super::words;
-use crate::model::keys::span;
 use crate::output::{AccessRecord, Span, Trace};
 use crate::store::Store;
-use crate::why;
+use crate::why::{self, Verdict};
 
 /// Of each kind.
 const MOST: usize = 5;
@@ -44,8 +42,16 @@ pub struct Slow {
     pub e2e: Option<f64>,
     /// Where its time went, in the order in which it did: from when, since its beginning, and for how long.
     pub phases: Vec<PhaseSaid>,
-    /// A sentence.
-    pub why: String,
+    pub why: Why,
+}
+
+/// Why a request was slow.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Why {
+    /// In sentences, safe to show.
+    pub said: String,
+    #[serde(flatten)]
+    pub verdict: Verdict,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -67,7 +73,7 @@ struct Candidate {
     end_ns: u64,
     trace: Arc<Trace>,
     record: Arc<AccessRecord>,
-    why: Option<String>,
+    why: Option<Why>,
 }
 
 impl Slowest {
@@ -146,21 +152,11 @@ fn phases(trace: &Trace) -> Vec<PhaseSaid> {
 /// Phases of a request that are drawn: a preempted one has a wait for each time.
 const MAX_PHASES: usize = 32;
 
-/// In a sentence, why it took as long as it did.
-fn explain(_store: &Store, trace: &Trace) -> String {
-    let verdict = why::explain(trace, &why::Around::default());
-    let causes: Vec<String> = verdict.causes.iter().map(|cause| cause.evidence.clone()).collect();
-    if causes.is_empty() { longest(trace) } else { causes.join("; ") }
-}
-
-/// The phase that took most of it.
-fn longest(trace: &Trace) -> String {
-    let Some(root) = trace.spans.first() else { return String::new() };
-    let whole = root.end_ns.saturating_sub(root.start_ns) as f64 / 1e9;
-    let phases = phases(trace);
-    let longest =
-        phases.iter().filter(|phase| phase.name != span::GENERATION).max_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    longest.map_or_else(String::new, |phase| {
-        format!("{} took {} of {}", phase.name, words::seconds(phase.seconds), words::seconds(whole))
-    })
+/// Why it took as long as it did, of what is kept of its neighbours.
+fn explain(store: &Store, trace: &Trace) -> Why {
+    let verdict = why::explain(trace, &why::around(store, trace));
+    let paragraph = why::text::paragraph(trace, &verdict);
+    // It begins with the request's id, which stands beside it.
+    let said = paragraph.split_once(": ").map_or(paragraph.as_str(), |(_, said)| said).to_owned();
+    Why { said, verdict }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::histogram::Histogram;
-use super::rows::{Row, Rows, Times};
+use super::rows::{Row, Rows, TimeOf};
 use super::samples::Samples;
 use crate::output::Outcome;
 
@@ -15,7 +15,7 @@ use crate::output::Outcome;
 pub const BARS: usize = 20;
 
 /// Of what a distribution is.
-pub const LATENCIES: [(&str, fn(&Times) -> Option<f64>); 8] = [
+pub const LATENCIES: [(&str, TimeOf); 8] = [
     ("ttft", |times| times.ttft),
     ("e2e", |times| times.e2e),
     ("tokenize", |times| times.tokenize),

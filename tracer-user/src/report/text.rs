@@ -154,19 +154,16 @@ impl Page {
         self.head("Where the time went", &format!(": of {} requests, and of {slow}", count(of.requests)));
         for phase in &of.phases {
             let bar = |share: f64| "█".repeat((share.clamp(0.0, 1.0) * 20.0).round() as usize);
-            self.line(
-                &format!(
-                    "  {:<12}{:>9} {:>7} {:<20} {:>7} {:<20}",
-                    phase.name,
-                    seconds(phase.seconds),
-                    percent(phase.share),
-                    bar(phase.share),
-                    percent(phase.slowest_share),
-                    bar(phase.slowest_share)
-                )
-                .trim_end()
-                .to_owned(),
+            let line = format!(
+                "  {:<12}{:>9} {:>7} {:<20} {:>7} {}",
+                phase.name,
+                seconds(phase.seconds),
+                percent(phase.share),
+                bar(phase.share),
+                percent(phase.slowest_share),
+                bar(phase.slowest_share)
             );
+            self.line(line.trim_end());
         }
     }
 
@@ -195,7 +192,7 @@ impl Page {
             tokens(slow.output_tokens),
             slow.outcome
         ));
-        for line in wrap(&slow.why, WIDTH - 12) {
+        for line in wrap(&slow.why.said, WIDTH - 12) {
             self.line(&format!("            {line}"));
         }
     }
