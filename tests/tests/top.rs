@@ -122,7 +122,7 @@ fn looks(tmux: &Tmux) {
     tmux.keys(&["?"]);
     tmux.wait("help", |text| text.contains("freeze the picture"));
     tmux.keys(&["Escape"]);
-    tmux.wait("steps again", |text| text.contains("KV cache"));
+    tmux.wait("steps again", |text| text.contains("took   "));
     tmux.keys(&["Escape"]);
     tmux.wait("requests again", |text| text.contains("STATE"));
 }
