@@ -80,7 +80,7 @@ fn at_eighty_columns_nothing_wraps_and_nothing_mixes_with_the_line_of_rates() {
     std::thread::sleep(Duration::from_millis(1500));
     attach.stop_with(Signal::INT, Duration::from_secs(30)).expect("it ends");
     let screen = Screen::of(&fs::read(&attach.output).expect("its output"));
-    assert!(sent > 6 * 40, "{sent} requests");
+    assert!(sent > 6 * 20, "{sent} requests: more than a person reads");
     judge(&screen, sent);
 }
 
@@ -92,7 +92,7 @@ fn judge(screen: &Screen, sent: usize) {
     let placed: Vec<_> = screen.placed.iter().filter(|line| line.contains("req/s")).collect();
     assert!(placed.len() >= 5, "{} lines of rates", placed.len());
     assert!(placed.iter().all(|line| line.matches("req/s").count() == 1));
-    assert!(screen.lines.iter().all(|line| !line.contains("req/s")), "the line of rates stays");
+    assert!(screen.lines.iter().all(|line| !line.contains(" req/s · ")), "the line of rates stays");
     let complaint = |line: &&String| line.contains("No space left on device");
     assert!(screen.lines.iter().filter(complaint).all(|line| line.starts_with("inferspan: ")), "{:?}", screen.lines);
     assert!(screen.lines.iter().any(|line| complaint(&line)), "{:?}", screen.lines);

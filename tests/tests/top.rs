@@ -48,13 +48,15 @@ fn under_load(engine: &DemoEngine, what: impl FnOnce()) {
 
 fn start(tmux: &Tmux, engine: &DemoEngine) -> String {
     tmux.line(&format!("{} top -p {}", binary().display(), engine.target.pid));
-    tmux.wait("requests", |text| text.contains("tok/s · TTFT") && text.contains("STATE") && text.contains(" length "))
+    tmux.wait("requests", |text| text.contains("tok/s · TTFT") && text.contains("STATE") && text.contains("\nlength "))
 }
 
-/// Rows of the table: those below its head.
+/// Rows of the table: those below its head, above the line of keys.
 fn rows(text: &str) -> Vec<String> {
-    let below = text.lines().skip_while(|line| !line.starts_with("STATE")).skip(1);
-    below.filter(|line| !line.trim().is_empty() && !line.contains("q quit")).map(str::to_owned).collect()
+    let below = text.lines().rev().skip(1).take_while(|line| !line.starts_with("STATE"));
+    let mut rows: Vec<String> = below.filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    rows.reverse();
+    rows
 }
 
 fn fits(text: &str, columns: usize, lines: usize) {
@@ -120,7 +122,7 @@ fn looks(tmux: &Tmux) {
     tmux.keys(&["?"]);
     tmux.wait("help", |text| text.contains("freeze the picture"));
     tmux.keys(&["Escape"]);
-    tmux.wait("steps again", |text| text.contains("KV cache"));
+    tmux.wait("steps again", |text| text.contains("took   "));
     tmux.keys(&["Escape"]);
     tmux.wait("requests again", |text| text.contains("STATE"));
 }

@@ -122,7 +122,9 @@ impl Drop for Diverted {
         if let Some(mut state) = state() {
             state.diverted = None;
         }
-        left.iter().for_each(|text| say(text));
+        for text in left {
+            say(&text);
+        }
     }
 }
 

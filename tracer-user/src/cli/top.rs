@@ -14,6 +14,7 @@ use crate::export::Sinks;
 use crate::export::flags::MAX_SPANS;
 use crate::export::terminal::Style;
 use crate::run::begun::{Begun, Plan};
+use crate::run::live::StoppedBy;
 use crate::run::stop::Stop;
 use crate::sanitise::sanitise;
 use crate::telemetry::Telemetry;
@@ -77,14 +78,16 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         began.map(|begun| begun.map(|begun| follow(begun, &watched, args, view.as_ref().map(|view| (view, title)))));
     // Before anything is said of how it went.
     let closed = view.map_or(Ok(()), View::close);
-    match followed? {
-        None => Ok(Code::Interrupted),
-        Some(shown) => closed.and(shown).map(|()| Code::Ok).map_err(Into::into),
+    let Some(end) = followed? else { return Ok(Code::Interrupted) };
+    closed?;
+    if end? == StoppedBy::Target {
+        say("the server has ended");
     }
+    Ok(Code::Ok)
 }
 
-/// Traces until something ends it.
-fn follow(mut begun: Begun, watched: &Watched, args: &Args, view: Option<(&View, String)>) -> io::Result<()> {
+/// Traces until something ends it: what that was.
+fn follow(mut begun: Begun, watched: &Watched, args: &Args, view: Option<(&View, String)>) -> io::Result<StoppedBy> {
     begun.probe_libraries().iter().for_each(|what| warn(what));
     if let Err(error) = begun.give_up_privileges(std::iter::empty()) {
         warn(&error.to_string());
@@ -94,12 +97,15 @@ fn follow(mut begun: Begun, watched: &Watched, args: &Args, view: Option<(&View,
     }
     let mut reader = watched.reader();
     watched.kept.ask_for_now();
-    while begun.turn(&mut |what| warn(what)).is_none() {
+    let end = loop {
+        if let Some(end) = begun.turn(&mut |what| warn(what)) {
+            break end;
+        }
         if args.once {
             // So that the picture is of the end, however long this looks.
             watched.kept.ask_for_now();
         }
-    }
+    };
     let shown = if args.once {
         let picture = watched.picture(&mut reader);
         if args.json {
@@ -112,7 +118,7 @@ fn follow(mut begun: Begun, watched: &Watched, args: &Args, view: Option<(&View,
     };
     let (_, attachment) = begun.finish();
     attachment.leave();
-    shown
+    shown.map(|()| end)
 }
 
 /// Who is traced.

@@ -81,9 +81,11 @@ fn gone() -> Shown {
 
 /// A request that is over.
 fn over(request: &Request, store: &Store, style: Style) -> Shown {
-    let mut lines = waterfall::lines(&request.trace, style);
+    // Why comes first: on a small screen the waterfall fills the rest.
+    let why = wrap(&verdict(request, store), style.width, style);
+    let mut lines: Vec<Vec<Inked>> = why.into_iter().map(|line| vec![(0, line)]).collect();
     lines.push(Vec::new());
-    lines.extend(wrap(&verdict(request, store), style.width, style).into_iter().map(|line| vec![(0, line)]));
+    lines.extend(waterfall::lines(&request.trace, style));
     let id = request.record.as_deref().and_then(|record| record.request_id.clone()).unwrap_or_default();
     Shown { title: format!("request {}", fit(&id, 60, style)), lines }
 }

@@ -136,17 +136,16 @@ impl Picture {
         }
         let matching = self.over.iter().enumerate().filter(|(_, request)| matches(&filter, request));
         let mut over: Vec<Row> = matching.map(|(at, request)| row_of_over(What::Over(at), request)).collect();
-        let by = |key: fn(&Row) -> Option<f64>| move |a: &Row, b: &Row| descending(key(a), key(b));
-        match sort {
-            // They are over in that order.
-            Sort::Age => open.sort_by(by(|row| Some(row.age))),
-            Sort::Ttft => [&mut open, &mut over].into_iter().for_each(|rows| rows.sort_by(by(|row| row.ttft))),
-            Sort::E2e => [&mut open, &mut over].into_iter().for_each(|rows| rows.sort_by(by(|row| Some(row.age)))),
-            Sort::Tokens => {
-                let tokens = by(|row| row.output_tokens.map(|count| count as f64));
-                [&mut open, &mut over].into_iter().for_each(|rows| rows.sort_by(tokens));
-            }
-            Sort::Queue => [&mut open, &mut over].into_iter().for_each(|rows| rows.sort_by(by(|row| row.queue))),
+        let key: fn(&Row) -> Option<f64> = match sort {
+            Sort::Age | Sort::E2e => |row| Some(row.age),
+            Sort::Ttft => |row| row.ttft,
+            Sort::Tokens => |row| row.output_tokens.map(|count| count as f64),
+            Sort::Queue => |row| row.queue,
+        };
+        open.sort_by(|a, b| descending(key(a), key(b)));
+        // Else they stay in the order in which they were over.
+        if sort != Sort::Age {
+            over.sort_by(|a, b| descending(key(a), key(b)));
         }
         open.append(&mut over);
         open

@@ -34,7 +34,8 @@ pub fn give_back() {
 
 /// Whether there is a terminal to draw on, and keys.
 pub fn is_possible() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb
 }
 
 /// A terminal that is taken.

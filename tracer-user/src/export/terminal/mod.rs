@@ -62,7 +62,7 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Option<Box<dyn Sink>>> {
         || flags.metrics_out.is_some()
         || flags.access_log.is_some();
     let is_terminal = io::stdout().is_terminal();
-    if !(is_terminal || !has_destination) || access_log::takes_stdout(flags.access_log.as_deref()) {
+    if (!is_terminal && has_destination) || access_log::takes_stdout(flags.access_log.as_deref()) {
         return Ok(None);
     }
     if is_terminal {

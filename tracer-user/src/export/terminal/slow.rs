@@ -63,6 +63,9 @@ pub struct Told {
     pub text: String,
 }
 
+/// A candidate by one of both times: how many times the median, what, how long, the median, of which model.
+type Ranked<'a> = (f64, By, f64, Option<f64>, &'a str, &'a Candidate);
+
 /// A request that is drawn.
 #[derive(Debug)]
 pub struct Drawn {
@@ -110,12 +113,12 @@ impl Slow {
     /// Those to draw: the slowest that differ, and one that was not answered. `explain` is asked for few.
     pub fn pick(&self, medians: impl Fn(&str) -> Medians, explain: impl Fn(&Trace) -> Told) -> Vec<Drawn> {
         let ratio = |time: f64, median: Option<f64>| median.map_or(1.0, |median| (time + SMALL) / (median + SMALL));
-        let mut ranked: Vec<(f64, By, f64, Option<f64>, &Arc<str>, &Candidate)> = Vec::new();
+        let mut ranked: Vec<Ranked<'_>> = Vec::new();
         for (by, of) in [(By::FirstToken, &self.first), (By::EachToken, &self.each)] {
             for (model, slowest) in of {
                 let medians = medians(model);
                 let median = if by == By::FirstToken { medians.first } else { medians.each };
-                let rows = slowest.iter().map(|(time, of)| (ratio(*time, median), by, *time, median, model, of));
+                let rows = slowest.iter().map(|(time, of)| (ratio(*time, median), by, *time, median, &**model, of));
                 ranked.extend(rows);
             }
         }

@@ -3,6 +3,8 @@
 //! Enters: access records. Leaves: lines. Invariant: no line is wider than the terminal, whatever the target calls its things; units stand
 //! below each other.
 
+use std::fmt::Write as _;
+
 use super::units::{ascii, duration, fit, padded, right, tokens, width};
 use super::{Inked, Style, outcome_color};
 use crate::output::AccessRecord;
@@ -198,13 +200,13 @@ pub fn request(record: &AccessRecord) -> String {
     let path = record.path.as_deref().unwrap_or("(HTTP not seen)");
     let mut text = path.strip_prefix("/v1/").unwrap_or(path).to_owned();
     if let Some(preemptions @ 1..) = record.preemptions {
-        text.push_str(&format!(" preempted {preemptions}x"));
+        let _ = write!(text, " preempted {preemptions}x");
     }
     if let Some(cached @ 1..) = record.cached_tokens {
-        text.push_str(&format!(" {} cached", tokens(cached)));
+        let _ = write!(text, " {} cached", tokens(cached));
     }
     if !record.incomplete.is_whole() {
-        text.push_str(&format!(" incomplete: {}", record.incomplete));
+        let _ = write!(text, " incomplete: {}", record.incomplete);
     }
     text
 }

@@ -65,7 +65,8 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>) {
         Page::Requests => requests(frame, body, scene),
         Page::Request => scrolled(frame, body, &scene.shown.title, scene.shown.lines.clone(), scene),
         Page::Steps => {
-            scrolled(frame, body, "the last steps of each engine", steps::lines(scene.picture, style), scene)
+            let lines = steps::lines(scene.picture, style);
+            scrolled(frame, body, "the last steps of each engine", lines, scene);
         }
         Page::Help => scrolled(frame, body, "keys", help(), scene),
     }
