@@ -188,7 +188,7 @@ fn a_client_that_reads_too_slowly_is_named_among_two_hundred() {
     thread::scope(|scope| {
         scope.spawn(|| stage.send(&crowd()));
         let slow = Asked::new("slow-reader", 20, 200, 0);
-        blame::read_late(&stage.engine.target, &slow, &json!({}), Duration::from_secs(4));
+        blame::read_late(&stage.engine.target, &slow, &json!({}), Duration::from_secs(2));
     });
     thread::sleep(SETTLED);
     names(&stage.ask(&["why", "--slow", "5"]), "slow-reader", "slow_client");

@@ -41,7 +41,7 @@ pub(super) fn of(source: &impl Source, id: &str) -> Vec<String> {
         (alike, newest)
     });
     let mut alike = alike;
-    alike.sort_by(|a, b| b.0.cmp(&a.0));
+    alike.sort_by_key(|of| std::cmp::Reverse(of.0));
     alike.dedup();
     let alike: Vec<String> =
         alike.into_iter().take(MOST).map(|(_, known)| format!("perhaps {}", sanitise(&known, LONGEST))).collect();

@@ -54,7 +54,9 @@ pub(super) fn show(asked: Ask, of: &OfArgs, schema: &str) -> anyhow::Result<Code
     let paper = Paper { color: style.color, unicode: style.unicode, width: style.width };
     let id = asked.id().map(str::to_owned);
     let Heard { answer, warnings } = ask(asked, paper, of.from.as_deref())?;
-    warnings.iter().for_each(|what| say(&format!("warning: {what}")));
+    for what in &warnings {
+        say(&format!("warning: {what}"));
+    }
     if answer.found.is_empty() {
         return Err(unknown(id.as_deref(), &answer, of.from.as_deref()).into());
     }

@@ -55,7 +55,7 @@ impl<'a> Case<'a> {
             prefill: below(span::PREFILL, parent).next(),
             decode,
             pieces,
-            own_prompts: named(span::PREFILL).flat_map(prompt_of).collect(),
+            own_prompts: named(span::PREFILL).filter_map(prompt_of).collect(),
         })
     }
 

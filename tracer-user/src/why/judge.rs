@@ -1,5 +1,7 @@
 //! What the families of causes share: the case, what went on around it, and what is blamed already.
 
+use std::fmt::Write as _;
+
 use super::case::{Case, int, took};
 use super::ledger::Ledger;
 use super::others::{Others, Times};
@@ -112,7 +114,7 @@ impl<'a> Judge<'a> {
         let mut evidence = format!("{}, {} each", count(tokens, "token"), time(took(decode) / (tokens - 1)));
         let of_steps = self.steps_within(decode.start_ns, decode.end_ns);
         if let Some(batch) = middle(of_steps.iter().map(|step| step.requests).collect()) {
-            evidence.push_str(&format!(", in batches of {batch}"));
+            let _ = write!(evidence, ", in batches of {batch}");
         }
         Some(Cause {
             kind: Kind::ManyTokens,

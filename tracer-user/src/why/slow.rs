@@ -18,6 +18,9 @@ const SMALL: u64 = 20_000_000;
 /// What took fewer times as long as the median comes behind all that took more.
 const NOTABLE: f64 = 1.5;
 
+/// A server, and a model of it.
+type Likeness = (String, Option<String>);
+
 /// How slow a request was.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Slowness {
@@ -49,7 +52,7 @@ struct Times {
 
 /// The indices of the `most` slowest of `requests`, the slowest first.
 pub fn slowest(requests: &[Request], most: usize) -> Vec<(usize, Slowness)> {
-    let mut groups: BTreeMap<(String, Option<String>), Vec<(usize, Times)>> = BTreeMap::new();
+    let mut groups: BTreeMap<Likeness, Vec<(usize, Times)>> = BTreeMap::new();
     for (index, request) in requests.iter().enumerate() {
         let Some(times) = Times::of(request) else { continue };
         let model = request.trace.spans.first().and_then(|root| text(root, attribute::REQUEST_MODEL));

@@ -1,5 +1,7 @@
 //! A verdict in a paragraph, as people read it.
 
+use std::fmt::Write as _;
+
 use super::words::{percent, seconds, time};
 use super::{Cause, Kind, Verdict};
 use crate::output::{Outcome, Trace};
@@ -14,7 +16,7 @@ pub fn paragraph(trace: &Trace, verdict: &Verdict) -> String {
     let whole = time(root.end_ns.saturating_sub(root.start_ns));
     let mut out = format!("why {id}…: {whole}{}{}", ending(trace.merit.outcome), causes(&verdict.causes));
     if !verdict.unseen.is_empty() {
-        out.push_str(&format!(" Not seen: {}.", verdict.unseen.join("; ")));
+        let _ = write!(out, " Not seen: {}.", verdict.unseen.join("; "));
     }
     out
 }

@@ -155,6 +155,7 @@ pub(super) fn step(from_ms: u64, to_ms: u64, requests: u64) -> EngineStep {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it is what a step has")]
 pub(super) fn stats(running: u64, waiting: u64, kv_cache_usage: f64) -> Option<SchedulerStats> {
     Some(SchedulerStats { running, waiting, kv_cache_usage, ..SchedulerStats::default() })
 }
