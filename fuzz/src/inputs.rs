@@ -87,7 +87,9 @@ fn input(bytes: &mut Bytes<'_>, clock: &mut Clock) -> Option<(Option<usize>, Inp
     let what = match bytes.u8() {
         0..=99 => data(bytes, clock),
         100..=109 => What::Opened { end: end(bytes).0 },
-        110..=117 => What::PeerClosed { end: end(bytes).0 },
+        110..=113 => What::PeerClosed { end: end(bytes).0 },
+        114..=115 => What::Blocked { end: end(bytes).0 },
+        116..=117 => What::Unblocked { end: end(bytes).0 },
         118..=129 => {
             let (end, slot) = end(bytes);
             let moved = match bytes.below(3) {
@@ -127,12 +129,7 @@ fn input(bytes: &mut Bytes<'_>, clock: &mut Clock) -> Option<(Option<usize>, Inp
 }
 
 fn process_of(what: &What) -> Option<u32> {
-    match what {
-        What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. } => {
-            Some((end.0 >> 32) as u32)
-        }
-        _ => None,
-    }
+    what.end().map(|end| (end.0 >> 32) as u32)
 }
 
 /// One of a few ends, and its place among them.

@@ -246,9 +246,12 @@ fn shifted(input: &Input, shift: u32) -> Input {
             event.process += shift;
             event.thread += shift;
             match &mut event.what {
-                What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. } => {
-                    at(end);
-                }
+                What::Data { end, .. }
+                | What::Opened { end }
+                | What::PeerClosed { end }
+                | What::Closed { end, .. }
+                | What::Blocked { end }
+                | What::Unblocked { end } => at(end),
                 What::Forked { child } => *child += shift,
                 _ => {}
             }

@@ -194,11 +194,7 @@ impl Own {
     /// What was seen of `fd`.
     fn of(&self, fd: i32) -> Vec<&Event> {
         let own = end(fd);
-        let is_own = |what: &What| {
-            matches!(what, What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. }
-                if *end == own)
-        };
-        self.events.iter().filter(|event| is_own(&event.what)).collect()
+        self.events.iter().filter(|event| event.what.end() == Some(own)).collect()
     }
 
     /// Length, captured bytes and offset of what went `to` over `fd`.

@@ -68,6 +68,8 @@ pub struct Walk {
     pub filled: u64,
     /// Bytes that are copied next.
     pub take: u64,
+    /// It is a write of which only the buffers say how much was asked for.
+    pub is_open: bool,
 }
 
 /// Where a payload record is put together. Twice [`CAPTURE_MAX`] so that offset + length of a gathered piece stay inside in

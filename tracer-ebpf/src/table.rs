@@ -5,7 +5,8 @@
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_ebpf::wire::net::{
-    CLASS_IGNORED, CLASS_UNKNOWN, Descriptor, KIND_CLOSED, KIND_OPENED, KIND_PEER_CLOSED, Socket, is_open,
+    CLASS_IGNORED, CLASS_UNKNOWN, Descriptor, KIND_BLOCKED, KIND_CLOSED, KIND_OPENED, KIND_PEER_CLOSED, KIND_UNBLOCKED,
+    STATE_BLOCKED, Socket, is_open, may_be_client,
 };
 use tracer_ebpf::wire::ring;
 use tracer_ebpf::wire::target::{KNOWN, OFFSET_FDT_FD, OFFSET_FDT_MAX, OFFSET_FILES_FDT, OFFSET_TASK_FILES};
@@ -43,7 +44,7 @@ fn entry(key: u64) -> Option<Descriptor> {
 
 #[inline(always)]
 fn insert(key: u64, class: u32, lifetime: u64) {
-    let entry = Descriptor { class, pad: 0, lifetime, moved_in: 0, moved_out: 0 };
+    let entry = Descriptor { class, state: 0, lifetime, moved_in: 0, moved_out: 0 };
     if DESCRIPTORS.insert(key, entry, 0).is_err() && class != CLASS_IGNORED {
         emit::count_drop(ring::DROPS_DESCRIPTORS);
     }
@@ -99,7 +100,7 @@ pub fn created(caller: Caller, fd: u32, class: u32, accepted: bool) {
     let now = emit::now();
     let old = entry(key);
     if let Some(old) = old {
-        tell(KIND_CLOSED, caller, now, fd, &old);
+        tell(KIND_CLOSED, caller.pid_tgid, now, fd, &old);
     }
     if class != CLASS_IGNORED || caller.flags & KNOWN == 0 {
         insert(key, class, now);
@@ -107,8 +108,8 @@ pub fn created(caller: Caller, fd: u32, class: u32, accepted: bool) {
         let _ = DESCRIPTORS.remove(key);
     }
     if accepted {
-        let new = Descriptor { class, pad: 0, lifetime: now, moved_in: 0, moved_out: 0 };
-        tell(KIND_OPENED, caller, now, fd, &new);
+        let new = Descriptor { class, state: 0, lifetime: now, moved_in: 0, moved_out: 0 };
+        tell(KIND_OPENED, caller.pid_tgid, now, fd, &new);
     }
 }
 
@@ -131,14 +132,42 @@ pub fn closed(caller: Caller, fd: u32) {
     }
     // SAFETY: as above.
     unsafe { (*found).class = CLASS_IGNORED };
-    tell(KIND_CLOSED, caller, emit::now(), fd, &last);
+    tell(KIND_CLOSED, caller.pid_tgid, emit::now(), fd, &last);
 }
 
 /// The stream has ended, or the connection was reset.
 #[inline(always)]
 pub fn peer_closed(caller: Caller, fd: u32) {
     if let Some(entry) = entry(caller.key(fd)) {
-        tell(KIND_PEER_CLOSED, caller, emit::now(), fd, &entry);
+        tell(KIND_PEER_CLOSED, caller.pid_tgid, emit::now(), fd, &entry);
+    }
+}
+
+/// A write was refused because the peer does not take what was written before.
+#[inline(always)]
+pub fn refused(caller: Caller, fd: u32) {
+    if let Some(descriptor) = DESCRIPTORS.get_ptr_mut(caller.key(fd)) {
+        wrote(caller.pid_tgid, fd, descriptor, false, emit::now());
+    }
+}
+
+/// A write took all its bytes, or not. Only a change is told: however often a write is tried again, that is one record.
+#[inline(always)]
+pub fn wrote(pid_tgid: u64, fd: u32, descriptor: *mut Descriptor, whole: bool, at: u64) {
+    // SAFETY: as in `used`.
+    let entry = unsafe { &mut *descriptor };
+    if !may_be_client(entry.class) || (entry.state & STATE_BLOCKED == 0) == whole {
+        return;
+    }
+    entry.state = if whole { 0 } else { STATE_BLOCKED };
+    tell(if whole { KIND_UNBLOCKED } else { KIND_BLOCKED }, pid_tgid, at, fd, entry);
+}
+
+/// What [`wrote`] does, of a descriptor that was looked up before.
+#[inline(always)]
+pub fn wrote_to(pid_tgid: u64, fd: u32, whole: bool, at: u64) {
+    if let Some(descriptor) = DESCRIPTORS.get_ptr_mut(key((pid_tgid >> 32) as u32, fd)) {
+        wrote(pid_tgid, fd, descriptor, whole, at);
     }
 }
 
@@ -156,14 +185,14 @@ pub fn inherit(parent: u32, child: u32, fd: u32, entry: &mut Descriptor) -> u64 
 /// the verifier of Linux 6.1 prunes nothing, and gives up after a million instructions.
 #[inline(always)]
 pub fn fresh(now: u64) -> Descriptor {
-    Descriptor { class: 0, pad: 0, lifetime: now, moved_in: 0, moved_out: 0 }
+    Descriptor { class: 0, state: 0, lifetime: now, moved_in: 0, moved_out: 0 }
 }
 
 #[inline(always)]
-fn tell(kind: u32, caller: Caller, at: u64, fd: u32, of: &Descriptor) {
+fn tell(kind: u32, pid_tgid: u64, at: u64, fd: u32, of: &Descriptor) {
     if of.class != CLASS_IGNORED {
         emit::edge(&Socket {
-            header: emit::header(at, caller.pid_tgid, kind),
+            header: emit::header(at, pid_tgid, kind),
             fd,
             class: of.class,
             lifetime: of.lifetime,

@@ -57,7 +57,12 @@ impl What {
     /// The kind of probe that saw it.
     pub fn probe(&self) -> Probe {
         match self {
-            Self::Data { .. } | Self::Opened { .. } | Self::PeerClosed { .. } | Self::Closed { .. } => Probe::Syscall,
+            Self::Data { .. }
+            | Self::Opened { .. }
+            | Self::PeerClosed { .. }
+            | Self::Closed { .. }
+            | Self::Blocked { .. }
+            | Self::Unblocked { .. } => Probe::Syscall,
             Self::Call { function: Function::Encode, .. } => Probe::Tokenizer,
             Self::Call { function: Function::Decode | Function::Clock, .. } => Probe::FrontEnd,
             Self::Forked { .. } | Self::Executed | Self::Exited | Self::Mapped => Probe::Process,
@@ -109,6 +114,25 @@ pub enum What {
     Mapped,
     /// Something of the CUDA libraries.
     Cuda(Box<cuda::Seen>),
+    /// A write to a client's connection was refused (`EAGAIN`) or took a part of its bytes, and the one before was not; live only.
+    Blocked { end: End },
+    /// The first write behind that which took all its bytes.
+    Unblocked { end: End },
+}
+
+impl What {
+    /// The end of a connection that it is about.
+    pub fn end(&self) -> Option<End> {
+        match *self {
+            Self::Data { end, .. }
+            | Self::Opened { end }
+            | Self::PeerClosed { end }
+            | Self::Closed { end, .. }
+            | Self::Blocked { end }
+            | Self::Unblocked { end } => Some(end),
+            _ => None,
+        }
+    }
 }
 
 /// One end of a connection, unique among the ends that are alive. Live: `tgid << 32 | fd`. Syscall log: a hash of the `sock` text.

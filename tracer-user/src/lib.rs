@@ -1,5 +1,6 @@
 //! The inside of the `inferspan` binary, one module a room; docs/architecture.md draws the doors between them.
 
+pub mod ask;
 pub mod attach;
 pub mod cli;
 pub mod clock;

@@ -13,6 +13,7 @@ mod gpu_check;
 mod kernels;
 mod lint;
 mod sbom;
+mod screenshots;
 mod setup;
 mod shell;
 mod test;
@@ -49,6 +50,8 @@ enum Verb {
     Kernels(kernels::Arguments),
     /// The parsers and the pure pipeline under libFuzzer
     Fuzz(fuzz::Arguments),
+    /// Make the pictures of the live view in docs/images anew, from a real run
+    Screenshots(screenshots::Arguments),
     /// Make a folder that checks Inferspan on a host with a GPU
     GpuCheck(gpu_check::Arguments),
 }
@@ -71,6 +74,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Sbom => sbom::main(),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Demo(arguments) => demo::main(&arguments),
+        Verb::Screenshots(arguments) => screenshots::main(&arguments),
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::GpuCheck(arguments) => gpu_check::main(&arguments),

@@ -50,6 +50,13 @@ pub fn json(url: &str, parameters: &[(&str, &str)]) -> Result<Value> {
     Ok(value)
 }
 
+/// The status and body of a GET, whatever the status.
+pub fn get(url: &str) -> Result<(u16, String)> {
+    let mut response = agent().get(url).call().with_context(|| format!("cannot read {url}"))?;
+    let body = response.body_mut().with_config().limit(1 << 30).read_to_string();
+    Ok((response.status().as_u16(), body.with_context(|| format!("cannot read {url}"))?))
+}
+
 /// The status and body of a POST, whatever the status.
 pub fn post(url: &str, content_type: &str, body: &[u8]) -> Result<(u16, String)> {
     let mut response =

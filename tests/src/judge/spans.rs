@@ -60,6 +60,12 @@ impl Traces {
         Ok(traces)
     }
 
+    /// Attributes of the spans with this name, of every trace: the values that OTLP/JSON gives.
+    pub fn attributes(&self, name: &str) -> Vec<&BTreeMap<String, Value>> {
+        let spans = self.0.values().flatten().filter(|span| span.name == name);
+        spans.map(|span| &span.attributes).collect()
+    }
+
     /// Traces in the file.
     pub fn len(&self) -> usize {
         self.0.len()

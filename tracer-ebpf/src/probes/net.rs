@@ -58,6 +58,8 @@ const SYS_PWRITEV2: u64 = 328;
 /// `MSG_OOB | MSG_PEEK | MSG_ERRQUEUE`: what such a receive returns is not the stream, or not yet.
 const NOT_THE_STREAM: u64 = 0x1 | 0x2 | 0x2000;
 
+/// A write that would have to wait.
+const EAGAIN: i64 = 11;
 /// Errors that say that the peer is gone; all others are ignored.
 const EPIPE: i64 = 32;
 const ECONNRESET: i64 = 104;
@@ -220,10 +222,16 @@ fn data(ctx: &RawTracePointContext, caller: Caller, number: u64, regs: &Register
     }
     if result > 0 && total > 0 {
         if let Some(descriptor) = table::used(caller, fd) {
+            // Of a call with many buffers it is seen when they are gone through.
+            if call.out && matches!(call.bytes, Bytes::Flat { .. }) {
+                table::wrote(caller.pid_tgid, fd, descriptor, total >= regs.dx, emit::now());
+            }
             pieces::send(ctx, caller, fd, descriptor, call.out, total, call.bytes);
         }
     } else if (result == 0 && !call.out && call.asked) || result == -ECONNRESET || (result == -EPIPE && call.out) {
         table::peer_closed(caller, fd);
+    } else if result == -EAGAIN && call.out {
+        table::refused(caller, fd);
     }
 }
 

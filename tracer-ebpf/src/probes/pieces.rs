@@ -12,13 +12,15 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use tracer_ebpf::wire::net::{CAPTURE_MAX, Data, Descriptor, FLAG_STARTS, KIND_DATA_IN, KIND_DATA_OUT, cap_index};
+use tracer_ebpf::wire::net::{
+    CAPTURE_MAX, Data, Descriptor, FLAG_STARTS, KIND_DATA_IN, KIND_DATA_OUT, cap_index, may_be_client,
+};
 use tracer_ebpf::wire::ring;
 
 use crate::{
     emit,
     maps::{self, CONTINUE, SCRATCH, Scratch, Walk},
-    table::Caller,
+    table::{self, Caller},
 };
 
 /// Buffers and pieces that one run of the program takes. The kernel allows 33 tail calls: 528 steps, which is a megabyte in 65
@@ -115,6 +117,7 @@ pub fn send(
             start,
             filled: 0,
             take: 0,
+            is_open: out && vectors.0 != 0 && may_be_client(class),
         };
     }
     go_on(ctx, scratch);
@@ -145,11 +148,35 @@ pub fn walk(ctx: RawTracePointContext) -> i32 {
     for _ in 0..STEPS {
         if !step(scratch) {
             rest(scratch);
+            written(scratch);
             return 0;
         }
     }
     go_on(&ctx, scratch);
     0
+}
+
+/// A write from many buffers is gone through: whether it took all their bytes.
+#[inline(always)]
+fn written(scratch: *mut Scratch) {
+    // SAFETY: ours, see `scratch`.
+    let walk = unsafe { &(*scratch).walk };
+    if !walk.is_open || walk.position < walk.total {
+        return;
+    }
+    let mut is_whole = walk.len == 0;
+    if is_whole && walk.vectors != 0 {
+        // An empty buffer asks for nothing; where several follow, it is not known.
+        // SAFETY: the helper checks the address.
+        let Ok(next) = (unsafe { bpf_probe_read_user(walk.next as *const Iovec) }) else { return };
+        if next.len == 0 && walk.vectors > 1 {
+            return;
+        }
+        is_whole = next.len == 0;
+    }
+    let header = &walk.data.header;
+    let pid_tgid = u64::from(header.process) << 32 | u64::from(header.thread);
+    table::wrote_to(pid_tgid, walk.data.fd, is_whole, header.at);
 }
 
 /// One buffer, or as much of it as the piece has room for; `false` when it cannot be read, or there is none.

@@ -18,6 +18,10 @@ pub const KIND_DATA_OUT: u32 = 68;
 pub const KIND_RECEIVED: u32 = 69;
 /// `close_range` closed all descriptors from `first` to `last` ([`Range`]).
 pub const KIND_CLOSED_RANGE: u32 = 70;
+/// A write to a client's connection was refused (`EAGAIN`) or took a part of its bytes, and the one before was not ([`Socket`]).
+pub const KIND_BLOCKED: u32 = 71;
+/// The first write behind that which took all its bytes; told before its payload ([`Socket`]).
+pub const KIND_UNBLOCKED: u32 = 72;
 
 /// Nobody has said yet what the descriptor is.
 pub const CLASS_UNKNOWN: u32 = 0;
@@ -38,6 +42,14 @@ pub const CLASSES: usize = 6;
 pub const fn is_open(class: u32) -> bool {
     matches!(class, CLASS_UNKNOWN | CLASS_TCP | CLASS_UNIX)
 }
+
+/// Whether a descriptor of this class may be a client's connection, of which it is told when its writes are refused.
+pub const fn may_be_client(class: u32) -> bool {
+    matches!(class, CLASS_TCP | CLASS_HTTP)
+}
+
+/// [`Descriptor::state`]: the last write was refused, or took a part of its bytes.
+pub const STATE_BLOCKED: u32 = 1;
 
 /// Index of a capture cap in the `CAPS` global: four a class, head and tail of each direction.
 pub const fn cap_index(class: u32, out: bool, tail: bool) -> usize {
@@ -62,7 +74,8 @@ pub const HEAD_MAX: u32 = 1 << 20;
 pub struct Descriptor {
     /// `CLASS_*`.
     pub class: u32,
-    pub pad: u32,
+    /// `STATE_*`.
+    pub state: u32,
     /// When it was created or first seen, on the records' clock: tells the lifetimes of one number apart, and in order.
     pub lifetime: u64,
     /// Bytes that were read or received since.
@@ -87,7 +100,7 @@ pub struct Told {
 
 const _: () = assert!(size_of::<Told>() == 16);
 
-/// `accept`, end of stream and `close`.
+/// `accept`, end of stream, `close`, and writes that are refused.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Socket {

@@ -104,7 +104,8 @@ impl Table {
                 Some(_) => {}
                 None if class == Class::Ignored => {}
                 None => {
-                    let entry = Descriptor { class: class.to_wire(), pad: 0, lifetime: now, moved_in: 0, moved_out: 0 };
+                    let entry =
+                        Descriptor { class: class.to_wire(), state: 0, lifetime: now, moved_in: 0, moved_out: 0 };
                     // What the kernel side has learned since wins over what `/proc` said.
                     match self.descriptors.insert(key.0, Entry(entry), NO_EXIST) {
                         Ok(()) if descriptors::class_of(tgid, fd).is_ok() => {

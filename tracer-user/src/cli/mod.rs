@@ -23,6 +23,8 @@ pub mod report;
 pub mod target;
 pub mod top;
 pub mod trace;
+pub mod waterfall;
+pub mod why;
 
 /// `0.1.0 (commit 07818f7, BPF object 5d41402a)`: what was built, and from what.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -54,6 +56,10 @@ pub enum Verb {
     Names(names::Args),
     /// Show what would be probed in a library, or in every library of a process, and why not; attaches nothing
     Probes(probes::Args),
+    /// Say why a request took as long as it did, or why the slowest did: of a running attach, or of a file
+    Why(why::Args),
+    /// Draw one request: of a running attach, or of a file
+    Trace(waterfall::Args),
     /// Run the same pipeline on a recording or a syscall log, unprivileged
     Replay(replay::Args),
     /// Summarise a recording, a syscall log or a trace file: latencies, phases, the slowest requests, steps; as text, page or JSON
@@ -90,6 +96,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Code> {
         Verb::Record(args) => record::run(&args),
         Verb::Names(args) => names::run(&args),
         Verb::Probes(args) => probes::run(&args),
+        Verb::Why(args) => why::run(&args),
+        Verb::Trace(args) => waterfall::run(&args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Report(args) => report::run(&args),
         Verb::Diff(args) => diff::run(&args),

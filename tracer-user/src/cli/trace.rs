@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::say;
 use super::target::{TargetArgs, find};
+use crate::ask::serve::Server;
+use crate::ask::socket;
 use crate::attach::Level;
 use crate::attach::loader::Options;
 use crate::discover;
@@ -57,6 +59,7 @@ pub(super) fn trace(args: &TraceArgs, ui: Option<&str>, recording: Option<ToReco
     let telemetry = Arc::new(Telemetry::default());
     let mut sinks = Sinks::open(&args.output, Arc::clone(&telemetry), Pressure::Drop)?;
     let kept = sinks.keep(Pressure::Drop)?;
+    let asked = Server::start(&socket::folder(), kept.clone());
     let ui = ui
         .map(|address| Ui::start(address, Shown::live(kept, Arc::clone(&telemetry), args.output.max_spans)))
         .transpose()?;
@@ -64,7 +67,12 @@ pub(super) fn trace(args: &TraceArgs, ui: Option<&str>, recording: Option<ToReco
         return Ok(Code::Interrupted);
     };
     introduce(&mut begun, &plan, &args.output);
-    ui.iter().for_each(|ui| say(&ui.told()));
+    if let Some(ui) = &ui {
+        say(&ui.told());
+    }
+    if let Err(why) = &asked {
+        warn(&format!("`inferspan why` and `inferspan trace` cannot ask this run: {why}"));
+    }
     let end = loop {
         if let Some(end) = begun.turn(&mut warn) {
             break end;

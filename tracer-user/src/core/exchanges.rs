@@ -116,6 +116,13 @@ impl Exchanges {
         self.open.iter().map(|(&key, exchange)| (key, exchange))
     }
 
+    /// Records of refused writes may be missing.
+    pub(super) fn edges_lost(&mut self) {
+        for exchange in self.open.values_mut() {
+            exchange.blocked.loses_sight();
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

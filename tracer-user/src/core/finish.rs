@@ -189,7 +189,8 @@ impl Finish {
     }
 
     fn exchange(&mut self, key: u64, cut_off: bool, work: &mut Work<'_>, scene: &mut Scene<'_>) {
-        let Some((exchange, mut generations)) = scene.requests.take(key) else { return };
+        let Some((mut exchange, mut generations)) = scene.requests.take(key) else { return };
+        exchange.blocked.ends(exchange.ending.map_or(scene.now, |(at, _)| at));
         if cut_off && generations.is_empty() && exchange.complete.is_none() {
             return; // a request that was still coming in when the stream ended: nothing is known of it
         }

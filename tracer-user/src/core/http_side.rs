@@ -9,6 +9,7 @@ use super::slots::Slot;
 use crate::decode::http::{HttpEvent, RequestHead, What};
 use crate::decode::json::{RequestFields, ResponseFields};
 use crate::input::{Direction, End, EventNanos, LossStage};
+use crate::model::blocked::Blocked;
 use crate::model::exchange::{Ending, Exchange};
 use crate::output::Metric;
 
@@ -219,6 +220,16 @@ pub(super) fn in_doubt(end: End, scene: &mut Scene<'_>) {
         if let Some(exchange) = scene.requests.exchanges.get_mut(key) {
             exchange.lost = true;
         }
+    }
+}
+
+/// A write was refused, or took all again: of the response that is under way, the first on the connection.
+pub(super) fn blocked(end: End, change: impl FnOnce(&mut Blocked), scene: &mut Scene<'_>) {
+    let first = scene.connections.get(end).and_then(|connection| connection.slots.iter().next());
+    if let Some((_, Slot::Exchange(key))) = first
+        && let Some(exchange) = scene.requests.exchanges.get_mut(key)
+    {
+        change(&mut exchange.blocked);
     }
 }
 

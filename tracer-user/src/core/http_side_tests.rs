@@ -214,3 +214,58 @@ fn what_is_written_says_how_long_it_took_since_it_was_received() {
     stage.call(44, &[(0, words("cmpl-a"))]);
     assert_eq!(stage.exchanges()[0].detokenize_total, 5 + 4);
 }
+
+/// A write on the connection was refused, or took all again.
+fn write(stage: &mut Stage, at: EventNanos, is_whole: bool) {
+    let change = |blocked: &mut Blocked| if is_whole { blocked.ends(at) } else { blocked.begins(at) };
+    super::blocked(END, change, &mut stage.ground.scene());
+}
+
+/// Nanoseconds and times that each response's client took no more, in the order of the requests.
+fn blocked(stage: &Stage) -> Vec<Option<(u64, u64)>> {
+    let seen = |exchange: &&Exchange| exchange.blocked.seen().map(|(seconds, n)| ((seconds * 1e9).round() as u64, n));
+    stage.exchanges().iter().map(seen).collect()
+}
+
+#[test]
+fn a_refused_write_counts_for_the_response_under_way_and_no_other() {
+    // two requests on the connection ─ a: refused 20, whole 30 ─ a is whole 31 │ b: refused 40 ─ whole with its last bytes 50
+    let mut stage = Stage::new();
+    stage.request(10, 0, None);
+    stage.request(11, 1, None);
+    write(&mut stage, 20, false);
+    write(&mut stage, 30, true);
+    stage.call(31, &[(0, head(200)), (0, What::Complete(None))]);
+    write(&mut stage, 40, false);
+    stage.call(50, &[(1, head(200)), (1, What::Complete(None))]);
+    write(&mut stage, 51, true);
+    assert_eq!(blocked(&stage), [Some((10, 1)), Some((10, 1))]);
+}
+
+#[test]
+fn a_client_that_leaves_is_no_more_waited_for_and_lost_records_are_no_time() {
+    // refused 20 ─ the connection is closed 25 │ another: refused 40 ─ records are lost ─ whole 90
+    let mut stage = Stage::new();
+    stage.request(10, 0, None);
+    write(&mut stage, 20, false);
+    stage.close(25);
+    assert_eq!(blocked(&stage), [Some((5, 1))]);
+    let mut stage = Stage::new();
+    stage.request(10, 0, None);
+    write(&mut stage, 40, false);
+    stage.ground.requests.exchanges.edges_lost();
+    write(&mut stage, 90, true);
+    assert_eq!(blocked(&stage), [Some((0, 1))]);
+}
+
+#[test]
+fn what_is_written_to_a_connection_without_a_request_counts_for_nobody() {
+    // a request that does not generate is answered first
+    let mut stage = Stage::new();
+    let get = RequestHead { method: "GET".into(), path: "/metrics".into(), ..RequestHead::default() };
+    stage.call(10, &[(0, What::Started { place: 0 }), (0, What::RequestHead(get))]);
+    stage.request(11, 1, None);
+    write(&mut stage, 20, false);
+    write(&mut stage, 30, true);
+    assert_eq!(blocked(&stage), [None]);
+}

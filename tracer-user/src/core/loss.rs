@@ -51,7 +51,10 @@ pub(super) fn shown(
 /// The source lost records. It has counted them already.
 pub(super) fn told(lost: Lost, http: &mut HttpSide, messages: &mut EngineSide, scene: &mut Scene<'_>) {
     match lost.stage {
-        LossStage::EdgeRing | LossStage::Queue | LossStage::Decode => http.edges_lost(lost.at),
+        LossStage::EdgeRing | LossStage::Queue | LossStage::Decode => {
+            http.edges_lost(lost.at);
+            scene.requests.exchanges.edges_lost();
+        }
         LossStage::DataRing => {}
         // A connection that is not followed has nothing to mark.
         _ => return,

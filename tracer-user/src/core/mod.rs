@@ -223,10 +223,12 @@ impl Core {
                 scene.connect(end, process, true);
             }
             What::PeerClosed { end } => http_side::peer_closed(end, at, &mut scene),
+            What::Blocked { end } => http_side::blocked(end, |blocked| blocked.begins(at), &mut scene),
+            What::Unblocked { end } => http_side::blocked(end, |blocked| blocked.ends(at), &mut scene),
             What::Closed { end, moved } => http.close(end, at, moved, Ending::ServerClosed, &mut scene),
             What::Call { function: Function::Encode, entered, .. } => messages.encoded(process, entered, at),
             What::Call { function: Function::Decode, .. } => {
-                messages.decodes(process, thread, at, &mut work, &mut scene)
+                messages.decodes(process, thread, at, &mut work, &mut scene);
             }
             What::Call { function: Function::Clock, stack, .. } => {
                 messages.reads_clock(process, thread, at, stack, &mut scene);

@@ -18,6 +18,7 @@ use crate::output::cuda::Growing;
 use crate::output::{AccessRecord, EngineStep, Merit, Output, Service, Trace};
 use crate::sample::{Counts, Sampling, policy};
 use crate::sanitise::sanitise;
+use crate::store::Limits;
 use crate::store::now::Now;
 use crate::telemetry::Telemetry;
 use crate::why;
@@ -156,9 +157,12 @@ impl Sinks {
         Ok(Self { list, sampling, max_spans, reopen, shows_summary, ..Self::none(telemetry) })
     }
 
-    /// Keeps what leaves the core lately, for whoever looks at the run.
+    /// Keeps what leaves the core lately, for whoever looks at the run; of a file as much as there is room for.
     pub fn keep(&mut self, pressure: Pressure) -> std::io::Result<Kept> {
-        let kept = Kept::default();
+        let kept = Kept::new(match pressure {
+            Pressure::Drop => Limits::default(),
+            Pressure::Wait => Limits { age_ns: u64::MAX, notable_age_ns: u64::MAX, ..Limits::default() },
+        });
         self.add(kept.sink(pressure)?);
         self.kept = Some(kept.clone());
         Ok(kept)

@@ -1,5 +1,6 @@
 //! One HTTP request and its response: what the connection showed of it.
 
+use super::blocked::Blocked;
 use super::generation::seconds;
 use crate::decode::http::RequestHead;
 use crate::decode::json::{RequestFields, ResponseFields};
@@ -81,6 +82,8 @@ pub struct Exchange {
     pub counted_until: Option<EventNanos>,
     /// Last byte written so far.
     pub last_write: Option<EventNanos>,
+    /// Its client took no more bytes.
+    pub blocked: Blocked,
     pub disconnected: Option<EventNanos>,
     pub ending: Option<(EventNanos, Ending)>,
     /// When an end that was not seen was noticed.
@@ -118,6 +121,7 @@ impl Exchange {
             content_writes: 0,
             counted_until: None,
             last_write: None,
+            blocked: Blocked::default(),
             disconnected: None,
             ending: None,
             noticed: 0,
@@ -166,6 +170,7 @@ impl Exchange {
     /// The response is whole; true when its id became known by this.
     pub fn response_complete(&mut self, at: EventNanos, fields: Option<ResponseFields>) -> bool {
         self.last_write = Some(at);
+        self.blocked.ends(at);
         self.ending = Some((at, Ending::Complete));
         let Some(fields) = fields else { return false };
         self.content(at);
@@ -197,6 +202,7 @@ impl Exchange {
     /// The connection is over with the response under way: the client's doing when it was seen leaving, else `ending`.
     pub fn close(&mut self, at: EventNanos, ending: Ending) {
         let ending = if self.disconnected.is_some() { Ending::Disconnected } else { ending };
+        self.blocked.ends(at);
         self.ending.get_or_insert((at, ending));
     }
 

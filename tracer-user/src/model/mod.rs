@@ -4,6 +4,7 @@
 //! hash-map iteration order in what leaves.
 
 pub mod beams;
+pub mod blocked;
 pub mod cuda;
 pub mod exchange;
 pub mod fold;

@@ -35,6 +35,9 @@ pub(super) fn attributes(finished: &Finished<'_>, server: &Server) -> Attributes
         add(attribute::OPERATION, Some(text(exchange.operation.name)));
         add(attribute::REQUEST_CHOICES, exchange.fields.n.filter(|&n| n != 1).map(int));
         add(attribute::RESPONSE_MODEL, exchange.response_model.as_deref().map(text));
+        let blocked = exchange.blocked.seen();
+        add(attribute::BLOCKED, blocked.map(|(seconds, _)| Value::Float(seconds)));
+        add(attribute::BLOCKED_WRITES, blocked.map(|(_, times)| int(times)));
     }
     let generation = finished.generations.first();
     let fields = finished.exchange.map(|e| &e.fields);

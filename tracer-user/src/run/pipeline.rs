@@ -321,14 +321,15 @@ fn meet(first: &mut HashMap<End, EventNanos>, input: &Input) {
         What::Opened { end } if first.len() < MAX_FIRST => {
             first.insert(end, event.at);
         }
-        What::Data { end, .. } | What::PeerClosed { end } if first.len() < MAX_FIRST => {
-            first.entry(end).or_insert(event.at);
-        }
         What::Closed { end, .. } => {
             first.remove(&end);
         }
         What::Exited => first.retain(|end, _| (end.0 >> 32) as u32 != event.process),
-        _ => {}
+        ref what => {
+            if let Some(end) = what.end().filter(|_| first.len() < MAX_FIRST) {
+                first.entry(end).or_insert(event.at);
+            }
+        }
     }
 }
 

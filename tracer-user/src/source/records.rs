@@ -112,11 +112,7 @@ impl Records {
     }
 
     fn descriptor(&mut self, event: Event, class: Class, lifetime: u64) {
-        let (What::Data { end, .. } | What::Opened { end } | What::PeerClosed { end } | What::Closed { end, .. }) =
-            event.what
-        else {
-            return;
-        };
+        let Some(end) = event.what.end() else { return };
         // Told by another thread's call already.
         if matches!(event.what, What::Closed { .. }) && self.lives.get(end).is_some_and(|life| life.lifetime > lifetime)
         {

@@ -32,8 +32,8 @@ mod overview;
 mod page;
 mod query;
 mod request;
-mod requests;
-mod spans;
+pub mod requests;
+pub mod spans;
 mod steps;
 
 /// What examples name; nothing else known listens there.

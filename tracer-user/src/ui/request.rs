@@ -3,21 +3,23 @@
 use serde_json::{Value, json};
 
 use super::{Shown, requests, spans};
-use crate::why::{self, Around, Cause};
+use crate::store::Request;
+use crate::why::{self, Cause};
 
 impl Shown {
     /// `None` where no such request is kept.
     pub(super) fn request(&self, trace: &str, span: &str) -> Option<Value> {
-        let found = {
+        let (found, around) = {
             let store = self.kept.store();
-            let mut of_trace = store.find(trace).into_iter();
-            let is_it = |request: &&crate::store::Request| {
+            let is_it = |request: &&Request| {
                 let root = request.trace.spans.first();
                 root.is_some_and(|root| root.trace_id.to_string() == trace && root.span_id.to_string() == span)
             };
-            of_trace.find(is_it).cloned()?
+            let found = store.find(trace).into_iter().find(is_it).cloned()?;
+            let around = why::around(&store, &found.trace);
+            (found, around)
         };
-        let verdict = why::explain(&found.trace, &Around::default());
+        let verdict = why::explain(&found.trace, &around);
         Some(json!({
             "record": requests::record(&found),
             "spans": found.trace.spans.iter().map(spans::span).collect::<Vec<_>>(),

@@ -112,7 +112,7 @@ pub(super) fn row(request: &Request) -> Value {
 }
 
 /// The access log's record; where there is none, as much of it as the tree says.
-pub(super) fn record(request: &Request) -> Value {
+pub fn record(request: &Request) -> Value {
     let known = request.record.as_deref().and_then(|record| serde_json::to_value(record).ok());
     known.unwrap_or_else(|| match request.trace.spans.first() {
         Some(root) => json!({"trace_id": root.trace_id, "span_id": root.span_id}),

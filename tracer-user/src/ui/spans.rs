@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::ns;
 use crate::output::{Span, SpanStatus, Value as Of};
 
-pub(super) fn span(of: &Span) -> Value {
+/// A span, with its times as digits.
+pub fn span(of: &Span) -> Value {
     let status = match of.status {
         SpanStatus::Unset => None,
         SpanStatus::Error(what) => Some(what),

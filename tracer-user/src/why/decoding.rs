@@ -35,7 +35,7 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
     let Some(worst) = slowed.iter().copied().max_by_key(|of| of.excess) else { return };
     let tokens = slowed.iter().fold(0_u64, |sum, of| sum.saturating_add(of.tokens)).max(prompts(judge, &slowed));
     let which = number_of(judge, &worst);
-    let floor = judge.floor(limits::LEAST, limits::LEAST_SHARE);
+    let floor = judge.floor(limits::LEAST, limits::LEAST_SHARE_OF_WORK);
     let charge = Charge { kind: Kind::PrefillOfOthers, inferred: true, floor };
     let claim = |ledger: &mut Ledger| slowed.iter().map(|of| ledger.claim_some(of.from, of.to, of.excess)).sum();
     judge.blame(&charge, claim, |_| {
@@ -52,9 +52,10 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
 fn slowed(judge: &Judge<'_>, step: &EngineStep) -> Option<Slowed> {
     let usual = judge.usual.step(step.requests)?;
     let excess = took_of(step).saturating_sub(usual);
-    let is_slowed = excess as f64 > usual as f64 * limits::SLOWED && has_others(step, judge.case, &judge.others);
     let own = judge.case.own_prompt_in((step.trace_id, step.span_id));
     let tokens = step.prefill_tokens.saturating_sub(own);
+    let has_some = tokens >= limits::FEW || (tokens == 0 && has_others(step, judge.case, &judge.others));
+    let is_slowed = excess as f64 > usual as f64 * limits::SLOWED && has_some;
     is_slowed.then_some(Slowed { from: step.start_ns, to: step.end_ns, excess, usual, tokens })
 }
 

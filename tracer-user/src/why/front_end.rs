@@ -5,6 +5,7 @@ use super::case::{float, int, is_inferred, took};
 use super::judge::{Charge, Judge};
 use super::ledger::Ledger;
 use super::limits;
+use super::usual::took_of;
 use super::words::{self, count, time};
 use crate::model::keys::attribute;
 
@@ -12,24 +13,50 @@ use crate::model::keys::attribute;
 pub(super) fn judge_before(judge: &mut Judge<'_>) {
     if let Some(tokenize) = judge.case.tokenize {
         let tokens = int(tokenize, attribute::PROMPT_TOKENS).map(|tokens| format!(" of {}", count(tokens, "token")));
-        let floor = judge.floor(limits::LEAST, limits::LEAST_SHARE);
+        // What no probe saw may be the front end's own time as well.
+        let share = if is_inferred(tokenize) { limits::LEAST_SHARE_OF_WORK } else { limits::LEAST_SHARE };
+        let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, share);
         let charge = Charge { kind: Kind::SlowTokenizer, inferred: is_inferred(tokenize), floor };
         let evidence = format!("tokenizing a prompt{} took {}", tokens.unwrap_or_default(), time(took(tokenize)));
         judge.blame(&charge, |ledger| ledger.claim(tokenize.start_ns, tokenize.end_ns), |_| evidence);
     }
     if let Some(parse) = judge.case.parse {
+        let from = judge.case.root.start_ns;
+        let charge = Charge { kind: Kind::SlowRequest, ..late(judge, false) };
+        judge.blame(
+            &charge,
+            |ledger| ledger.claim(from, parse.start_ns),
+            |taken| format!("{} from its first byte to the whole request: sent slowly, or read slowly", time(taken)),
+        );
         let others = judge.tokenizing.overlap(parse.start_ns, parse.end_ns);
         if others as f64 >= took(parse) as f64 * limits::WAIT_BEHIND_PROMPT {
             let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, limits::LEAST_SHARE);
             let charge = Charge { kind: Kind::SlowTokenizer, inferred: true, floor };
             let evidence = "its prompt waited while those of other requests were tokenized";
             judge.blame(&charge, |ledger| ledger.claim(parse.start_ns, parse.end_ns), |_| evidence.to_owned());
-            return;
+        } else {
+            let charge = late(judge, is_inferred(parse));
+            let claim = |ledger: &mut Ledger| ledger.claim(parse.start_ns, parse.end_ns);
+            judge.blame(&charge, claim, |taken| format!("{} from the whole request to its tokenizing", time(taken)));
         }
-        let charge = late(judge, is_inferred(parse));
-        let claim = |ledger: &mut Ledger| ledger.claim(parse.start_ns, parse.end_ns);
-        judge.blame(&charge, claim, |taken| format!("{} from the whole request to its tokenizing", time(taken)));
     }
+    send(judge);
+}
+
+/// From its tokens to the engine's queue. An engine takes requests in before every step, so that what is longer than some steps is the front
+/// end's; a step that lasts so long is the engine's.
+fn send(judge: &mut Judge<'_>) {
+    let Some(from) = judge.case.tokenize.or(judge.case.parse).map(|of| of.end_ns) else { return };
+    let Some(to) = judge.case.waits_for("admission").next().map(|wait| wait.start_ns) else { return };
+    let longest = judge.steps_within(from, to).iter().map(|step| took_of(step)).max().unwrap_or(0);
+    let usual = judge.usual.any().unwrap_or(0).max(longest).saturating_mul(limits::WAIT_STEPS);
+    let charge = late(judge, true);
+    let charge = Charge { floor: charge.floor.max(usual), ..charge };
+    judge.blame(
+        &charge,
+        |ledger| ledger.claim(from, to),
+        |taken| format!("{} from its tokens to the engine's queue", time(taken)),
+    );
 }
 
 fn late(judge: &Judge<'_>, inferred: bool) -> Charge {

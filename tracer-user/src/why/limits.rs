@@ -9,8 +9,10 @@ pub const LEAST: u64 = 5 * MS;
 pub const LEAST_SHARE: f64 = 0.05;
 /// What front ends, clients and single steps cost at least: a busy host makes threads wait so long without anything being wrong.
 pub const LEAST_ON_A_BUSY_HOST: u64 = 20 * MS;
-/// A share that single slow steps, and the prompt itself, need: some of it is in every request.
+/// A share that work needs: the prompt itself, prompts of others, steps. Some of it is in every request.
 pub const LEAST_SHARE_OF_WORK: f64 = 0.10;
+/// That single slow steps need: on a busy host some are.
+pub const LEAST_SHARE_OF_STEPS: f64 = 0.20;
 
 /// A wait of so many usual steps is none: whoever comes waits for the step that runs, and engines schedule one ahead.
 pub const WAIT_STEPS: u64 = 2;
@@ -27,6 +29,8 @@ pub const WAIT_BEHIND_PROMPT: f64 = 0.70;
 pub const PREFILL_STEPS: u64 = 3;
 /// Nor is one of a prompt of fewer tokens: kernels take as long for one.
 pub const LONG_PROMPT: u64 = 256;
+/// Fewer tokens of others' prompts make no step longer: that is the time of a batch of so many.
+pub const FEW: u64 = 64;
 /// A step with others' prompts in it is slower by more than this part of a usual one.
 pub const SLOWED: f64 = 0.5;
 /// A prompt was computed in a step where it overlaps this part of it: engines schedule one step ahead.
@@ -36,6 +40,8 @@ pub const OVERLAP: f64 = 0.2;
 pub const LIKE: usize = 8;
 /// A step is slow that takes so many times as long as the usual one of its like; as decode steps that are shown one by one.
 pub const SLOW_STEP: u64 = 3;
+/// Slow steps are usual where they took up to so many times the part of the time that they took before.
+pub const MORE_THAN_BEFORE: f64 = 2.0;
 /// All of a request's steps are slow where their median is so many times the one before it came.
 pub const SLOW_ENGINE: u64 = 2;
 

@@ -71,6 +71,8 @@ pub enum Kind {
     /// Other requests' prompts were computed in the steps that it was in, or waited for.
     PrefillOfOthers,
     SlowTokenizer,
+    /// The request itself came slowly: its client sent it so, or the front end read it so.
+    SlowRequest,
     /// The client reads slower than the server writes.
     SlowClient,
     /// The front end took outputs up long after the engine sent them, or the request long after it came.
@@ -99,6 +101,7 @@ impl Kind {
             Self::LongPrefill => "long_prefill",
             Self::PrefillOfOthers => "prefill_of_others",
             Self::SlowTokenizer => "slow_tokenizer",
+            Self::SlowRequest => "slow_request",
             Self::SlowClient => "slow_client",
             Self::FrontEndLate => "front_end_late",
             Self::SlowSteps => "slow_steps",
@@ -158,4 +161,4 @@ pub fn explain(trace: &Trace, around: &Around) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -53,7 +53,7 @@ impl Fullness {
         let full = stats().filter(|stats| stats.running.saturating_mul(10) >= ran.saturating_mul(9)).count();
         Self {
             waiting: int(wait, attribute::QUEUE_WAITING).or(first.map(|of| of.waiting.saturating_sub(1))),
-            running: int(wait, attribute::QUEUE_RUNNING).or(first.map(|of| of.running)),
+            running: stats().map(|of| of.running).max().or(int(wait, attribute::QUEUE_RUNNING)),
             kv: float(wait, attribute::QUEUE_KV_USAGE).or(stats().map(|of| of.kv_cache_usage).reduce(f64::max)),
             is_batch_full: ran > 0 && full as f64 >= stats().count() as f64 * limits::BATCH_FULL && full > 0,
         }
@@ -68,9 +68,8 @@ impl Fullness {
         let ran = self.running.map(|running| format!(" ({} ran)", number(running))).unwrap_or_default();
         let reason = match self.kv {
             Some(kv) if kv >= limits::KV_FULL => format!("KV cache {} full", percent(kv)),
-            Some(kv) if self.is_batch_full || kv < limits::KV_FREE => {
-                format!("batch full{ran}, KV cache {} used", percent(kv))
-            }
+            Some(kv) if self.is_batch_full => format!("batch full{ran}, KV cache {} used", percent(kv)),
+            Some(kv) if kv < limits::KV_FREE => format!("for a place in the batch{ran}, KV cache {} used", percent(kv)),
             Some(kv) => {
                 format!("whether for KV cache ({} used) or a place in the batch{ran} cannot be told", percent(kv))
             }

@@ -1,8 +1,8 @@
 //! Which requests were slow for what they were.
 //!
-//! Enters: requests that are over. Leaves: the slowest, by how many times as long as the median they took: to the first token, or for each
-//! token behind it. A long answer is not slow, and one that was never given had waited at least so long. Requests are compared with those of
-//! the same server and model.
+//! Enters: requests that are over. Leaves: the slowest, by the time that they took over the median: to the first token, or for as many tokens
+//! as came behind it. A long answer is not slow, whatever little it is over the median for each token ([`NOTABLE`]); and one that was never
+//! given had waited at least so long. Requests are compared with those of the same server and model.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,27 @@ use super::judge::middle;
 
 /// Added to both sides before they are compared, ns: what takes some milliseconds more than others is not slow.
 const SMALL: u64 = 20_000_000;
+/// What took fewer times as long as the median comes behind all that took more.
+const NOTABLE: f64 = 1.5;
 
 /// How slow a request was.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Slowness {
-    /// The larger of both.
+    /// By which they are ranked: seconds over the median, where that is notable.
     pub score: f64,
     /// Times the median, as [`SMALL`] allows; `None` where that is not known.
     pub first_token: Option<f64>,
     pub per_token: Option<f64>,
+}
+
+impl Slowness {
+    /// `It took 12.4 times as long as usual to its first token.`
+    pub fn words(&self) -> String {
+        let to_first = self.first_token.is_some_and(|first| first >= self.per_token.unwrap_or(0.0));
+        let what = if to_first { "to its first token" } else { "from its first token on, for its tokens" };
+        let times = self.first_token.unwrap_or(0.0).max(self.per_token.unwrap_or(0.0));
+        format!("It took {times:.1} times as long as the median {what}.")
+    }
 }
 
 /// What is compared.
@@ -75,7 +87,16 @@ fn compare(group: &[(usize, Times)]) -> impl Iterator<Item = (usize, Slowness)> 
         let first_token = first.map(|usual| times_as_long(times.first, usual));
         let per_token = each.zip(times.rest);
         let per_token = per_token.map(|(usual, (took, tokens))| times_as_long(took, usual.saturating_mul(tokens)));
-        let score = first_token.unwrap_or(0.0).max(per_token.unwrap_or(0.0));
+        let over = |took: u64, usual: u64| took.saturating_sub(usual) as f64 / 1e9;
+        let weigh = |times: Option<f64>, over: f64| match times {
+            Some(times) if times >= NOTABLE => over,
+            // Below any that is notable, which are over by some of [`SMALL`] at least.
+            Some(times) => times / 1e6,
+            None => 0.0,
+        };
+        let first_over = weigh(first_token, over(times.first, first.unwrap_or(0)));
+        let rest = each.zip(times.rest).map(|(usual, (took, tokens))| over(took, usual.saturating_mul(tokens)));
+        let score = first_over.max(weigh(per_token, rest.unwrap_or(0.0)));
         (*index, Slowness { score, first_token, per_token })
     })
 }

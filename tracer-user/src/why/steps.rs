@@ -23,8 +23,8 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
     }
 }
 
-fn charge(judge: &Judge<'_>) -> Charge {
-    let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, limits::LEAST_SHARE_OF_WORK);
+fn charge(judge: &Judge<'_>, share: f64) -> Charge {
+    let floor = judge.floor(limits::LEAST_ON_A_BUSY_HOST, share);
     Charge { kind: Kind::SlowSteps, inferred: true, floor }
 }
 
@@ -41,7 +41,7 @@ fn all(judge: &mut Judge<'_>, steps: &[&EngineStep]) -> bool {
         let over = |step: &&EngineStep| took_of(step).saturating_sub(before);
         steps.iter().map(|step| ledger.claim_some(step.start_ns, step.end_ns, over(step))).sum()
     };
-    judge.blame(&charge(judge), claim, |_| {
+    judge.blame(&charge(judge, limits::LEAST_SHARE_OF_WORK), claim, |_| {
         format!("its steps took {}, such steps before it came {} (batches of {batch})", time(now), time(before))
     })
 }
@@ -53,6 +53,12 @@ fn single(judge: &mut Judge<'_>, steps: &[&EngineStep]) {
         (took_of(step) > usual.saturating_mul(limits::SLOW_STEP)).then_some((*step, usual))
     });
     let slow: Vec<(&EngineStep, u64)> = slow.collect();
+    let over: f64 = slow.iter().map(|(step, usual)| took_of(step).saturating_sub(*usual) as f64).sum();
+    let all: f64 = steps.iter().map(|step| took_of(step) as f64).sum();
+    // No more than there always is.
+    if over < all * judge.usual.slow_before() * limits::MORE_THAN_BEFORE {
+        return;
+    }
     let Some((worst, usual)) = slow.iter().copied().max_by_key(|(step, _)| took_of(step)) else { return };
     let claim = |ledger: &mut Ledger| {
         let claims = slow
@@ -60,7 +66,7 @@ fn single(judge: &mut Judge<'_>, steps: &[&EngineStep]) {
             .map(|(step, usual)| ledger.claim_some(step.start_ns, step.end_ns, took_of(step).saturating_sub(*usual)));
         claims.sum()
     };
-    judge.blame(&charge(judge), claim, |_| {
+    judge.blame(&charge(judge, limits::LEAST_SHARE_OF_STEPS), claim, |_| {
         format!(
             "{} of its {} took more than {} times as long as usual, the longest {} instead of {} (batch of {})",
             number(slow.len() as u64),

@@ -63,6 +63,7 @@ pub fn words(kind: Kind) -> &'static str {
         Kind::LongPrefill => "long prefill",
         Kind::PrefillOfOthers => "prefill of others",
         Kind::SlowTokenizer => "slow tokenizer",
+        Kind::SlowRequest => "slow request",
         Kind::SlowClient => "slow client",
         Kind::FrontEndLate => "front end late",
         Kind::SlowSteps => "slow steps",

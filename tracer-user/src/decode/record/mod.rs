@@ -123,7 +123,7 @@ mod tests {
     fn no_truncation_of_any_record_panics() {
         let mut long = header(0);
         long.resize(24 + 40 + 64, 0);
-        for kind in [1, 16, 17, 18, 32, 33, 64, 65, 66, 67, 68, 69, 70, 71] {
+        for kind in [1, 16, 17, 18, 32, 33, 64, 65, 66, 67, 68, 69, 70, 71, 72, 73] {
             long[16..20].copy_from_slice(&u32::to_ne_bytes(kind));
             for len in 0..long.len() {
                 let _ = decode(&long[..len]);

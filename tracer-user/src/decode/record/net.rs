@@ -48,7 +48,9 @@ impl Class {
 /// Nothing for a record of another family.
 pub(super) fn decode(kind: u32, fields: Fields<'_>) -> Option<Result<Record, Refused>> {
     match kind {
-        net::KIND_OPENED | net::KIND_PEER_CLOSED | net::KIND_CLOSED => Some(socket(fields, kind)),
+        net::KIND_OPENED | net::KIND_PEER_CLOSED | net::KIND_CLOSED | net::KIND_BLOCKED | net::KIND_UNBLOCKED => {
+            Some(socket(fields, kind))
+        }
         net::KIND_DATA_IN | net::KIND_DATA_OUT => Some(data(fields, kind)),
         net::KIND_RECEIVED => Some(fields.process().map(|process| Record::Received { process })),
         net::KIND_CLOSED_RANGE => Some(closed_range(fields)),
@@ -67,7 +69,7 @@ fn closed_range(fields: Fields<'_>) -> Result<Record, Refused> {
     })
 }
 
-/// A socket opened, ended or was closed.
+/// A socket opened, ended or was closed, or a write to it was refused.
 fn socket(fields: Fields<'_>, kind: u32) -> Result<Record, Refused> {
     fields.at_least(size_of::<Socket>())?;
     let fd = fields.u32(offset_of!(Socket, fd))?;
@@ -76,6 +78,8 @@ fn socket(fields: Fields<'_>, kind: u32) -> Result<Record, Refused> {
     let what = match kind {
         net::KIND_OPENED => What::Opened { end },
         net::KIND_PEER_CLOSED => What::PeerClosed { end },
+        net::KIND_BLOCKED => What::Blocked { end },
+        net::KIND_UNBLOCKED => What::Unblocked { end },
         _ => {
             let moved = (fields.u64(offset_of!(Socket, moved_in))?, fields.u64(offset_of!(Socket, moved_out))?);
             What::Closed { end, moved: Some(moved) }
@@ -176,5 +180,20 @@ mod tests {
         let what = What::Closed { end: End::of_descriptor(42, 7), moved: Some((10, 20)) };
         let event = Event { at: 1_000, process: 42, thread: 43, what };
         assert_eq!(decode(&bytes), Ok(Record::Descriptor { event, class: Class::Unix, lifetime: 900 }));
+    }
+    #[test]
+    fn a_refused_write_and_the_whole_one_behind_it_are_told_of_their_connection() {
+        let end = End::of_descriptor(42, 7);
+        for (kind, what) in [(net::KIND_BLOCKED, What::Blocked { end }), (net::KIND_UNBLOCKED, What::Unblocked { end })]
+        {
+            let mut bytes = header(kind);
+            bytes.extend(7u32.to_ne_bytes());
+            bytes.extend(net::CLASS_HTTP.to_ne_bytes());
+            for word in [900u64, 10, 20] {
+                bytes.extend(word.to_ne_bytes());
+            }
+            let event = Event { at: 1_000, process: 42, thread: 43, what };
+            assert_eq!(decode(&bytes), Ok(Record::Descriptor { event, class: Class::Http, lifetime: 900 }));
+        }
     }
 }

@@ -160,7 +160,7 @@ fn process(server: &Server, service: Service, origin: &Origin) -> Process {
         let key = pair.key.as_str();
         match &pair.value {
             opentelemetry::Value::String(value) if key == "service.name" => {
-                value.as_str().clone_into(&mut service_name)
+                value.as_str().clone_into(&mut service_name);
             }
             opentelemetry::Value::I64(value) => tags.push(tag(key, &Value::Int(*value))),
             other => tags.push(text(key, &other.as_str())),
@@ -178,7 +178,7 @@ fn tag(key: &str, value: &Value) -> Tag {
         Value::Bool(value) => ("bool", (*value).into()),
         Value::Int(value) if value.unsigned_abs() > SAFE.unsigned_abs() => ("int64", value.to_string().into()),
         Value::Int(value) => ("int64", (*value).into()),
-        Value::Float(value) if value.fract() == 0.0 && value.abs() < SAFE as f64 => ("float64", (*value as i64).into()),
+        Value::Float(value) if value.fract() == 0.0 && value.abs() < 1e18 => ("float64", (*value as i64).into()),
         Value::Float(value) => ("float64", (*value).into()),
         Value::Str(value) => ("string", cut(value).into()),
         Value::StrList(_) => ("string", as_text(value).into()),

@@ -93,6 +93,30 @@ fn a_request_that_lies_in_the_front_end_before_it_is_tokenized_is_late_there() {
 }
 
 #[test]
+fn a_request_that_comes_slowly_is_told_from_a_front_end_that_is_late() {
+    // 0 first byte … 300 whole ├ parse ┤ 301 … 400
+    let mut scene = Scene::new(400);
+    scene.span(span::PARSE, 300, 301);
+    scene.decode(310, 400, 10);
+    assert_eq!(scene.blamed(), [(Kind::SlowRequest, 300)]);
+    assert_eq!(scene.evidence(), "300 ms from its first byte to the whole request: sent slowly, or read slowly");
+}
+
+#[test]
+fn what_is_sent_to_the_engine_late_is_the_front_ends_unless_a_step_lasted_so_long() {
+    // 0 ├ tokenize ┤ 1 … 250 queued, prefill … 400
+    let mut scene = Scene::new(400);
+    scene.span(span::TOKENIZE, 0, 1);
+    scene.wait(250, 251, "admission");
+    scene.prefill(251, 260, 20);
+    scene.decode(260, 400, 10);
+    assert_eq!(scene.blamed(), [(Kind::FrontEndLate, 249)]);
+    assert_eq!(scene.evidence(), "249 ms from its tokens to the engine's queue");
+    scene.step(5, 245, 4);
+    assert_eq!(scene.blamed(), []);
+}
+
+#[test]
 fn a_prompt_that_waits_for_others_in_the_tokenizer_is_late_by_that() {
     // 0 ├ parse ┤ 250 ├ tokenize ┤ 251 … 400; others were tokenized from 10 to 249, in two
     let mut scene = Scene::new(400);

@@ -14,7 +14,7 @@ mod front_end;
 mod hostile;
 mod ranks;
 
-pub(super) const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 
 /// A request and what goes on around it.
 pub(super) struct Scene {
@@ -23,7 +23,7 @@ pub(super) struct Scene {
     next: u8,
 }
 
-pub(super) fn bare(id: u8, parent: Option<u8>, name: &'static str, from_ms: u64, to_ms: u64) -> Span {
+pub(crate) fn bare(id: u8, parent: Option<u8>, name: &'static str, from_ms: u64, to_ms: u64) -> Span {
     Span {
         trace_id: TraceId([1; 16]),
         span_id: SpanId([id; 8]),
