@@ -1,6 +1,7 @@
 //! Fixtures for the live, real-server and back-end tests, and for the demo.
 
 pub mod attached;
+pub mod blame;
 pub mod cuda;
 pub mod demo_engine;
 pub mod judge;

@@ -81,7 +81,7 @@ fn in_a_terminal_the_view_shows_what_is_open_and_then_what_is_over() {
         model: engine.target.model.clone(),
         kinds: vec![Kind::CompletionStream],
         clients: 4,
-        until: Until::Requests(60),
+        until: Until::Requests(400),
         seed: 1,
     };
     let busy = std::thread::spawn(move || load.run().map(|_| ()));
@@ -93,11 +93,11 @@ fn in_a_terminal_the_view_shows_what_is_open_and_then_what_is_over() {
     let phases = told["open"][0]["phases"].as_array().unwrap();
     assert_eq!(phases[0]["name"], "front_end", "{told}");
     busy.join().unwrap().unwrap();
-    let all = |told: &Value| told["total"] == 60 && told["open"].as_array().unwrap().is_empty();
+    let all = |told: &Value| told["total"] == 400 && told["open"].as_array().unwrap().is_empty();
     let told = wait_for(&url, "ui/api/requests", all);
     let overview = wait_for(&url, "ui/api/overview", |told| told["servers"][0]["open_count"] == 0);
     assert!(overview["series"].as_array().unwrap().len() < 60, "seconds of now: {}", overview["series"]);
-    assert_eq!(overview["latency"]["e2e"]["count"], 60);
+    assert_eq!(overview["latency"]["e2e"]["count"], 400);
     let id = told["requests"][0]["trace_id"].as_str().unwrap();
     assert_eq!(get(&url, &format!("api/traces/{id}"))["data"][0]["traceID"], id);
 

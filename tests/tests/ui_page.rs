@@ -32,6 +32,8 @@ use serde_json::{Value, json};
 
 /// Requests of the log that the table is read from.
 const REQUESTS: usize = 2_000;
+/// Spans of a trace at most, as `--max-spans` has it when it is not given.
+const MAX_SPANS: usize = 2_000;
 /// How long the page may take until it shows rows, ms.
 const LOAD_MS: f64 = 1_000.0;
 /// How long a request may take until it is shown, and its spans opened, ms: what a person takes for at once.
@@ -113,7 +115,7 @@ fn serve(requests: Vec<(Trace, AccessRecord)>) -> (Ui, String) {
     }
     sink.step(&outputs::step(1));
     assert_eq!(sink.finish(), None);
-    let ui = Ui::start("127.0.0.1:0", Shown::live(kept, Arc::<Telemetry>::default())).unwrap();
+    let ui = Ui::start("127.0.0.1:0", Shown::live(kept, Arc::<Telemetry>::default(), MAX_SPANS)).unwrap();
     let url = format!("http://{}/", ui.address());
     (ui, url)
 }

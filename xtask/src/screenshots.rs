@@ -94,12 +94,15 @@ fn browser() -> Result<Browser> {
     Ok(Browser::new(node, packages, chromium))
 }
 
-/// Of those that got tokens, the one that waited longest to be scheduled, as the page's address names it.
+/// Of those with one generation that gave tokens, the one that waited longest to be scheduled, as the page's address names it.
 fn slowest(answer: &Value) -> Option<String> {
     let requests = answer["requests"].as_array()?;
     let queued = |request: &Value| request["seconds"]["queue"].as_f64().unwrap_or(0.0);
-    let gave = requests.iter().filter(|request| request["output_tokens"].as_u64().is_some_and(|tokens| tokens > 20));
-    let one = gave.max_by(|a, b| queued(a).total_cmp(&queued(b)))?;
+    let is_plain = |request: &&Value| {
+        let is_long = request["output_tokens"].as_u64().is_some_and(|tokens| tokens > 20);
+        is_long && request["generations"].as_array().is_some_and(|all| all.len() == 1)
+    };
+    let one = requests.iter().filter(is_plain).max_by(|a, b| queued(a).total_cmp(&queued(b)))?;
     Some(format!("#/request/{}/{}", one["trace_id"].as_str()?, one["span_id"].as_str()?))
 }
 

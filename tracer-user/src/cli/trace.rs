@@ -67,7 +67,9 @@ pub(super) fn trace(args: &TraceArgs, ui: Option<&str>, recording: Option<ToReco
         return Ok(Code::Interrupted);
     };
     introduce(&mut begun, &plan, &args.output);
-    ui.iter().for_each(|ui| say(&ui.told()));
+    if let Some(ui) = &ui {
+        say(&ui.told());
+    }
     if let Err(why) = &asked {
         warn(&format!("`inferspan why` and `inferspan trace` cannot ask this run: {why}"));
     }

@@ -133,7 +133,7 @@ fn a_front_end_that_stands_still_is_behind_its_engine() {
     let mut generation = stage.ground.requests.generations.of_id("a-0123abcd").cloned().expect("it is open");
     stage.ground.steps.look_back(&mut generation);
     let lagged = Lagged { first: Some(MS), most: Some(301 * MS), last: Some(202 * MS) };
-    assert_eq!(generation.lagged, Some(lagged));
+    assert_eq!(generation.lagged.as_deref(), Some(&lagged));
     stage.ground.steps.front_end_ended(API);
     stage.ground.steps.look_back(&mut generation);
     assert_eq!(generation.lagged, None);

@@ -228,7 +228,7 @@ impl Core {
             What::Closed { end, moved } => http.close(end, at, moved, Ending::ServerClosed, &mut scene),
             What::Call { function: Function::Encode, entered, .. } => messages.encoded(process, entered, at),
             What::Call { function: Function::Decode, .. } => {
-                messages.decodes(process, thread, at, &mut work, &mut scene)
+                messages.decodes(process, thread, at, &mut work, &mut scene);
             }
             What::Call { function: Function::Clock, stack, .. } => {
                 messages.reads_clock(process, thread, at, stack, &mut scene);

@@ -146,7 +146,7 @@ impl Steps {
             }
         }
         let lags = self.lags.get(&(generation.process, generation.engine));
-        generation.lagged = lags.map(|lags| lags.of(generation));
+        generation.lagged = lags.map(|lags| Box::new(lags.of(generation)));
     }
 
     /// The engine's process is gone.

@@ -127,7 +127,9 @@ impl Sink for Keeping {
     fn metric(&mut self, metric: &Metric) {
         if let Metric::Tokens { tokens, inter_token, .. } = metric {
             self.tokens.count = self.tokens.count.saturating_add(*tokens);
-            inter_token.iter().for_each(|seconds| self.tokens.gaps.add(*seconds));
+            if let Some(seconds) = inter_token {
+                self.tokens.gaps.add(*seconds);
+            }
         }
     }
 

@@ -103,7 +103,7 @@ pub struct Generation {
     /// Its share of what its steps did with CUDA.
     pub cuda: Option<Box<Share>>,
     /// How far its front end was behind its engine; known when it leaves.
-    pub lagged: Option<Lagged>,
+    pub lagged: Option<Box<Lagged>>,
 }
 
 /// What an output changed.

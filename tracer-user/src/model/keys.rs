@@ -104,6 +104,7 @@ pub mod attribute {
     pub const REASON: &str = "inferspan.reason";
     pub const QUEUE_WAITING: &str = "inferspan.queue.waiting";
     pub const QUEUE_RUNNING: &str = "inferspan.queue.running";
+    pub const QUEUE_MAX_RUNNING: &str = "inferspan.queue.max_running";
     pub const QUEUE_KV_USAGE: &str = "inferspan.queue.kv_cache_usage";
     pub const FIRST_LAG: &str = "inferspan.front_end.first_lag_seconds";
     pub const MAX_LAG: &str = "inferspan.front_end.max_lag_seconds";
@@ -193,7 +194,7 @@ pub mod attribute {
         (CUDA_SHARE_COPIES_P2P, CUDA_SHARE_COPY_BYTES_P2P),
     ];
 
-    pub const ALL: [&str; 119] = [
+    pub const ALL: [&str; 120] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -244,6 +245,7 @@ pub mod attribute {
         REASON,
         QUEUE_WAITING,
         QUEUE_RUNNING,
+        QUEUE_MAX_RUNNING,
         QUEUE_KV_USAGE,
         FIRST_LAG,
         MAX_LAG,

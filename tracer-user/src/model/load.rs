@@ -40,6 +40,8 @@ pub struct Load {
     /// Requests that had entered the queue between the two, by what had entered by the wait's end; of them, preempted ones.
     entered: u64,
     preempted: u64,
+    /// The most requests that ran during the wait, as its steps said.
+    pub max_running: u64,
     /// The most that its steps said of the KV cache's use during the wait, 0 to 1.
     pub kv_cache_usage: f64,
 }
@@ -121,18 +123,21 @@ impl Loads {
     /// What was said around a wait that has ended; `None` where nothing says it.
     pub fn around(&self, wait: &Wait) -> Option<Load> {
         let before = self.said.partition_point(|said| said.first <= wait.from).checked_sub(1)?;
-        let Said { running, waiting, last, .. } = self.said[before];
+        let Said { running, waiting, last, kv_cache_usage, .. } = self.said[before];
         // Of a run that goes on behind the wait's beginning, the last step before that is not known; what it said is.
         let since = last.min(wait.from);
         let is_idle = running == 0 && waiting == 0;
         if !is_idle && wait.from - since > MAX_AGE {
             return None;
         }
-        let during = self.said.range(before..).take_while(|said| said.first <= wait.to);
-        let kv_cache_usage = during.fold(0.0, |most: f64, said| most.max(said.kv_cache_usage));
         // It ran until it was preempted.
         let running = running.saturating_sub(u64::from(wait.by_preemption));
-        let mut load = Load { since, running, waiting, entered: 0, preempted: 0, kv_cache_usage };
+        let kv_cache_usage = 0.0_f64.max(kv_cache_usage);
+        let mut load = Load { since, running, waiting, entered: 0, preempted: 0, max_running: running, kv_cache_usage };
+        for said in self.said.range(before + 1..).take_while(|said| said.first <= wait.to) {
+            load.kv_cache_usage = load.kv_cache_usage.max(said.kv_cache_usage);
+            load.max_running = load.max_running.max(said.running);
+        }
         self.recount(wait, &mut load);
         Some(load)
     }
@@ -188,6 +193,7 @@ mod tests {
         assert_eq!(seen(loads.around(&wait(11, 31))), Some((2, 4, 0.9)), "what came after it says nothing of it");
         assert_eq!(seen(loads.around(&wait(41, 42))), Some((2, 4, 1.0)), "nor need a step end in it");
         assert_eq!(seen(loads.around(&wait(9, 31))), None, "nothing was said before it");
+        assert_eq!(loads.around(&wait(31, 41)).map(|load| (load.running(), load.max_running)), Some((3, 4)));
     }
 
     #[test]

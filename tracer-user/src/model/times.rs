@@ -86,9 +86,9 @@ impl Finished<'_> {
         let first = self.generations.iter().filter(of).min_by_key(|g| g.first.map(|t| t.at));
         let last = self.generations.iter().filter(of).max_by_key(|g| g.last.map(|t| t.at));
         Lagged {
-            first: first.and_then(|g| g.lagged?.first),
-            most: self.generations.iter().filter_map(|g| g.lagged?.most).max(),
-            last: last.and_then(|g| g.lagged?.last),
+            first: first.and_then(|g| g.lagged.as_ref()?.first),
+            most: self.generations.iter().filter_map(|g| g.lagged.as_ref()?.most).max(),
+            last: last.and_then(|g| g.lagged.as_ref()?.last),
         }
     }
 

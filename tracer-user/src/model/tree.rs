@@ -256,6 +256,7 @@ impl Tree<'_> {
             if let Some(load) = wait.load {
                 attributes.push((attribute::QUEUE_WAITING, int(load.waiting())));
                 attributes.push((attribute::QUEUE_RUNNING, int(load.running())));
+                attributes.push((attribute::QUEUE_MAX_RUNNING, int(load.max_running)));
                 attributes.push((attribute::QUEUE_KV_USAGE, Value::Float(load.kv_cache_usage)));
             }
             self.push(span::QUEUE, base | n as u64, parent, (wait.from, wait.to), Provenance::Observed, attributes);

@@ -215,8 +215,9 @@ fn a_wait_says_what_the_engine_did_meanwhile_and_the_root_how_late_the_front_end
     loads.push(3 * SECOND + SECOND / 2, stats(1.0));
     let mut waited = generation();
     waited.waits[0].load = loads.around(&waited.waits[0]);
-    waited.lagged = Some(Lagged { first: Some(SECOND / 4), most: Some(SECOND), last: Some(SECOND / 8) });
-    let keys = [attribute::QUEUE_WAITING, attribute::QUEUE_RUNNING, attribute::QUEUE_KV_USAGE];
+    waited.lagged = Some(Box::new(Lagged { first: Some(SECOND / 4), most: Some(SECOND), last: Some(SECOND / 8) }));
+    let running = [attribute::QUEUE_RUNNING, attribute::QUEUE_MAX_RUNNING];
+    let keys = [attribute::QUEUE_WAITING, running[0], running[1], attribute::QUEUE_KV_USAGE];
     let lags = [attribute::FIRST_LAG, attribute::MAX_LAG, attribute::LAST_LAG];
     let said = |generation: &Generation| {
         let exchange = exchange();
@@ -228,6 +229,6 @@ fn a_wait_says_what_the_engine_did_meanwhile_and_the_root_how_late_the_front_end
         (keys.map(|key| value(span::QUEUE, key)), lags.map(|key| value(span::REQUEST, key)))
     };
     let (int, float) = (|n| Some(Value::Int(n)), |x| Some(Value::Float(x)));
-    assert_eq!(said(&waited), ([int(6), int(4), float(1.0)], [float(0.25), float(1.0), float(0.125)]));
-    assert_eq!(said(&generation()), ([None, None, None], [None, None, None]), "what nobody said is left out");
+    assert_eq!(said(&waited), ([int(6), int(4), int(4), float(1.0)], [float(0.25), float(1.0), float(0.125)]));
+    assert_eq!(said(&generation()), ([None, None, None, None], [None, None, None]), "what nobody said is left out");
 }

@@ -56,13 +56,13 @@ impl Requests {
         self.waiting.push_back(record);
     }
 
-    /// A request's tree, where `room` bytes are enough for it; its root comes first, or it is refused.
-    pub fn trace(&mut self, trace: Arc<Trace>, room: usize) {
+    /// A request's tree, where `most` bytes are enough for it; its root comes first, or it is refused.
+    pub fn trace(&mut self, trace: Arc<Trace>, most: usize) {
         let Some(root) = trace.spans.first() else { return };
         let (id, took) = ((root.trace_id, root.span_id), root.end_ns.saturating_sub(root.start_ns));
         let record = self.take_record(id);
         let bytes = size::of_trace(&trace) + record.as_deref().map_or(0, size::of_record);
-        if bytes > room {
+        if bytes > most {
             self.dropped += 1;
             return;
         }

@@ -40,6 +40,8 @@ pub const OVERLAP: f64 = 0.2;
 pub const LIKE: usize = 8;
 /// A step is slow that takes so many times as long as the usual one of its like; as decode steps that are shown one by one.
 pub const SLOW_STEP: u64 = 3;
+/// Slow steps are usual where they took up to so many times the part of the time that they took before.
+pub const MORE_THAN_BEFORE: f64 = 2.0;
 /// All of a request's steps are slow where their median is so many times the one before it came.
 pub const SLOW_ENGINE: u64 = 2;
 

@@ -53,7 +53,7 @@ impl Fullness {
         let full = stats().filter(|stats| stats.running.saturating_mul(10) >= ran.saturating_mul(9)).count();
         Self {
             waiting: int(wait, attribute::QUEUE_WAITING).or(first.map(|of| of.waiting.saturating_sub(1))),
-            running: int(wait, attribute::QUEUE_RUNNING).or(first.map(|of| of.running)),
+            running: stats().map(|of| of.running).max().or(int(wait, attribute::QUEUE_RUNNING)),
             kv: float(wait, attribute::QUEUE_KV_USAGE).or(stats().map(|of| of.kv_cache_usage).reduce(f64::max)),
             is_batch_full: ran > 0 && full as f64 >= stats().count() as f64 * limits::BATCH_FULL && full > 0,
         }

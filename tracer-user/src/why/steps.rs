@@ -53,6 +53,12 @@ fn single(judge: &mut Judge<'_>, steps: &[&EngineStep]) {
         (took_of(step) > usual.saturating_mul(limits::SLOW_STEP)).then_some((*step, usual))
     });
     let slow: Vec<(&EngineStep, u64)> = slow.collect();
+    let over: f64 = slow.iter().map(|(step, usual)| took_of(step).saturating_sub(*usual) as f64).sum();
+    let all: f64 = steps.iter().map(|step| took_of(step) as f64).sum();
+    // No more than there always is.
+    if over < all * judge.usual.slow_before() * limits::MORE_THAN_BEFORE {
+        return;
+    }
     let Some((worst, usual)) = slow.iter().copied().max_by_key(|(step, _)| took_of(step)) else { return };
     let claim = |ledger: &mut Ledger| {
         let claims = slow

@@ -1,7 +1,7 @@
 //! What steps of an engine usually take.
 //!
 //! Enters: the steps that are known before and during a request. Leaves: medians of steps that are alike: no prompt in them, and batches of
-//! the same power of two. Too few of a like, and nothing is usual.
+//! the same power of two, or of a larger one that took less. Too few of a like, and nothing is usual.
 
 use std::collections::BTreeMap;
 
@@ -71,15 +71,29 @@ impl Usual {
         enough(&self.before, requests)
     }
 
+    /// The part of all time that slow steps took over the median of their like, before the request came: on a host that has other work it
+    /// is some. 0 where too few are known.
+    pub(super) fn slow_before(&self) -> f64 {
+        let (mut over, mut all) = (0.0, 0.0);
+        for took in self.before.values().filter(|took| took.len() >= limits::LIKE) {
+            let median = took[took.len() / 2];
+            let slow = took.iter().filter(|took| **took > median.saturating_mul(limits::SLOW_STEP));
+            over += slow.map(|took| (took - median) as f64).sum::<f64>();
+            all += took.iter().map(|took| *took as f64).sum::<f64>();
+        }
+        if all > 0.0 { over / all } else { 0.0 }
+    }
+
     /// A step of any batch.
     pub(super) fn any(&self) -> Option<u64> {
         self.any
     }
 }
 
-/// The median, where there are enough of a like.
+/// The median, where there are enough of a like. A larger batch takes no less, so that one which took less is a measure as well.
 fn enough(of: &BTreeMap<u32, Vec<u64>>, requests: u64) -> Option<u64> {
-    of.get(&like(requests)).filter(|took| took.len() >= limits::LIKE).map(|took| took[took.len() / 2])
+    let known = of.range(like(requests)..).filter(|(_, took)| took.len() >= limits::LIKE);
+    known.map(|(_, took)| took[took.len() / 2]).min()
 }
 
 /// As the request's own tree tells it: the median of its steps, those that are folded by their own.

@@ -106,9 +106,9 @@ fn left(record: &Value) -> Option<f64> {
     record["output_tokens"].as_f64().filter(|tokens| *tokens > 0.0 && record["outcome"] == "abort")
 }
 
-/// A picture without its single decode steps.
+/// The picture alone, which is indented, without its single decode steps.
 fn brief(picture: &str) -> String {
-    let lines = picture.lines().filter(|line| !line.trim().is_empty() && !is_step(line));
+    let lines = picture.lines().filter(|line| line.starts_with("  ") && !line.trim().is_empty() && !is_step(line));
     lines.take(PICTURE_LINES).fold(String::new(), |shown, line| shown + line + "\n")
 }
 

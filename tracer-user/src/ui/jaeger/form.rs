@@ -160,7 +160,7 @@ fn process(server: &Server, service: Service, origin: &Origin) -> Process {
         let key = pair.key.as_str();
         match &pair.value {
             opentelemetry::Value::String(value) if key == "service.name" => {
-                value.as_str().clone_into(&mut service_name)
+                value.as_str().clone_into(&mut service_name);
             }
             opentelemetry::Value::I64(value) => tags.push(tag(key, &Value::Int(*value))),
             other => tags.push(text(key, &other.as_str())),

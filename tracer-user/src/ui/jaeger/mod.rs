@@ -86,19 +86,19 @@ pub(super) fn respond(shown: &Shown, path: &[&str], query: &Query) -> Response {
         ["services"] => Ok(listed(shown.services().into_iter().map(Value::String).collect(), true)),
         ["operations"] => shown.operations(query),
         ["services", service, "operations"] => Ok(shown.operations_of(service)),
-        ["traces"] => return shown.search(query).unwrap_or_else(refused),
-        ["traces", id] => return shown.trace(id, query).unwrap_or_else(refused),
+        ["traces"] => return shown.search(query).unwrap_or_else(|error| refused(&error)),
+        ["traces", id] => return shown.trace(id, query).unwrap_or_else(|error| refused(&error)),
         ["dependencies"] => shown.dependencies(query),
         ["metrics", ..] => Err(Error::new(StatusCode::NOT_IMPLEMENTED, "metrics querying is currently disabled")),
         _ => Err(Error::new(StatusCode::NOT_FOUND, "no such part of the API is here")),
     };
     match answered {
         Ok(document) => answer(StatusCode::OK, JSON, sanitise::json(&document.to_string()).into_owned()),
-        Err(error) => refused(error),
+        Err(error) => refused(&error),
     }
 }
 
-fn refused(error: Error) -> Response {
+fn refused(error: &Error) -> Response {
     let errors = [json!({"code": error.status.as_u16(), "msg": error.why})];
     let document = json!({"data": null, "total": 0, "limit": 0, "offset": 0, "errors": errors});
     answer(error.status, PLAIN, format!("{}\n", sanitise::json(&document.to_string())))

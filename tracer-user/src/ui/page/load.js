@@ -48,7 +48,7 @@ const ago = axis({
   space: 60,
   splits: (chart) => {
     const end = chart.data[0].at(-1);
-    return [240, 180, 120, 60, 0].map((before) => end - before);
+    return [240, 180, 120, 60, 0].map((before) => end - before).filter((at) => at >= chart.data[0][0]);
   },
   values: (chart, splits) => splits.map((at) => (chart.data[0].at(-1) - at === 0 ? "" : `−${Math.round((chart.data[0].at(-1) - at) / 60)} m`)),
 });
@@ -105,7 +105,7 @@ function throughput(answer) {
   const [requests, tokens, failed] = [of("requests"), of("output_tokens"), of("failed")];
   // The second that goes on is not over.
   const last = (values) => values.at(-2) ?? values.at(-1) ?? null;
-  show(made, [["req/s", rate(last(requests)), "running"], ["not well", rate(last(failed)), "failed"], ["tok/s", count(last(tokens)), "tokens"]],
+  show(made, [["req/s", rate(last(requests)), "running"], ["not ok", rate(last(failed)), "failed"], ["tok/s", count(last(tokens)), "tokens"]],
     `Throughput: ${rate(last(requests))} requests a second, ${rate(last(failed))} of them did not go well, ${count(last(tokens))} tokens a second`);
   lines(made,
     [

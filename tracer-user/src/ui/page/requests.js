@@ -11,7 +11,6 @@ export const PAGE = 50;
 const PICTURE = 5000;
 /** Open requests that are shown before one asks for more; the oldest. */
 const OPEN_FEW = 4;
-const OPEN_MANY = 200;
 
 const state = { page: 0, picture: null, answer: null, allOpen: false, ask: null, open: null };
 const rows = new Map();
@@ -52,7 +51,7 @@ function makeRow(request) {
   const id = request.request_id ?? request.trace_id;
   const link = el("a", { href: `#/request/${keyOf(request)}`, title: shown(id, 300), tabindex: "-1" }, ...shortId(id));
   const text = (name, value) => cell(name, el("span", { class: "cut", title: shown(value, 300) }, shown(value, 120)));
-  const lost = request.incomplete ? el("span", { class: "lost", title: `not all of it was seen: ${shown(request.incomplete)}` }, "partly seen") : null;
+  const lost = request.incomplete ? el("span", { class: "lost", title: `not all of it was seen: ${shown(request.incomplete)}` }, "◐", el("span", { class: "sr" }, " partly seen")) : null;
   const again = request.preemptions > 0 ? el("span", { class: "mark", title: plural(request.preemptions, "preemption") }, `↺${request.preemptions}`) : null;
   const row = el("tr", { "data-key": keyOf(request) },
     cell("time", clock(dateOf(endOf(request)))), el("th", { class: "c-id", scope: "row" }, link), text("path", request.path), text("model", request.model),
@@ -101,9 +100,12 @@ function openRow() {
   return { row, track, cells };
 }
 
+/** How many are open, in the answer or not; with a filter only those in it are known. */
+const openCount = () => state.answer.open_count ?? state.answer.open.length;
+
 const openRows = [];
 function showOpen(open, whole) {
-  const most = state.allOpen ? OPEN_MANY : OPEN_FEW;
+  const most = state.allOpen ? open.length : OPEN_FEW;
   const list = open.slice(0, most);
   while (openRows.length < list.length) openRows.push(openRow());
   list.forEach((request, at) => {
@@ -127,7 +129,7 @@ function showOpen(open, whole) {
   place(byId("open-rows"), openRows.slice(0, list.length).map(({ row }) => row));
   const button = byId("more-open");
   button.hidden = open.length <= OPEN_FEW;
-  setText(button, state.allOpen ? `${OPEN_FEW} oldest open` : open.length > OPEN_MANY ? `${OPEN_MANY} oldest open` : "all open");
+  setText(button, state.allOpen ? `${OPEN_FEW} oldest open` : open.length < openCount() ? `${open.length} oldest open` : "all open");
 }
 
 /** What the whole width of bars stands for, s: of the longest, unless it would make all others too small to see. */
@@ -143,7 +145,7 @@ function render() {
   if (!source) return;
   const list = source.requests.slice(page * PAGE, (page + 1) * PAGE);
   const open = page === 0 ? answer.open : [];
-  const seen = [...list.map(e2e), ...open.slice(0, state.allOpen ? OPEN_MANY : OPEN_FEW).map((request) => request.age_s)];
+  const seen = [...list.map(e2e), ...open.slice(0, state.allOpen ? open.length : OPEN_FEW).map((request) => request.age_s)];
   const whole = wholeOf(seen);
   showOpen(open, whole);
   showFinished(list, whole);
@@ -156,7 +158,8 @@ function render() {
   byId("newest").disabled = page === 0;
   const missed = picture ? answer.total - picture.total : 0;
   setText(byId("newest"), missed > 0 ? `Newest (${count(missed)} new)` : "Newest");
-  setText(byId("count"), `${count(answer.open_count ?? answer.open.length)} open, ${count(answer.total)} over`);
+  const atLeast = answer.open_count === undefined && answer.open.length >= PAGE ? " or more" : "";
+  setText(byId("count"), `${count(openCount())}${atLeast} open, ${count(answer.total)} over`);
   setText(byId("scale"), `, to ${seconds(whole)}`);
   byId("clear").hidden = !isFiltered();
   byId("empty").hidden = list.length + open.length > 0;

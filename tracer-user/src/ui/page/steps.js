@@ -1,7 +1,8 @@
 // Engine steps as a strip over time: what each computed, how many ran and waited, how full the KV cache was, and what CUDA did.
 //
 // A step is as wide as it took. Its height is the batch's tokens on a scale of logarithms, since a prompt has a thousand times the tokens
-// of a decode. One step is selected, with the pointer or with the arrow keys; its values are said beside the title.
+// of a decode. Below stand two lanes: requests that wait, up to the most of them, and the KV cache, up to all of it. One step is selected,
+// with the pointer or with the arrow keys; its values are said beside the title.
 
 import { between, byId, colour, count, el, percent, seconds, setText } from "./dom.js";
 
@@ -9,7 +10,10 @@ import { between, byId, colour, count, el, percent, seconds, setText } from "./d
 export const WINDOW = 12;
 /** Steps that are kept and drawn at most. */
 const MOST = 4000;
-const PAD = { top: 4, bottom: 15 };
+/** Room for the axis, pixels, and of the lanes below the batch, as shares of the rest. */
+const AXIS = 15;
+const LANE = 0.2;
+const GAP = 3;
 
 const live = { steps: [], origin: null };
 const view = { steps: [], from: 0, to: WINDOW, mark: null, idle: null, selected: null };
@@ -42,7 +46,9 @@ export function showLive(now) {
   const [last, at] = [live.steps.at(-1)?.to ?? null, between(live.origin, now)];
   const idle = last === null ? 0 : at - last;
   const end = idle > WINDOW ? last : Math.max(last ?? 0, at);
-  Object.assign(view, { steps: live.steps, from: end - WINDOW, to: end, mark: null, idle: idle > WINDOW ? idle : null });
+  // What began a moment ago has the whole width.
+  const from = Math.max(end - WINDOW, Math.min(live.steps[0]?.from ?? 0, end - 1));
+  Object.assign(view, { steps: live.steps, from, to: end, mark: null, idle: idle > WINDOW ? idle : null });
   draw();
 }
 
@@ -81,7 +87,7 @@ function axis(paint, height) {
   for (let at = Math.ceil((view.from - zero) / every) * every; at + zero <= view.to + 1e-9; at += every) {
     const left = x(at + zero);
     paint.fillStyle = colour("--grid");
-    paint.fillRect(Math.round(left), PAD.top, 1, height - PAD.bottom - PAD.top);
+    paint.fillRect(Math.round(left), 0, 1, height - AXIS);
     paint.fillStyle = colour("--dim");
     const text = Math.abs(at) < every / 2 ? (view.mark === null ? "now" : "start") : `${at < 0 ? "−" : "+"}${seconds(Math.abs(at))}`;
     if (left > 14 && left < wide() - 14) paint.fillText(text, left, height - 4);
@@ -92,39 +98,29 @@ function axis(paint, height) {
   }
 }
 
-/** A line of steps' values, 0 to 1. */
-function line(paint, steps, value, bottom, room) {
+/** A lane: values from 0 to 1, filled from `bottom` up to `room`. */
+function lane(paint, steps, value, stroke, fill, bottom, room) {
+  paint.fillStyle = colour("--grid");
+  paint.fillRect(0, bottom, wide(), 1);
   paint.beginPath();
-  let drawn = false;
   for (const step of steps) {
-    const at = value(step);
-    if (at === null || at === undefined) { drawn = false; continue; }
-    const y = bottom - Math.min(1, at) * room;
-    if (drawn) paint.lineTo(x(step.from), y);
-    else paint.moveTo(x(step.from), y);
-    paint.lineTo(x(step.to), y);
-    drawn = true;
+    const at = value(step) ?? null;
+    if (at === null) continue;
+    const [left, right, up] = [x(step.from), x(step.to), Math.min(1, at) * room];
+    paint.rect(left, bottom - up, Math.max(1, right - left + 0.5), up);
   }
-  paint.stroke();
+  paint.fillStyle = colour(fill);
+  paint.fill();
+  paint.fillStyle = colour(stroke);
+  for (const step of steps) {
+    const at = value(step) ?? null;
+    if (at !== null && at > 0) paint.fillRect(x(step.from), bottom - Math.min(1, at) * room, Math.max(1, x(step.to) - x(step.from) + 0.5), 1.5);
+  }
 }
 
-export function draw() {
-  if (!canvas || wide() === 0) return;
-  const [width, height, scale] = [wide(), canvas.clientHeight, devicePixelRatio || 1];
-  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
-    canvas.width = Math.round(width * scale);
-    canvas.height = Math.round(height * scale);
-  }
-  const paint = canvas.getContext("2d");
-  paint.setTransform(scale, 0, 0, scale, 0, 0);
-  paint.clearRect(0, 0, width, height);
-  // Beside a waterfall its ruler says the times.
-  if (view.mark === null) axis(paint, height);
-  const steps = visible();
-  const bottom = view.mark === null ? height - PAD.bottom : height;
-  const room = bottom - PAD.top;
+/** What each step computed: prompts on top of tokens, and how long CUDA was waited for. */
+function batches(paint, steps, bottom, room) {
   const most = steps.reduce((high, step) => Math.max(high, (step.prefill_tokens ?? 0) + (step.decode_tokens ?? 0)), 1);
-  const queue = steps.reduce((high, step) => Math.max(high, step.waiting ?? 0), 1);
   const [prefill, decode, cuda] = [colour("--prefill"), colour("--decode"), colour("--cuda")];
   for (const step of steps) {
     const [left, right] = [x(step.from), x(step.to)];
@@ -140,13 +136,27 @@ export function draw() {
       paint.fillRect(left, bottom - 3, across * Math.min(1, step.cuda.wait_s / Math.max(1e-9, step.to - step.from)), 3);
     }
   }
-  paint.lineWidth = 1.5;
-  paint.strokeStyle = colour("--kv");
-  line(paint, steps, (step) => step.kv_cache_usage, bottom, room);
-  paint.strokeStyle = colour("--waiting");
-  paint.setLineDash([4, 2]);
-  line(paint, steps, (step) => (step.waiting === null ? null : step.waiting / queue), bottom, room);
-  paint.setLineDash([]);
+}
+
+export function draw() {
+  if (!canvas || wide() === 0) return;
+  const [width, height, scale] = [wide(), canvas.clientHeight, devicePixelRatio || 1];
+  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+  }
+  const paint = canvas.getContext("2d");
+  paint.setTransform(scale, 0, 0, scale, 0, 0);
+  paint.clearRect(0, 0, width, height);
+  // Beside a waterfall its ruler says the times.
+  if (view.mark === null) axis(paint, height);
+  const bottom = view.mark === null ? height - AXIS : height - 1;
+  const room = Math.floor(bottom * LANE);
+  const steps = visible();
+  const queue = steps.reduce((high, step) => Math.max(high, step.waiting ?? 0), 1);
+  batches(paint, steps, bottom - 2 * (room + GAP), bottom - 2 * (room + GAP) - 2);
+  lane(paint, steps, (step) => (step.waiting === null ? null : step.waiting / queue), "--waiting", "--waiting-fill", bottom - room - GAP, room);
+  lane(paint, steps, (step) => step.kv_cache_usage, "--kv", "--kv-fill", bottom, room);
   const chosen = view.selected;
   if (chosen && chosen.to >= view.from && chosen.from <= view.to) {
     paint.strokeStyle = colour("--ink");
@@ -206,8 +216,8 @@ function onKey(event) {
 
 export function start() {
   canvas = byId("steps-strip");
-  const key = (name, text) => el("span", {}, el("i", { class: `key ${name}` }), text);
-  byId("steps-legend").append(key("p-prefill", "prefill tokens"), key("p-decode", "decode tokens"), key("line kv", "KV use"), key("line waiting", "waiting"), key("cuda", "CUDA wait"));
+  const key = (name, text) => el("span", {}, el("i", { class: name }), text);
+  byId("steps-legend").append(key("key p-prefill", "prefill tokens"), key("key p-decode", "decode tokens"), key("key cuda", "CUDA wait"), key("key waiting", "waiting"), key("key kv", "KV use"));
   canvas.addEventListener("click", (event) => select(at(event)));
   canvas.addEventListener("keydown", onKey);
   select(null);

@@ -8,7 +8,7 @@
     if (theme === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
     const button = document.getElementById("theme");
-    if (button) button.textContent = `Theme: ${theme}`;
+    if (button) button.lastElementChild.textContent = theme;
   };
   let theme = NEXT[kept()] ? kept() : "system";
   show(theme);

@@ -232,6 +232,15 @@ fn one_slow_step_is_slow_and_one_that_is_a_little_slower_is_not() {
     assert_eq!(scene_with(210).blamed(), [(Kind::SlowSteps, 200)]);
     assert!(scene_with(210).evidence().ends_with("the longest 210 ms instead of 10 ms (batch of 4)"));
     assert_eq!(scene_with(25).blamed(), [(Kind::ManyTokens, 990)]);
+    // Before it came every twentieth step was as slow: so it is there.
+    let mut scene = scene_with(210);
+    scene.around.before = (0..100).map(|n| Arc::new(step(0, if n % 20 == 0 { 210 } else { 10 }, 4))).collect();
+    assert_eq!(scene.blamed(), [(Kind::ManyTokens, 990)]);
+}
+
+fn scene_before(scene: &mut Scene, before: Vec<Arc<EngineStep>>) -> Vec<(Kind, u64)> {
+    scene.around.before = before;
+    scene.blamed()
 }
 
 #[test]
@@ -243,6 +252,7 @@ fn an_engine_that_became_slow_is_told_by_what_was_usual_before_it_came() {
     scene.around.before = before(4, 4);
     assert_eq!(scene.blamed(), [(Kind::SlowSteps, 600)]);
     assert_eq!(scene.evidence(), "its steps took 10 ms, such steps before it came 4.0 ms (batches of 4)");
+    assert_eq!(scene_before(&mut scene, before(4, 64)), [(Kind::SlowSteps, 600)], "larger ones took less, even");
     // A smaller batch is no measure of it, and a little faster is not slow.
     scene.around.before = before(4, 1);
     assert_eq!(scene.blamed(), [(Kind::ManyTokens, 990)]);
