@@ -10,7 +10,7 @@ use inferspan_harness::folder::Folder;
 use inferspan_harness::wait::{Interrupt, wait_for};
 
 /// For something to appear: attaching takes seconds where the machine is busy.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// What the shell asks with.
 const PROMPT: &str = "ready>";
 

@@ -63,6 +63,10 @@ fn of_model(out: &mut String, of: &ModelDiff, drawn: Drawn) {
     let all = format!("{} requests in A, {} in B", count(of.requests_a), count(of.requests_b));
     let well = format!("{} and {} went well", count(of.compared_a), count(of.compared_b));
     let _ = writeln!(out, "{name}: {all}; {well}");
+    if of.phases.is_empty() {
+        line(out, "  of none of them is a time known");
+        return;
+    }
     for warning in &of.warnings {
         wrapped(out, &format!("! {warning}"), 2);
     }
