@@ -142,7 +142,7 @@ pub fn traces(bytes: &[u8]) {
         made
     };
     let made = read();
-    let objects = bytes.iter().filter(|byte| **byte == b'{').count();
+    let objects = memchr::memchr_iter(b'{', bytes).count();
     let mut store = Store::new(Limits { bytes: 1 << 20, ..Limits::default() });
     let mut spans = 0;
     for made in &made {

@@ -18,7 +18,7 @@ use inferspan_tests::traffic::{Kind, Load, Until};
 use serde_json::Value;
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_test-engine");
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn engine(folder: &Folder) -> DemoEngine {
     DemoEngine::start(Command::new(ENGINE), folder.path(), |_, announced| Some(announced)).unwrap()

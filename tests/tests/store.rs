@@ -95,7 +95,9 @@ fn what_is_held_is_what_it_is_said_to_be_and_stays_within_its_bound() {
     for (what, mut made) in [("short", made(300, 8)), ("long", made(40, 400))].into_iter().chain(captured) {
         let all = Limits { bytes: usize::MAX / 8, ..Limits::default() };
         let (mut requests_alone, mut steps_alone) = (Store::new(all), Store::new(all));
-        std::mem::take(&mut made.steps).into_iter().for_each(|step| steps_alone.step(Arc::new(step)));
+        for step in std::mem::take(&mut made.steps) {
+            steps_alone.step(Arc::new(step));
+        }
         for (record, trace) in requests(&mut made) {
             requests_alone.record(record);
             requests_alone.trace(trace);

@@ -70,11 +70,11 @@ fn fits(text: &str, columns: usize, lines: usize) {
 
 #[test]
 fn keys_do_what_they_say_and_the_terminal_is_afterwards_as_it_was() {
-    let test = "keys_do_what_they_say_and_the_terminal_is_afterwards_as_it_was";
-    if !may_trace(test) {
+    let name = "keys_do_what_they_say_and_the_terminal_is_afterwards_as_it_was";
+    if !may_trace(name) {
         return;
     }
-    let Some(tmux) = Tmux::start(test, 80, 24) else { return };
+    let Some(tmux) = Tmux::start(name, 80, 24) else { return };
     let (_folder, engine) = engine("keys");
     let before = tmux.modes();
     under_load(&engine, || {
@@ -139,11 +139,11 @@ fn drills_in(tmux: &Tmux) {
 
 #[test]
 fn it_gives_the_terminal_back_however_it_is_ended() {
-    let test = "it_gives_the_terminal_back_however_it_is_ended";
-    if !may_trace(test) {
+    let name = "it_gives_the_terminal_back_however_it_is_ended";
+    if !may_trace(name) {
         return;
     }
-    let Some(tmux) = Tmux::start(test, 80, 24) else { return };
+    let Some(tmux) = Tmux::start(name, 80, 24) else { return };
     let (_folder, engine) = engine("ends");
     let before = tmux.modes();
     under_load(&engine, || {
@@ -171,8 +171,8 @@ fn it_gives_the_terminal_back_however_it_is_ended() {
 
 #[test]
 fn a_panic_anywhere_gives_the_terminal_back_and_its_message_stays() {
-    let test = "a_panic_anywhere_gives_the_terminal_back_and_its_message_stays";
-    let Some(tmux) = Tmux::start(test, 80, 24) else { return };
+    let name = "a_panic_anywhere_gives_the_terminal_back_and_its_message_stays";
+    let Some(tmux) = Tmux::start(name, 80, 24) else { return };
     let before = tmux.modes();
     for (how, message) in [("main", "the first thread fails"), ("thread", "another thread fails"), ("drop", "")] {
         tmux.line(&format!("{} {how}; echo over", env!("CARGO_BIN_EXE_screen-panics")));
@@ -184,8 +184,8 @@ fn a_panic_anywhere_gives_the_terminal_back_and_its_message_stays() {
 
 #[test]
 fn without_a_terminal_it_is_asked_for_one_picture() {
-    let test = "without_a_terminal_it_is_asked_for_one_picture";
-    if !may_trace(test) {
+    let name = "without_a_terminal_it_is_asked_for_one_picture";
+    if !may_trace(name) {
         return;
     }
     let (_folder, engine) = engine("once");

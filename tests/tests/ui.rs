@@ -158,6 +158,9 @@ fn what_is_told_is_the_access_log_and_is_told_within_a_second() {
     assert_eq!(status.code(), Some(0), "{}", replay.process.tail(5));
 }
 
+/// What a filter is to give.
+type Wanted<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
+
 /// Each filter gives what the log has of it.
 fn check_filters(address: SocketAddr, newest_first: &[&Value]) {
     let mut seconds: Vec<f64> = newest_first.iter().filter_map(|record| record["seconds"]["e2e"].as_f64()).collect();
@@ -165,7 +168,6 @@ fn check_filters(address: SocketAddr, newest_first: &[&Value]) {
     let median = seconds[seconds.len() / 2];
     let one = &newest_first[700];
     let (id, trace) = (one["request_id"].as_str().unwrap(), one["trace_id"].as_str().unwrap());
-    type Wanted<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
     let filters: [(String, Wanted<'_>); 9] = [
         ("outcome=length".into(), Box::new(|record| record["outcome"] == "length")),
         ("outcome=unknown".into(), Box::new(|record| record["outcome"] == "unknown")),
