@@ -1,15 +1,17 @@
 //! `cargo xtask screenshots`: the pictures of the live view in the README, made anew from a real run.
 //!
 //! Starts the demo server with little room, attaches with `--ui`, sends more than it can take, and photographs the view in a real browser
-//! while that goes on: all of it, and the request that waited longest in the queue. Leaves: `docs/images/*.png`, each below [`MOST`].
+//! while that goes on: all of it, and the request that waited longest in the queue; and that in Jaeger's own UI, where one is built. Leaves:
+//! `docs/images/*.png`, each below [`MOST`].
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use inferspan_harness::browser::Browser;
+use inferspan_harness::jaeger::Jaeger;
 use inferspan_harness::process::Process;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::{Interrupt, wait_for};
@@ -43,6 +45,9 @@ pub(crate) struct Arguments {
     /// Take pictures after so many seconds of traffic
     #[arg(long, value_name = "N", default_value_t = BEFORE.as_secs(), value_parser = clap::value_parser!(u64).range(5..=200))]
     after: u64,
+    /// Photograph the request in Jaeger too: the folder of a built jaeger-ui (its packages/jaeger-ui/build)
+    #[arg(long, value_name = "FOLDER")]
+    jaeger_ui: Option<PathBuf>,
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Result<()> {
@@ -67,8 +72,12 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let mut server = shell::step("starting the demo server", || Server::start_demo(&mut command, &folder, &interrupt))?;
     let [port] = http::free_ports()?;
     let address = format!("127.0.0.1:{port}");
+    let jaeger = arguments.jaeger_ui.as_deref().map(|ui| jaeger(ui, &folder, &interrupt)).transpose()?;
     let mut attach = Command::new(inferspan);
     attach.args(["attach", "-p", &server.pid.to_string(), "--ui", &address]);
+    if let Some(jaeger) = &jaeger {
+        attach.args(["--otlp", &jaeger.otlp_grpc]);
+    }
     let mut attach = Process::start("attach", &mut attach, &folder)?;
     shell::step("attaching", || attached::wait(&mut attach, &mut [&mut server.process], &interrupt))?;
 
@@ -85,7 +94,26 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
     let request = wait_for("a request that waited", Duration::from_secs(30), &interrupt, &mut [&mut attach], || {
         Ok(slowest(&http::json(&format!("{url}ui/api/requests"), &[("limit", RECENT)])?))
     })?;
-    shell::step("taking pictures", || photograph(&browser, &url, &request))
+    shell::step("taking pictures", || photograph(&browser, &url, &request))?;
+    jaeger.map_or(Ok(()), |jaeger| {
+        let trace = request.split('/').nth(2).context("the address of a request names its trace")?;
+        let file = path(&shell::root().join("docs/images/jaeger.png"))?;
+        let shown = [file, format!("/trace/{trace}"), ".span-row".into()];
+        browser.run(&jaeger.query, "foreign", shown).map(|_| ())
+    })
+}
+
+/// A Jaeger that serves this UI.
+fn jaeger(ui: &Path, folder: &Path, interrupt: &Interrupt) -> Result<Jaeger> {
+    let program = setup::jaeger::ensure()?;
+    let ui = path(&std::path::absolute(ui)?)?;
+    let command = |config: &Path| {
+        let mut command = Command::new(program);
+        let assets = format!("extensions.jaeger_query.ui.assets_path={ui}");
+        command.arg("--config").arg(config).args(["--set", &assets]);
+        command
+    };
+    shell::step("starting Jaeger", || Jaeger::start_with(folder, Duration::ZERO, interrupt, command))
 }
 
 fn browser() -> Result<Browser> {

@@ -1,6 +1,6 @@
 //! `inferspan why`: why a request took as long as it did, of a run that goes on or of a file.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{print, print_json, say};
 use crate::ask::client::{Heard, ask};
 use crate::ask::{Answer, Ask, Found, Paper};
 use crate::exit::{Code, Failure};
-use crate::export::terminal::Style;
+use crate::export::terminal::{Style, wrap};
 use crate::sanitise::sanitise;
 
 /// Say why a request took as long as it did, with the evidence for it.
@@ -68,10 +68,24 @@ pub(super) fn show(asked: Ask, of: &OfArgs, schema: &str) -> anyhow::Result<Code
         let requests: Vec<&Value> = answer.found.iter().map(|found| &found.document).collect();
         print_json(&json!({"schema": schema, "requests": requests}))?;
     } else {
-        let texts: Vec<&str> = answer.found.iter().map(|found| found.text.as_str()).collect();
+        let is_person = io::stdout().is_terminal();
+        let texts: Vec<String> = answer
+            .found
+            .iter()
+            .map(|found| if is_person { folded(&found.text, style) } else { found.text.clone() })
+            .collect();
         print(&texts.join("\n"))?;
     }
     Ok(Code::Ok)
+}
+
+/// Its paragraph in lines of the terminal's width; programs get it on one.
+fn folded(text: &str, style: Style) -> String {
+    let fold = |line: &str| match line.strip_prefix("why ") {
+        Some(_) => wrap(line, style.width, style).join("\n"),
+        None => line.to_owned(),
+    };
+    text.lines().map(|line| fold(line) + "\n").collect()
 }
 
 fn unknown(id: Option<&str>, answer: &Answer, file: Option<&Path>) -> Failure {

@@ -212,6 +212,11 @@ impl Exchange {
         Some(self.waited_until.map_or(complete, |at| at.max(complete)))
     }
 
+    /// How long it was whole while those before it on its connection were not answered, ns; nothing where they were.
+    pub fn waited(&self) -> Option<u64> {
+        self.ready()?.checked_sub(self.complete?).filter(|waited| *waited > 0)
+    }
+
     /// The id that its engine requests' external ids are made of, when the client chose it.
     pub fn chosen_id(&self) -> Option<String> {
         let base = self.head.request_id.as_ref().or(self.fields.request_id.as_ref())?;

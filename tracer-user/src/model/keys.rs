@@ -109,6 +109,7 @@ pub mod attribute {
     pub const FIRST_LAG: &str = "inferspan.front_end.first_lag_seconds";
     pub const MAX_LAG: &str = "inferspan.front_end.max_lag_seconds";
     pub const LAST_LAG: &str = "inferspan.front_end.last_lag_seconds";
+    pub const HTTP_WAITED: &str = "inferspan.http.waited_seconds";
     pub const BLOCKED: &str = "inferspan.client.blocked_seconds";
     pub const BLOCKED_WRITES: &str = "inferspan.client.blocked_writes";
     pub const BATCH_REQUESTS: &str = "inferspan.batch.requests";

@@ -36,6 +36,7 @@ pub(super) fn attributes(finished: &Finished<'_>, server: &Server) -> Attributes
         add(attribute::REQUEST_CHOICES, exchange.fields.n.filter(|&n| n != 1).map(int));
         add(attribute::RESPONSE_MODEL, exchange.response_model.as_deref().map(text));
         let blocked = exchange.blocked.seen();
+        add(attribute::HTTP_WAITED, exchange.waited().map(|ns| Value::Float(ns as f64 / 1e9)));
         add(attribute::BLOCKED, blocked.map(|(seconds, _)| Value::Float(seconds)));
         add(attribute::BLOCKED_WRITES, blocked.map(|(_, times)| int(times)));
     }

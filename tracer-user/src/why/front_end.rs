@@ -22,6 +22,13 @@ pub(super) fn judge_before(judge: &mut Judge<'_>) {
     }
     if let Some(parse) = judge.case.parse {
         let from = judge.case.root.start_ns;
+        let waited = float(judge.case.root, attribute::HTTP_WAITED).map_or(0, words::ns);
+        let charge = Charge { kind: Kind::Pipelined, ..late(judge, false) };
+        judge.blame(
+            &charge,
+            |ledger| ledger.claim(parse.start_ns.saturating_sub(waited).max(from), parse.start_ns),
+            |taken| format!("{} for the answer to the request before it on its connection", time(taken)),
+        );
         let charge = Charge { kind: Kind::SlowRequest, ..late(judge, false) };
         judge.blame(
             &charge,

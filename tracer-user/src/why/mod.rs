@@ -71,6 +71,8 @@ pub enum Kind {
     /// Other requests' prompts were computed in the steps that it was in, or waited for.
     PrefillOfOthers,
     SlowTokenizer,
+    /// The request before it on its connection was not answered yet.
+    Pipelined,
     /// The request itself came slowly: its client sent it so, or the front end read it so.
     SlowRequest,
     /// The client reads slower than the server writes.
@@ -101,6 +103,7 @@ impl Kind {
             Self::LongPrefill => "long_prefill",
             Self::PrefillOfOthers => "prefill_of_others",
             Self::SlowTokenizer => "slow_tokenizer",
+            Self::Pipelined => "pipelined",
             Self::SlowRequest => "slow_request",
             Self::SlowClient => "slow_client",
             Self::FrontEndLate => "front_end_late",

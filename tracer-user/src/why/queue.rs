@@ -48,9 +48,11 @@ impl Fullness {
         let steps: Vec<&EngineStep> = judge.steps_within(wait.start_ns, wait.end_ns).to_vec();
         let stats = || steps.iter().filter_map(|step| step.stats);
         let first = stats().next();
-        let ran = judge.steps.iter().filter_map(|step| step.stats).map(|stats| stats.running).max().unwrap_or(0);
         // Of a full batch those that end are gone when the step says how many run.
-        let full = stats().filter(|stats| stats.running.saturating_mul(10) >= ran.saturating_mul(9)).count();
+        let batch = |step: &EngineStep| step.stats.map(|stats| stats.running.max(step.requests));
+        let ran = judge.steps.iter().filter_map(|step| batch(step)).max().unwrap_or(0);
+        let is_full = |running: &u64| running.saturating_mul(10) >= ran.saturating_mul(9);
+        let full = steps.iter().filter_map(|step| batch(step)).filter(is_full).count();
         Self {
             waiting: int(wait, attribute::QUEUE_WAITING).or(first.map(|of| of.waiting.saturating_sub(1))),
             running: stats().map(|of| of.running).max().or(int(wait, attribute::QUEUE_RUNNING)),

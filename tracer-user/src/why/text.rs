@@ -65,6 +65,7 @@ pub fn words(kind: Kind) -> &'static str {
         Kind::LongPrefill => "long prefill",
         Kind::PrefillOfOthers => "prefill of others",
         Kind::SlowTokenizer => "slow tokenizer",
+        Kind::Pipelined => "pipelined",
         Kind::SlowRequest => "slow request",
         Kind::SlowClient => "slow client",
         Kind::FrontEndLate => "front end late",

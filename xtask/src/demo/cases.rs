@@ -17,6 +17,8 @@ use crate::shell;
 
 /// Lines of a picture that are shown: the phases. `inferspan trace` has every step.
 const PICTURE_LINES: usize = 9;
+/// Columns of what is shown.
+const WIDTH: usize = 100;
 /// For the last request to be over and written.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -53,9 +55,11 @@ pub(super) fn find(inferspan: &Path, access_log: &Path, is_real: bool, interrupt
             );
         };
         let ask = |verb: &str| {
-            shell::output(Command::new(inferspan).args([verb, &id]).env("COLUMNS", "100").env("NO_COLOR", "1"))
+            shell::output(
+                Command::new(inferspan).args([verb, &id]).env("COLUMNS", WIDTH.to_string()).env("NO_COLOR", "1"),
+            )
         };
-        let (why, picture) = (ask("why")?, brief(&ask("trace")?));
+        let (why, picture) = (folded(&ask("why")?), brief(&ask("trace")?));
         cases.push(Case { title, id, why, picture });
     }
     if cases.is_empty() {
@@ -106,6 +110,22 @@ fn left(record: &Value) -> Option<f64> {
     record["output_tokens"].as_f64().filter(|tokens| *tokens > 0.0 && record["outcome"] == "abort")
 }
 
+/// Words in lines of [`WIDTH`] columns.
+fn folded(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        if line > 0 && line + 1 + word.chars().count() > WIDTH {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            *line += if line.is_empty() { "" } else { " " };
+            *line += word;
+        }
+    }
+    lines.join("\n")
+}
+
 /// The picture alone, which is indented, without its single decode steps.
 fn brief(picture: &str) -> String {
     let lines = picture.lines().filter(|line| line.starts_with("  ") && !line.trim().is_empty() && !is_step(line));
@@ -135,8 +155,7 @@ mod tests {
 
     #[test]
     fn a_picture_is_cut_to_its_phases() {
-        let picture =
-            "trace x\n  decode 5ms\n    decode_step 1 2ms\n    …\n    decode_steps 2-9 3ms\n  detokenize 1us\n";
-        assert_eq!(brief(picture), "trace x\n  decode 5ms\n  detokenize 1us\n");
+        let picture = "05:37 200\n  trace x\n  decode 5ms\n    decode_step 1 2ms\n    …\n    decode_steps 2-9 3ms\n  detokenize 1us\nwhy x\n";
+        assert_eq!(brief(picture), "  trace x\n  decode 5ms\n  detokenize 1us\n");
     }
 }
