@@ -72,9 +72,13 @@ fn replay_recording(args: &Args, file: BufReader<File>) -> anyhow::Result<(Code,
 
 /// The live view, where it is asked for.
 fn serve(args: &Args, sinks: &mut Sinks, telemetry: &Arc<Telemetry>, origin: Origin) -> anyhow::Result<Option<Ui>> {
-    // The summary looks at it, too.
+    let address = args.ui.address();
+    // The summary looks at what is kept, too; where nobody reads one, a replay costs less without.
+    if address.is_none() && !sinks.tells_a_person() {
+        return Ok(None);
+    }
     let kept = sinks.keep(Pressure::Wait)?;
-    let Some(address) = args.ui.address() else { return Ok(None) };
+    let Some(address) = address else { return Ok(None) };
     let (telemetry, max_spans) = (Arc::clone(telemetry), args.output.max_spans);
     Ui::start(address, Shown { kept, telemetry, origin, time: Time::Newest, max_spans }).map(Some)
 }

@@ -168,6 +168,11 @@ impl Sinks {
         Ok(kept)
     }
 
+    /// Somebody reads the summary at the end.
+    pub fn tells_a_person(&self) -> bool {
+        self.shows_summary && (std::io::stderr().is_terminal() || self.list.iter().any(|sink| sink.is_terminal()))
+    }
+
     /// One more, that no flag asks for.
     pub fn add(&mut self, sink: Box<dyn Sink>) {
         self.list.push(sink);
