@@ -80,7 +80,7 @@ fn keys_do_what_they_say_and_the_terminal_is_afterwards_as_it_was() {
     under_load(&engine, || {
         let text = start(&tmux, &engine);
         fits(&text, 80, 24);
-        assert!(rows(&text).len() > 10, "{text}");
+        tmux.wait("a page of requests", |text| rows(text).len() > 10);
         looks(&tmux);
         drills_in(&tmux);
         tmux.resize(200, 50);

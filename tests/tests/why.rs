@@ -178,6 +178,23 @@ fn troubles_of_single_requests_are_named_among_two_hundred() {
 }
 
 #[test]
+fn a_client_that_reads_too_slowly_is_named_among_two_hundred() {
+    if !may_trace("a_client_that_reads_too_slowly_is_named_among_two_hundred") {
+        return;
+    }
+    let stage = Stage::new("client", &[&WIDE[..], &["--send-buffer", "4096", "--max-model-len", "2048"]].concat());
+    let attached = stage.attach();
+    thread::scope(|scope| {
+        scope.spawn(|| stage.send(&crowd()));
+        let slow = Asked::new("slow-reader", 20, 200, 0);
+        blame::read_late(&stage.engine.target, &slow, &json!({}), Duration::from_secs(2));
+    });
+    thread::sleep(SETTLED);
+    names(&stage.ask(&["why", "--slow", "5"]), "slow-reader", "slow_client");
+    detach(attached);
+}
+
+#[test]
 fn nobody_to_ask_an_unknown_id_and_one_of_several_runs_are_told_apart() {
     if !may_trace("nobody_to_ask_an_unknown_id_and_one_of_several_runs_are_told_apart") {
         return;
