@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use inferspan_harness::attached::Attached;
 use inferspan_harness::folder::Folder;
@@ -238,9 +239,9 @@ fn of_recordings_of_the_real_server_the_slowest_are_explained() {
     let slowest = ask(&["why", "--slow", "5"], "vllm-0.32-700-open");
     assert_eq!(slowest.len(), 5);
     assert!(slowest.iter().all(|request| kinds(request)[0] == "front_end_late"), "{slowest:#?}");
-    // Few requests, on a small cache: one came in pieces and then waited for blocks.
+    // Few requests, on a small cache: one waited on its connection and then for blocks.
     let slowest = ask(&["why", "--slow", "1"], "vllm-0.32-mixed");
-    assert_eq!(kinds(&slowest[0]), ["slow_request", "queued"], "{slowest:#?}");
+    assert_eq!(kinds(&slowest[0]), ["pipelined", "queued"], "{slowest:#?}");
     let id = slowest[0]["trace_id"].as_str().expect("an id");
     let drawn = ask(&["trace", &id[..10]], "vllm-0.32-mixed");
     assert_eq!(drawn[0]["record"]["trace_id"], id);

@@ -195,7 +195,7 @@ pub mod attribute {
         (CUDA_SHARE_COPIES_P2P, CUDA_SHARE_COPY_BYTES_P2P),
     ];
 
-    pub const ALL: [&str; 120] = [
+    pub const ALL: [&str; 121] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -251,6 +251,7 @@ pub mod attribute {
         FIRST_LAG,
         MAX_LAG,
         LAST_LAG,
+        HTTP_WAITED,
         BLOCKED,
         BLOCKED_WRITES,
         BATCH_REQUESTS,

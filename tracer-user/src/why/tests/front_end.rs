@@ -104,13 +104,13 @@ fn a_request_that_comes_slowly_is_told_from_a_front_end_that_is_late() {
 
 #[test]
 fn a_request_behind_another_on_its_connection_is_no_slow_one() {
-    // 0 first byte … 20 whole … 300 the one before it is answered ├ parse ┤ 301 … 400
+    // 0 first byte … 10 whole … 300 the one before it is answered ├ parse ┤ 301 … 400
     let mut scene = Scene::new(400);
-    scene.float(attribute::HTTP_WAITED, 0.28);
+    scene.float(attribute::HTTP_WAITED, 0.29);
     scene.span(span::PARSE, 300, 301);
     scene.decode(310, 400, 10);
-    assert_eq!(scene.blamed(), [(Kind::Pipelined, 280)]);
-    assert_eq!(scene.evidence(), "280 ms for the answer to the request before it on its connection");
+    assert_eq!(scene.blamed(), [(Kind::Pipelined, 290)]);
+    assert_eq!(scene.evidence(), "290 ms for the answer to the request before it on its connection");
 }
 
 #[test]
