@@ -200,6 +200,10 @@ impl Exchanges {
             if now.saturating_sub(written) < OVERDUE || exchange.generations.is_empty() {
                 continue;
             }
+            // Its client takes nothing: the rest waits in the server, for as long as that likes.
+            if exchange.blocked.is_on() {
+                continue;
+            }
             let over = |&g: &u64| {
                 generations.get(g).is_none_or(|g| g.settled() && last_sign(g).saturating_add(OVERDUE) <= now)
             };
@@ -272,8 +276,12 @@ pub(super) mod tests {
         exchanges.insert(1, exchange);
         generations.insert(5, cancelled(10 * SECOND), &mut super::super::join::Index::default());
         assert_eq!(exchanges.mark_overdue(&generations, 79 * SECOND), 0);
-        assert_eq!(exchanges.mark_overdue(&generations, 80 * SECOND), 1);
-        assert_eq!(exchanges.mark_overdue(&generations, 90 * SECOND), 0, "once");
+        // Refused at 30, taken at 90.
+        exchanges.change(1, |exchange| exchange.blocked.begins(30 * SECOND));
+        assert_eq!(exchanges.mark_overdue(&generations, 85 * SECOND), 0);
+        exchanges.change(1, |exchange| exchange.blocked.ends(90 * SECOND));
+        assert_eq!(exchanges.mark_overdue(&generations, 90 * SECOND), 1);
+        assert_eq!(exchanges.mark_overdue(&generations, 95 * SECOND), 0, "once");
         assert_eq!(exchanges.get(1).and_then(|e| e.ending), Some((20 * SECOND, Ending::Unseen)));
     }
 

@@ -34,6 +34,11 @@ impl Blocked {
         self.since = None;
     }
 
+    /// The last write that was seen was refused, or took a part.
+    pub fn is_on(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Seconds, and how often it began; `None`: it never did.
     pub fn seen(&self) -> Option<(f64, u64)> {
         (self.times > 0).then_some((self.total as f64 / 1e9, self.times))
