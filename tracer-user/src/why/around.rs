@@ -11,6 +11,7 @@ use super::{Around, Prefill, limits};
 use crate::model::keys::{attribute, span};
 use crate::output::{EngineStep, Span, SpanId, Trace};
 use crate::store::Store;
+use crate::store::steps::{EngineKey, Steps};
 
 /// A request may be told of so much later than it ended, ns: timers wait for its other side.
 const LATE: u64 = 60_000_000_000;
@@ -18,14 +19,14 @@ const LATE: u64 = 60_000_000_000;
 /// What `store` has of it.
 pub fn around(store: &Store, trace: &Trace) -> Around {
     let Some(root) = trace.spans.first() else { return Around::default() };
-    let server = trace.server.instance();
     let mut engines: Vec<u32> = trace.spans.iter().filter_map(engine_of).collect();
     engines.sort_unstable();
     engines.dedup();
     let mut around = Around::default();
     for &engine in &engines {
-        around.steps.extend(store.steps().during(&server, engine, root.start_ns, root.end_ns).cloned());
-        around.before.extend(before(store, &server, engine, root.start_ns));
+        let key = Steps::key(&trace.server, engine);
+        around.steps.extend(store.steps().during(&key, root.start_ns, root.end_ns).cloned());
+        around.before.extend(before(store, &key, root.start_ns));
     }
     around.steps.sort_by_key(|step| step.end_ns);
     for other in store.requests().rev() {
@@ -55,14 +56,8 @@ fn same_server(one: &Trace, other: &Trace) -> bool {
 }
 
 /// The newest that were over before.
-fn before(store: &Store, server: &str, engine: u32, at_ns: u64) -> Vec<Arc<EngineStep>> {
-    let mut steps: Vec<Arc<EngineStep>> = Vec::new();
-    let of_engine = store.steps().engines().find(|(key, _)| &*key.server == server && key.engine == engine);
-    if let Some((_, known)) = of_engine {
-        let end = known.partition_point(|step| step.end_ns <= at_ns);
-        steps.extend(known.range(end.saturating_sub(limits::BEFORE)..end).cloned());
-    }
-    steps
+fn before(store: &Store, engine: &EngineKey, at_ns: u64) -> impl Iterator<Item = Arc<EngineStep>> {
+    store.steps().before(engine, at_ns, limits::BEFORE).cloned()
 }
 
 /// The times in which prompts of a request were computed, and what it had when it was preempted computed again.
