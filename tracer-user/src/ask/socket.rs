@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 /// The folder, unless [`VARIABLE`] names another.
 const FOLDER: &str = "/run/inferspan";
 pub const VARIABLE: &str = "INFERSPAN_RUN_DIR";
@@ -72,13 +74,19 @@ impl Own {
                 let _ = fs::remove_file(&known);
             }
         }
-        let listener = UnixListener::bind(&path).map_err(|error| match error.kind() {
+        // It gets its name when it listens: before, another run would take it for one that was left behind.
+        let making = path.with_extension("making");
+        let _ = fs::remove_file(&making);
+        let listener = UnixListener::bind(&making).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => Refused::TooLong,
-            _ => at(&path)(error),
+            _ => at(&making)(error),
         })?;
-        let own = Self { listener, path };
+        let mut own = Self { listener, path: making };
         fs::set_permissions(&own.path, Permissions::from_mode(0o600)).map_err(at(&own.path))?;
         own.listener.set_nonblocking(true).map_err(at(&own.path))?;
+        let placed = renameat_with(CWD, &own.path, CWD, &path, RenameFlags::NOREPLACE);
+        placed.map_err(|error| at(&path)(error.into()))?;
+        own.path = path;
         Ok(own)
     }
 }

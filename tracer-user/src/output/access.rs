@@ -33,6 +33,16 @@ pub struct AccessRecord {
     pub generations: Vec<GenerationRecord>,
 }
 
+impl AccessRecord {
+    /// Seconds a token behind the first, however the request ended: (e2e − ttft) / (output tokens − 1), of the generation that has most of
+    /// them. It is what `gen_ai_server_time_per_output_token_seconds` counts of those that succeeded.
+    pub fn per_token(&self) -> Option<f64> {
+        let most = self.generations.iter().map(|generation| generation.output_tokens).max().or(self.output_tokens)?;
+        let behind = (self.seconds.e2e? - self.seconds.ttft?).max(0.0);
+        (most > 1).then(|| behind / (most - 1) as f64)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct RequestSeconds {
     pub parse: Option<f64>,

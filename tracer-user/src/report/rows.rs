@@ -90,7 +90,7 @@ impl Rows {
             prefill: seconds.prefill,
             decode: seconds.decode,
             detokenize: seconds.detokenize,
-            per_token: per_token(record),
+            per_token: record.per_token(),
         };
         let model = self.model(record.model.as_deref());
         self.rows.push(Row {
@@ -117,14 +117,6 @@ impl Rows {
             self.models.len() - 1
         })
     }
-}
-
-/// Of the engine request that decoded longest.
-pub fn per_token(record: &AccessRecord) -> Option<f64> {
-    let of = |tokens: u64, decode: Option<f64>| Some((decode?, tokens.checked_sub(1).filter(|rest| *rest > 0)?));
-    let each = record.generations.iter().filter_map(|of_one| of(of_one.output_tokens, of_one.seconds.decode));
-    let (decode, rest) = each.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    Some(decode / rest as f64)
 }
 
 /// Takes the numbers of a file's requests, and nothing else.

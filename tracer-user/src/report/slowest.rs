@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::rows::per_token;
 use crate::output::{AccessRecord, Span, Trace};
 use crate::store::Store;
 use crate::why::{self, Verdict};
@@ -82,7 +81,7 @@ impl Slowest {
             offer(&mut self.by_first_token, ttft, trace, record);
         }
         let is_long = record.generations.iter().any(|of| of.output_tokens > TOKENS);
-        if let Some(each) = per_token(record).filter(|_| is_long) {
+        if let Some(each) = record.per_token().filter(|_| is_long) {
             offer(&mut self.by_token, each, trace, record);
         }
     }
@@ -128,7 +127,7 @@ impl Candidate {
             prompt_tokens: record.prompt_tokens,
             output_tokens: record.output_tokens,
             ttft: record.seconds.ttft,
-            per_token: per_token(record),
+            per_token: record.per_token(),
             e2e: record.seconds.e2e,
             phases: phases(trace),
             why: why.clone().unwrap_or_default(),

@@ -222,7 +222,7 @@ fn row_of_over(what: What, request: &Request) -> Row {
         age: took,
         ttft: record.and_then(|record| record.seconds.ttft),
         queue: record.and_then(|record| record.seconds.queue),
-        per_token: record.and_then(table::per_token),
+        per_token: record.and_then(AccessRecord::per_token),
         prompt_tokens: record.and_then(|record| record.prompt_tokens),
         output_tokens: record.and_then(|record| record.output_tokens),
         phases: record.map_or([took, 0.0, 0.0, 0.0], table::phases),

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::table::per_token;
 use crate::output::{AccessRecord, Outcome};
 
 /// Lines a second that a person can follow.
@@ -104,7 +103,7 @@ impl Flow {
         let name = record.model.as_deref().unwrap_or_default();
         let is_known = self.models.contains_key(name) || self.models.len() < MAX_MODELS;
         let model = self.models.entry(if is_known { name } else { "" }.to_owned()).or_default();
-        let times = (record.seconds.ttft, per_token(record));
+        let times = (record.seconds.ttft, record.per_token());
         let ratio = model.slow.map_or(0.0, |(ttft, per_token)| {
             let over =
                 |time: Option<f64>, limit: f64| time.filter(|time| *time > limit).map_or(0.0, |time| time / limit);

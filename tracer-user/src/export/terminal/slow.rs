@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::table::per_token;
 use super::units::duration;
 use crate::output::{AccessRecord, Outcome, Trace};
 use crate::why::Kind;
@@ -81,7 +80,7 @@ pub fn first_token(record: &AccessRecord) -> Option<f64> {
 
 /// The time of each token behind the first, where there are enough of them.
 pub fn each_token(record: &AccessRecord) -> Option<f64> {
-    record.output_tokens.filter(|tokens| *tokens >= FEW_TOKENS).and_then(|_| per_token(record))
+    record.output_tokens.filter(|tokens| *tokens >= FEW_TOKENS).and_then(|_| record.per_token())
 }
 
 impl Slow {

@@ -162,7 +162,7 @@ fn cell(column: Column, record: &AccessRecord, room: usize, style: Style) -> Str
         Column::Server => padded(&record.server, room, style),
         Column::Outcome => style.paint(outcome_color(record.outcome), &padded(&outcome(record), room, style)),
         Column::Ttft => time(seconds.ttft),
-        Column::PerToken => time(per_token(record)),
+        Column::PerToken => time(record.per_token()),
         Column::E2e => time(seconds.e2e),
         Column::Queue => time(seconds.queue),
         Column::Prefill => time(seconds.prefill),
@@ -186,13 +186,6 @@ pub fn outcome(record: &AccessRecord) -> String {
         Some(status) if status >= 400 => format!("{} {status}", record.outcome.name()),
         _ => record.outcome.name().to_owned(),
     }
-}
-
-/// Seconds a token behind the first: (e2e − ttft) / (output tokens − 1), of the generation that has most of them.
-pub fn per_token(record: &AccessRecord) -> Option<f64> {
-    let most = record.generations.iter().map(|generation| generation.output_tokens).max().or(record.output_tokens)?;
-    let behind = (record.seconds.e2e? - record.seconds.ttft?).max(0.0);
-    (most > 1).then(|| behind / (most - 1) as f64)
 }
 
 /// What was asked for, and what is special about it.
