@@ -56,3 +56,5 @@ pub const LAST: f64 = 0.6;
 
 /// Steps before a request that are looked at for what is usual.
 pub const BEFORE: usize = 512;
+/// And after it: a prompt of 128,000 tokens takes so many of 512.
+pub const AFTER: usize = 256;
