@@ -28,6 +28,7 @@ pub mod slow;
 mod steps;
 pub mod text;
 mod unseen;
+mod untold;
 mod usual;
 mod words;
 
@@ -136,7 +137,7 @@ pub struct Around {
 /// Another request's prompt while it was computed; or what a preempted one had, while that was computed again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prefill {
-    /// Whose.
+    /// Whose; of a prompt that no trace tells of, the step in which it ended.
     pub trace: TraceId,
     pub engine: u32,
     pub start_ns: u64,
