@@ -17,6 +17,8 @@ pub(super) struct Judge<'a> {
     pub(super) case: &'a Case<'a>,
     /// The steps of its engine that overlap it.
     pub(super) steps: Vec<&'a EngineStep>,
+    /// Those that were over before it came.
+    pub(super) before: Vec<&'a EngineStep>,
     pub(super) usual: Usual,
     pub(super) others: Others,
     /// From here on its steps may be parts of a prompt that has not ended, unix ns.

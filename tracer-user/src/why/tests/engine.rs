@@ -36,9 +36,43 @@ fn the_engines_own_words_at_the_queue_come_before_the_steps() {
     wait.attributes.push((attribute::QUEUE_WAITING, Value::Int(1)));
     wait.attributes.push((attribute::QUEUE_RUNNING, Value::Int(4)));
     wait.attributes.push((attribute::QUEUE_KV_USAGE, Value::Float(0.3)));
+    scene.around.before = before(8, stats(4, 15, 0.2));
     assert_eq!(scene.evidence(), "queued behind 1 request, batch full (4 ran), KV cache 30 % used");
     Arc::get_mut(&mut scene.around.steps[60]).unwrap().stats = stats(16, 0, 0.2);
     assert_eq!(scene.evidence(), "queued behind 1 request, for a place in the batch (4 ran), KV cache 30 % used");
+}
+
+/// So many steps before a request came, that said this.
+fn before(count: u64, stats: Option<SchedulerStats>) -> Vec<Arc<EngineStep>> {
+    let one = |n: u64| {
+        let mut step = step(n, n + 1, 4);
+        step.stats = stats;
+        Arc::new(step)
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn a_batch_is_full_where_as_many_ran_before_and_never_more() {
+    let mut scene = queued();
+    with_stats(&mut scene, 4, 15, 0.2);
+    for (known, is_full) in [
+        (before(0, None), false),
+        (before(7, stats(4, 15, 0.2)), false),
+        (before(8, None), false),
+        (before(8, stats(4, 15, 0.2)), true),
+        (before(8, stats(16, 0, 0.2)), false),
+    ] {
+        scene.around.before = known;
+        let reason = if is_full { "batch full" } else { "for a place in the batch" };
+        let said = format!("queued behind 14 requests, {reason} (4 ran), KV cache 20 % used");
+        assert_eq!(scene.evidence(), said, "{:?}", scene.around.before.first());
+    }
+    // One that ran alone before it came, with as many tokens as now, tells of no limit.
+    let mut alone = before(8, stats(1, 0, 0.2));
+    alone.iter_mut().for_each(|step| Arc::get_mut(step).unwrap().requests = 1);
+    scene.around.before = alone;
+    assert!(scene.evidence().contains("for a place in the batch (4 ran)"), "{}", scene.evidence());
 }
 
 #[test]
