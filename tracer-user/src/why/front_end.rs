@@ -76,7 +76,9 @@ fn late(judge: &Judge<'_>, inferred: bool) -> Charge {
 pub(super) fn judge_after(judge: &mut Judge<'_>) {
     let (root, last_token) = (judge.case.root, judge.case.last_token());
     let blocked = float(root, attribute::BLOCKED).map_or(0, words::ns);
-    let lag = |key| float(root, key).map_or(0, words::ns).saturating_sub(blocked);
+    // Of several engine requests they are of all, and one is judged.
+    let is_one = judge.case.generations == 1;
+    let lag = |key| float(root, key).filter(|_| is_one).map_or(0, words::ns).saturating_sub(blocked);
     let last = lag(attribute::LAST_LAG);
     if let Some(at) = last_token.filter(|_| last > 0) {
         let charge = late(judge, false);

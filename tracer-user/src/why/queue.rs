@@ -106,7 +106,7 @@ fn preemptions(judge: &mut Judge<'_>) {
     let waits: Vec<&Span> = judge.case.waits_for("preemption").collect();
     let Some(first) = waits.first() else { return };
     let lost: Vec<(u64, u64)> = waits.iter().map(|wait| (wait.start_ns, regained(judge, wait))).collect();
-    let times = int(judge.case.root, attribute::PREEMPTIONS).unwrap_or(0).max(waits.len() as u64);
+    let times = judge.case.preemptions.max(waits.len() as u64);
     let waited = waits.iter().fold(0, |sum: u64, wait| sum.saturating_add(took(wait)));
     let kv = waits.iter().filter_map(|wait| float(wait, attribute::QUEUE_KV_USAGE)).reduce(f64::max);
     let of_steps = judge.steps_within(first.start_ns, first.end_ns).iter().filter_map(|step| step.stats);

@@ -168,9 +168,8 @@ fn a_rejected_request_has_no_cause() {
     assert_eq!(scene.blamed(), []);
 }
 
-#[test]
-fn of_several_engine_requests_the_longest_is_judged() {
-    // generation 1: 0 … 300; generation 2: 0 queued 600 … 1000
+/// generation 1: 0 … 300; generation 2, on engine 1: 0 queued 600 … 1000
+fn several() -> Scene {
     let mut scene = Scene::new(1_000);
     scene.root().attributes.retain(|(key, _)| *key != attribute::ENGINE_INDEX);
     for (id, parent, name, from, to) in [
@@ -185,12 +184,35 @@ fn of_several_engine_requests_the_longest_is_judged() {
         of.attributes.push((attribute::ENGINE_INDEX, Value::Int(i64::from(id == 12))));
         scene.trace.spans.push(of);
     }
+    scene
+}
+
+#[test]
+fn of_several_engine_requests_the_longest_is_judged() {
+    let scene = several();
     assert_eq!(scene.blamed(), [(Kind::Queued, 600)]);
     let unseen = scene.verdict().unseen;
     assert!(
         unseen.iter().any(|what| what == "the other 1 of its engine requests: the longest was judged"),
         "{unseen:?}"
     );
+}
+
+#[test]
+fn what_is_said_of_all_engine_requests_is_not_blamed_on_one() {
+    // generation 2 was preempted once, for 200 ms; all of them five times; the last output of all was taken up late
+    let mut scene = several();
+    scene.root().attributes.push((attribute::PREEMPTIONS, Value::Int(5)));
+    for key in [attribute::FIRST_LAG, attribute::MAX_LAG, attribute::LAST_LAG] {
+        scene.float(key, 0.3);
+    }
+    let longest = scene.trace.spans.iter_mut().find(|of| of.span_id.0[0] == 12).unwrap();
+    longest.attributes.push((attribute::PREEMPTIONS, Value::Int(1)));
+    let mut wait = bare(16, Some(12), span::QUEUE, 700, 900);
+    wait.attributes.push((attribute::REASON, Value::Str("preemption".into())));
+    scene.trace.spans.push(wait);
+    assert_eq!(scene.blamed(), [(Kind::Queued, 600), (Kind::Preempted, 200)]);
+    assert!(scene.verdict().causes[1].evidence.starts_with("preempted 1 time:"), "{:?}", scene.verdict());
 }
 
 #[test]
