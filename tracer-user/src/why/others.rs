@@ -1,7 +1,7 @@
 //! What others did meanwhile, by time.
 
 use super::case::Case;
-use super::{Around, Prefill};
+use super::{Around, Prefill, limits};
 use crate::output::EngineStep;
 
 /// Times, apart and in order.
@@ -35,6 +35,7 @@ impl Times {
 pub(super) struct Others {
     /// By their starts.
     prefills: Vec<Prefill>,
+    /// Without those of a few tokens, beside which a step takes as long as without.
     any: Times,
     /// When they ended, in order, with their tokens; one of unknown length explains any.
     ends: Vec<(u64, u64)>,
@@ -48,7 +49,8 @@ impl Others {
 
     fn new(mut prefills: Vec<Prefill>) -> Self {
         prefills.sort_by_key(|of| (of.start_ns, of.end_ns));
-        let any = Times::of(prefills.iter().map(|of| (of.start_ns, of.end_ns)));
+        let matters = |of: &&Prefill| of.tokens.is_none_or(|tokens| tokens >= limits::FEW);
+        let any = Times::of(prefills.iter().filter(matters).map(|of| (of.start_ns, of.end_ns)));
         let mut ends: Vec<(u64, u64)> = prefills.iter().map(|of| (of.end_ns, of.tokens.unwrap_or(u64::MAX))).collect();
         ends.sort_unstable();
         Self { prefills, any, ends }
@@ -60,7 +62,7 @@ impl Others {
         Self::new(self.prefills)
     }
 
-    /// How much of `from..to` some other prompt was computed, ns.
+    /// How much of `from..to` some other prompt of more than a few tokens was computed, ns.
     pub(super) fn overlap(&self, from: u64, to: u64) -> u64 {
         self.any.overlap(from, to)
     }

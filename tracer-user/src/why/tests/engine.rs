@@ -239,6 +239,24 @@ fn a_prompt_in_chunks_is_in_every_step_that_it_overlaps() {
     assert_eq!(scene.blamed(), [(Kind::SlowSteps, 270)], "one step is enough for it");
 }
 
+#[test]
+fn a_step_is_not_slow_for_a_prompt_of_a_few_tokens() {
+    // tokens of 10 ms, but three of 100 ms from 500 on, all through which another's prompt is computed
+    let mut scene = Scene::new(1_000);
+    scene.prefill(0, 10, 20);
+    scene.decode(10, 1_000, 73);
+    scene.steps(10, 500, 10, 4);
+    scene.steps(500, 800, 100, 4);
+    scene.steps(800, 1_000, 10, 4);
+    for (tokens, kind) in
+        [(Some(63), Kind::SlowSteps), (Some(64), Kind::PrefillOfOthers), (None, Kind::PrefillOfOthers)]
+    {
+        let (start_ns, end_ns) = (500 * MS, 800 * MS);
+        scene.around.prefills = vec![Prefill { trace: TraceId([9; 16]), engine: 0, start_ns, end_ns, tokens }];
+        assert_eq!(scene.blamed(), [(kind, 270)], "{tokens:?}");
+    }
+}
+
 /// tokens of 10 ms until 700, then three of 100 ms; on goes the engine with `after` steps of 100 ms that have no prompt's end
 fn slow_until_its_end(running: u64, after: u64) -> Scene {
     let mut scene = Scene::new(1_000);
