@@ -70,7 +70,9 @@ fn a_batch_is_full_where_as_many_ran_before_and_never_more() {
     }
     // One that ran alone before it came, with as many tokens as now, tells of no limit.
     let mut alone = before(8, stats(1, 0, 0.2));
-    alone.iter_mut().for_each(|step| Arc::get_mut(step).unwrap().requests = 1);
+    for step in &mut alone {
+        Arc::get_mut(step).unwrap().requests = 1;
+    }
     scene.around.before = alone;
     assert!(scene.evidence().contains("for a place in the batch (4 ran)"), "{}", scene.evidence());
 }
