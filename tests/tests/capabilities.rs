@@ -237,6 +237,19 @@ fn links(pid: u32) -> usize {
     open.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(is_one).count()
 }
 
+/// Waits for the probes of what came: they are placed when the mapping is seen, and as perf events one after the other, once the kernel
+/// has taken others' back. They stand when there are more than before and for two seconds no more come.
+fn settle(pid: u32, before: usize) {
+    let (start, mut seen, mut since) = (Instant::now(), before, Instant::now());
+    while start.elapsed() < LIMIT && (seen <= before || since.elapsed() < Duration::from_secs(2)) {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = links(pid);
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
+}
+
 /// What every thread of a process may still do; and whether it can gain more.
 fn threads(pid: u32) -> Vec<(Privileges, bool)> {
     let status = |thread: u32| Proc::this().status(format_args!("{pid}/task/{thread}")).ok();
@@ -298,14 +311,10 @@ fn what_comes_after_privileges_were_given_up_is_traced_as_what_was_there() {
         attach.arg(out.path().join("metrics.txt")).args(more).stdout(Stdio::null());
         let attached = Attached::start(&mut attach).expect("attached");
         assert!(attached.said.contains("inferspan: privileges: kept CAP_"), "{}", attached.said);
+        let (before, start) = (links(attached.pid()), Instant::now());
         running.start().expect("it opens CUDA");
         running.reach_wait().expect("it is there");
-        // For the probes: they are placed when the mapping is seen, and as perf events wait until the kernel has taken others' back.
-        let (start, many) = (Instant::now(), links(attached.pid()));
-        while !more.is_empty() && links(attached.pid()) <= many && start.elapsed() < LIMIT {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        std::thread::sleep(Duration::from_secs(2));
+        settle(attached.pid(), before);
         running.start().expect("it launches");
         let truth = running.finish().expect("its account");
         let (_, said) = attached.end(LIMIT).expect("it ends with its target");

@@ -112,7 +112,7 @@ impl EngineSide {
         let clock = &scene.about.clock;
         // A stamp that is placed by an estimate says nothing of milliseconds.
         let stamp = message.timestamp.filter(|_| stamped && !clock.engine_is_estimated());
-        let of = stamp.map(|stamp| (message.engine, clock.event_of_engine(stamp)));
+        let of = stamp.map(|stamp| (message.engine, clock.event_of_engine(stamp).min(at)));
         let mut due = std::mem::take(&mut self.due);
         self.in_flight.sighted(at, end, direction, message, &mut due);
         let firsts = self.apply_due(&mut due, Some(seen), work, scene);

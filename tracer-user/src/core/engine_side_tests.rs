@@ -150,6 +150,21 @@ fn where_the_engine_s_clock_is_an_estimate_nobody_is_behind() {
 }
 
 #[test]
+fn a_stamp_from_the_future_is_when_it_came() {
+    // stamped ten thousand years from now, received at 2 and 4 ms: the first step is over by the second
+    let mut stage = Stage::default();
+    for at in [2 * MS, 4 * MS, 60 * MS] {
+        stage.seen(at, API, Direction::In, outputs(Some(3e11 + at as f64), &["a-0123abcd"]));
+    }
+    let ends = stage.ground.out.iter().filter_map(|output| match output {
+        Output::Step(step) => Some(step.end_ns),
+        _ => None,
+    });
+    let ends: Vec<u64> = ends.collect();
+    assert!(!ends.is_empty() && ends.iter().all(|end| *end <= 60 * MS), "{ends:?}");
+}
+
+#[test]
 fn what_the_coordinator_hears_counts_for_nobody() {
     let mut stage = Stage::default();
     stage.ground.about.fact(Fact::Process { tgid: 9, role: Role::Coordinator });

@@ -12,6 +12,8 @@ use crate::model::record::last_sign;
 
 /// How long a response may be quiet after its engine requests are over, before its end counts as missed, ns.
 const OVERDUE: EventNanos = 60_000_000_000;
+/// A client that takes nothing for longer than this is not waited for: the record of its taking may have been lost unseen.
+const LONGEST_BLOCKED: EventNanos = 3_600_000_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Exchanges {
@@ -201,7 +203,7 @@ impl Exchanges {
                 continue;
             }
             // Its client takes nothing: the rest waits in the server, for as long as that likes.
-            if exchange.blocked.is_on() {
+            if exchange.blocked.since().is_some_and(|since| now.saturating_sub(since) < LONGEST_BLOCKED) {
                 continue;
             }
             let over = |&g: &u64| {

@@ -44,7 +44,10 @@ pub(super) fn apply(
     }
     let engine = message.engine;
     let stamp = message.timestamp.map_or(received as i64, |at| (at * 1e9).round() as i64);
-    let at = message.timestamp.map_or(received, |at| scene.about.clock.event_of_engine(at));
+    let clock = &scene.about.clock;
+    // A stamp is made before it is sent: one from the future is no time at all. (By an estimate it may be, by a little.)
+    let latest = if clock.engine_is_estimated() { EventNanos::MAX } else { received };
+    let at = message.timestamp.map_or(received, |at| clock.event_of_engine(at).min(latest));
     let share = share(message, scene);
     let (step, before) = work.steps.message(engine, stamp, at, share);
     if let Some(before) = before {

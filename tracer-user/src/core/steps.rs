@@ -14,6 +14,7 @@ use crate::engine::SchedulerStats;
 use crate::input::EventNanos;
 use crate::model::generation::{Generation, StepRef};
 use crate::model::lags::Lags;
+use crate::model::load::MAX_LOADS;
 use crate::model::step::{Share, Step, Steps as OfEngine};
 use crate::model::tree;
 use crate::output::cuda::StepCuda;
@@ -22,6 +23,9 @@ use crate::output::{EngineStep, Metric, Output, SpanId, TraceId};
 /// What an engine's threads called last in a step is told when they have stood still, 45 ms later, or call again; and the tracer may be
 /// held up.
 const CUDA_SETTLED: EventNanos = 300_000_000;
+
+/// Pairs of front ends and engines whose distance is followed, of the most engines of a large node; beyond, requests go without.
+const MAX_LAGS: usize = 1_024;
 
 #[derive(Debug, Default)]
 pub(super) struct Steps {
@@ -119,7 +123,7 @@ impl Steps {
 
     /// A request was scheduled again, or for the first time: what the scheduler said around its waits from the one at `first` on.
     pub(super) fn waited(&mut self, engine: u32, generation: &mut Generation, first: usize) {
-        let Some(of) = self.by_engine.get_mut(&engine) else { return };
+        let Some(of) = self.by_engine.get_mut(&engine).filter(|_| engine < MAX_LOADS) else { return };
         for wait in generation.waits.iter_mut().skip(first) {
             of.load.entered(wait.from, wait.by_preemption);
             wait.load = of.load.around(wait);
@@ -128,7 +132,10 @@ impl Steps {
 
     /// The front end has a message of the engine's, stamped at `stamp`: it received it at `at`, or got to it then.
     pub(super) fn front_end_has(&mut self, front_end: u32, engine: u32, stamp: EventNanos, at: EventNanos) {
-        self.lags.entry((front_end, engine)).or_default().has(stamp, at);
+        let key = (front_end, engine);
+        if self.lags.len() < MAX_LAGS || self.lags.contains_key(&key) {
+            self.lags.entry(key).or_default().has(stamp, at);
+        }
     }
 
     /// A front end's process is gone.

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::Pressure;
 use super::queue::{self, Writer};
@@ -29,7 +30,15 @@ struct Shared {
     /// Somebody asked for what is open since it was looked at last.
     is_asked: AtomicBool,
     missed: AtomicU64,
+    /// When what is open was looked at last.
+    looked: Mutex<Option<Instant>>,
 }
+
+/// A picture of what is open is good for so long: whoever watches asks every second.
+const FRESH: Duration = Duration::from_millis(1500);
+/// For a new one: the run makes one within half a second.
+const PATIENCE: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(20);
 
 /// What comes to be kept.
 #[derive(Debug)]
@@ -38,7 +47,7 @@ enum Item {
     Trace(Arc<Trace>),
     Step(Arc<EngineStep>),
     Tokens(Tokens),
-    Now(Now),
+    Now(Arc<Now>, Instant),
 }
 
 impl Kept {
@@ -55,6 +64,27 @@ impl Kept {
     /// Whoever reads [`Store::now`] asks for a newer one, which comes within half a second.
     pub fn ask_for_now(&self) {
         self.0.is_asked.store(true, Relaxed);
+    }
+
+    /// What is open, as it was [`FRESH`] ago at most; waits for a newer picture up to [`PATIENCE`], and is nothing where none comes: an old
+    /// one would show requests that are long over. Not for the core's thread.
+    pub fn now(&self) -> Arc<Now> {
+        let asked = Instant::now();
+        self.ask_for_now();
+        loop {
+            let looked = *self.looked();
+            if looked.is_some_and(|at| asked.saturating_duration_since(at) < FRESH) {
+                return Arc::clone(self.store().now());
+            }
+            if asked.elapsed() > PATIENCE {
+                return Arc::default();
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Outputs that found no room in the queue.
@@ -74,7 +104,12 @@ impl Kept {
                     Item::Trace(trace) => store.trace(trace),
                     Item::Step(step) => store.step(step),
                     Item::Tokens(tokens) => store.tokens(&tokens),
-                    Item::Now(now) => store.look(now),
+                    Item::Now(now, at) => {
+                        let before = store.look(now);
+                        drop(store);
+                        *kept.looked() = Some(at);
+                        drop(before);
+                    }
                 }
             }
         };
@@ -116,7 +151,9 @@ impl Sink for Keeping {
     }
 
     fn step(&mut self, step: &EngineStep) {
-        self.push(Item::Step(Arc::new(step.clone())), 1);
+        let launches = step.cuda.as_ref().map_or(0, |cuda| cuda.kernels.len());
+        // Its launches are shared, and let go before it is, so that it weighs what they hold meanwhile.
+        self.push(Item::Step(Arc::new(step.clone())), 1 + launches as u64);
         self.hand_on_tokens();
     }
 
@@ -137,8 +174,9 @@ impl Sink for Keeping {
         self.kept.0.is_asked.swap(false, Relaxed)
     }
 
-    fn now(&mut self, now: &Now) {
-        self.push(Item::Now(now.clone()), 1);
+    fn now(&mut self, now: &Arc<Now>) {
+        let rows: usize = now.servers.iter().map(|server| server.open.len()).sum();
+        self.push(Item::Now(Arc::clone(now), Instant::now()), 1 + rows as u64);
     }
 
     fn is_beside(&self) -> bool {

@@ -22,6 +22,9 @@ const MAX_TIMES: usize = 2048;
 /// Looks that are remembered: more than [`RATE_OVER`] has at two a second.
 const MAX_LOOKS: usize = 16;
 const MAX_ENGINES: usize = 1024;
+/// A busy engine that said nothing for so long may have gone; one step takes less. An idle one has nothing to say for longer.
+const STALE: Duration = Duration::from_secs(10);
+const GONE: Duration = Duration::from_mins(5);
 
 /// Counts while the run goes on; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +40,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    engines: BTreeMap<(Arc<str>, u32), Engine>,
+    engines: BTreeMap<(Arc<str>, u32), (Instant, Engine)>,
     ttft: VecDeque<(Instant, f64)>,
 }
 
@@ -69,7 +72,7 @@ impl Meter {
         state.ttft.push_back((now, ttft));
     }
 
-    pub fn metric(&self, metric: &Metric) {
+    pub fn metric(&self, metric: &Metric, now: impl FnOnce() -> Instant) {
         match metric {
             Metric::Tokens { tokens, .. } => {
                 self.0.tokens.fetch_add(*tokens, Relaxed);
@@ -77,9 +80,13 @@ impl Meter {
             Metric::Scheduler { labels, running, waiting, kv_cache_usage, .. } => {
                 let mut state = self.state();
                 let key = (Arc::clone(&labels.server), labels.engine);
+                let now = now();
+                if state.engines.len() >= MAX_ENGINES && !state.engines.contains_key(&key) {
+                    state.engines.retain(|_, (said, _)| now.saturating_duration_since(*said) < GONE);
+                }
                 if state.engines.len() < MAX_ENGINES || state.engines.contains_key(&key) {
                     let of = Engine { running: *running, waiting: *waiting, kv_cache_usage: *kv_cache_usage };
-                    state.engines.insert(key, of);
+                    state.engines.insert(key, (now, of));
                 }
             }
             _ => {}
@@ -101,7 +108,7 @@ impl Sink for Metering {
     }
 
     fn metric(&mut self, metric: &Metric) {
-        self.0.metric(metric);
+        self.0.metric(metric, Instant::now);
     }
 
     fn is_beside(&self) -> bool {
@@ -190,11 +197,16 @@ impl Reader {
             .filter(|(at, _)| now.saturating_duration_since(*at) < TIMES_OVER)
             .map(|time| time.1)
             .collect();
-        let engines: Vec<Engine> = state.engines.values().copied().collect();
+        let stands = |(said, of): &&(Instant, Engine)| {
+            let is_busy = of.running > 0 || of.waiting > 0;
+            now.saturating_duration_since(*said) < if is_busy { STALE } else { GONE }
+        };
+        let engines: Vec<Engine> = state.engines.values().filter(stands).map(|(_, of)| *of).collect();
         drop(state);
         ttft.sort_by(f64::total_cmp);
         let at = |share: f64| ttft.get((ttft.len().saturating_sub(1) as f64 * share).round() as usize).copied();
-        let sum = |of: fn(&Engine) -> u64| (!engines.is_empty()).then(|| engines.iter().map(of).sum());
+        let sum =
+            |of: fn(&Engine) -> u64| (!engines.is_empty()).then(|| engines.iter().map(of).fold(0, u64::saturating_add));
         Figures {
             requests: look.requests,
             failed: look.failed,
@@ -226,6 +238,21 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_that_says_nothing_any_more_does_not_count_for_ever() {
+        // 0 s: two engines are busy ─ 5 s: one says so again ─ 11 s: the other may be gone ─ 16 s: both
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let meter = Meter::default();
+        let mut reader = Reader::new(meter.clone(), Arc::default(), start);
+        meter.metric(&scheduler(0, 3, 0.2), || start);
+        meter.metric(&scheduler(1, u64::MAX, 0.1), || start);
+        assert_eq!(reader.read(at(4)).running, Some(u64::MAX), "sums of any size");
+        meter.metric(&scheduler(0, 3, 0.2), || at(5));
+        assert_eq!(reader.read(at(11)).running, Some(3));
+        assert_eq!(reader.read(at(16)).running, None);
+    }
+
+    #[test]
     fn rates_are_those_of_the_last_seconds_and_engines_add_up() {
         // looks: |0 s  10 requests, one failed  |1 s  nothing  …  |10 s
         let start = Instant::now();
@@ -236,10 +263,10 @@ mod tests {
             meter.record(&AccessRecord { outcome, ..record() }, start);
         }
         let labels = Labels { server: "s".into(), model: "m".into(), engine: 0 };
-        meter.metric(&Metric::Tokens { labels, tokens: 500, inter_token: None });
-        meter.metric(&scheduler(0, 3, 0.2));
-        meter.metric(&scheduler(1, 4, 0.9));
-        meter.metric(&scheduler(0, 5, 0.3));
+        meter.metric(&Metric::Tokens { labels, tokens: 500, inter_token: None }, || start);
+        meter.metric(&scheduler(0, 3, 0.2), || start);
+        meter.metric(&scheduler(1, 4, 0.9), || start);
+        meter.metric(&scheduler(0, 5, 0.3), || start);
         let figures = reader.read(start + Duration::from_secs(1));
         assert_eq!(
             (figures.requests_rate, figures.failed_rate, figures.tokens_rate),

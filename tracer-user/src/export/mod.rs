@@ -186,7 +186,7 @@ impl Sinks {
     }
 
     /// What is open now.
-    pub fn now(&mut self, now: &Now) {
+    pub fn now(&mut self, now: &Arc<Now>) {
         self.list.iter_mut().for_each(|sink| sink.now(now));
     }
 

@@ -46,7 +46,7 @@ pub trait Sink: Debug {
     }
 
     /// What is open now.
-    fn now(&mut self, _now: &Now) {}
+    fn now(&mut self, _now: &Arc<Now>) {}
 
     /// Traces end here, so there is something to sample.
     fn takes_traces(&self) -> bool {

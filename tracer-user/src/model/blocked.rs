@@ -59,9 +59,9 @@ impl Blocked {
         self.since = None;
     }
 
-    /// The last write that was seen was refused, or took a part.
-    pub fn is_on(&self) -> bool {
-        self.since.is_some()
+    /// When the last write that was seen was refused, or took a part; nothing where it took all.
+    pub fn since(&self) -> Option<EventNanos> {
+        self.since
     }
 
     /// Seconds, and how often it began; `None`: it never did.

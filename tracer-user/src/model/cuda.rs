@@ -155,9 +155,10 @@ fn words(of: &StepGraph) -> String {
 /// A span for each of the first `max` launches of a step; and how many launches have none.
 pub fn spans(step: &EngineStep, of: &StepCuda, max: usize) -> (Vec<Span>, u64) {
     let spans: Vec<Span> =
-        (0..).zip(&of.kernels).take(max).filter_map(|(index, call)| launch(step, index, call)).collect();
+        (0..).zip(of.kernels.iter()).take(max).filter_map(|(index, call)| launch(step, index, call)).collect();
     // Where they are not told one by one there is none to miss.
-    let dropped = if of.kernels.is_empty() { 0 } else { of.launches.saturating_sub(spans.len() as u64) };
+    let is_told = !of.kernels.is_empty() || of.kernels_let_go;
+    let dropped = if is_told { of.launches.saturating_sub(spans.len() as u64) } else { 0 };
     (spans, dropped)
 }
 

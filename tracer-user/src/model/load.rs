@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use crate::engine::SchedulerStats;
 use crate::input::EventNanos;
 
+/// Engines of a server whose words are kept, by their numbers: half a MiB each. Those beyond, on one host, are made up.
+pub const MAX_LOADS: u32 = 256;
 /// Statements that are kept of an engine: 240 KiB.
 const MAX_SAID: usize = 6_144;
 /// Newest ones that are kept step by step.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::cuda;
 use super::generation::StepRef;
 use super::keys::{attribute, span};
-use super::load::Loads;
+use super::load::{Loads, MAX_LOADS};
 use super::trace_ids;
 use crate::clock::Clock;
 use crate::engine::SchedulerStats;
@@ -63,7 +63,7 @@ impl Steps {
     /// if that is over by this.
     pub fn message(&mut self, engine: u32, stamp: i64, end: EventNanos, share: Share) -> (StepRef, Option<Step>) {
         self.has_stats |= share.stats.is_some();
-        if let Some(stats) = share.stats {
+        if let Some(stats) = share.stats.filter(|_| engine < MAX_LOADS) {
             self.load.push(end, stats);
         }
         if let Some(current) = &mut self.current {

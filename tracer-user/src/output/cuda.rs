@@ -38,8 +38,10 @@ pub struct StepCuda {
     pub fell_back: bool,
     /// Launches by kernel, most frequent first; empty where launches are not told one by one.
     pub top: Vec<(Arc<KernelName>, u64)>,
-    /// Launches, in order; at most [`Self::MAX_KERNELS`], at the level of kernels.
-    pub kernels: Vec<CudaCall>,
+    /// Launches, in order; at most [`Self::MAX_KERNELS`], at the level of kernels. They are most of what a step takes, and shared.
+    pub kernels: Arc<Vec<CudaCall>>,
+    /// They were told one by one, and are kept no more.
+    pub kernels_let_go: bool,
     /// Graphs that were launched, most frequent first; at most [`Self::MAX_GRAPHS`], at the level of kernels.
     pub graphs: Vec<StepGraph>,
     /// Nothing says when the step began: its first call stands for that.
@@ -86,6 +88,13 @@ impl StepCuda {
     pub const MAX_KERNELS: usize = 2000;
     /// Graphs that are kept to be named: one a piece of a model in each rank.
     pub const MAX_GRAPHS: usize = 64;
+
+    /// Keeps the totals and the most frequent kernels alone. Gives how many launches were let go.
+    pub fn let_go(&mut self) -> usize {
+        let launches = std::mem::take(&mut self.kernels).len();
+        self.kernels_let_go |= launches > 0;
+        launches
+    }
 
     pub fn is_empty(&self) -> bool {
         let moved = self.copies.iter().sum::<u64>() + self.sets;

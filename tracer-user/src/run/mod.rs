@@ -109,7 +109,7 @@ impl Run {
     /// Shows what is open now to those who want it.
     pub fn show_now(&mut self) {
         if self.sinks.wants_now() {
-            self.sinks.now(&Now::of(self.pipeline.views()));
+            self.sinks.now(&Arc::new(Now::of(self.pipeline.views())));
         }
     }
 

@@ -13,6 +13,8 @@ use crate::output::{EngineStep, SpanId, Trace, TraceId};
 
 /// Steps that are kept for requests to come: at 100 steps a second, five minutes.
 const KEPT: usize = 32_768;
+/// Launches of theirs that are kept one by one, some 40 MiB: of older steps the totals are.
+const KEPT_LAUNCHES: usize = 262_144;
 /// Links to steps that were not seen yet.
 const WANTED: usize = 4096;
 /// An outlier takes this many times the median …
@@ -39,6 +41,10 @@ fn link_back(step: &mut EngineStep, root: Root) {
     step.batch = std::iter::once(&root).chain(others).copied().collect();
 }
 
+fn launches_of(step: &EngineStep) -> usize {
+    step.cuda.as_ref().map_or(0, |cuda| cuda.kernels.len())
+}
+
 #[derive(Debug)]
 pub struct Steps {
     mode: EngineSteps,
@@ -47,6 +53,9 @@ pub struct Steps {
     kept: VecDeque<(SpanId, Option<Box<EngineStep>>)>,
     /// How many steps left `kept` at its front: what `places` count from.
     gone: u64,
+    /// Launches that those in `kept` hold, and the first of them, counted as `places` are, that may hold any.
+    launches: usize,
+    first_whole: u64,
     places: HashMap<SpanId, u64>,
     /// By a step's span: in which order it was asked for, and for which request.
     wanted: HashMap<SpanId, (u64, Root)>,
@@ -63,6 +72,8 @@ impl Steps {
             wants_outliers,
             kept: VecDeque::new(),
             gone: 0,
+            launches: 0,
+            first_whole: 0,
             places: HashMap::new(),
             wanted: HashMap::new(),
             wanted_order: VecDeque::new(),
@@ -94,9 +105,12 @@ impl Steps {
             }
             self.gone += 1;
             left_out = u64::from(step.is_some());
+            self.launches -= step.as_deref().map_or(0, launches_of);
         }
         self.places.insert(id, self.gone + self.kept.len() as u64);
+        self.launches += later.as_deref().map_or(0, launches_of);
         self.kept.push_back((id, later));
+        self.let_launches_go();
         (now, left_out)
     }
 
@@ -110,14 +124,30 @@ impl Steps {
         for link in trace.spans.iter().flat_map(|span| &span.links) {
             let place = self.places.get(&link.span_id).and_then(|place| usize::try_from(place - self.gone).ok());
             match place.and_then(|place| self.kept.get_mut(place)) {
-                Some((_, step)) => out.extend(step.take().map(|mut step| {
-                    link_back(&mut step, root);
-                    step
-                })),
+                Some((_, step)) => {
+                    if let Some(mut step) = step.take() {
+                        self.launches -= launches_of(&step);
+                        link_back(&mut step, root);
+                        out.push(step);
+                    }
+                }
                 None => missed += self.want(link.span_id, root),
             }
         }
         missed
+    }
+
+    /// The oldest steps keep their totals alone, until what is left has room. It is told on each that goes out.
+    fn let_launches_go(&mut self) {
+        while self.launches > KEPT_LAUNCHES {
+            self.first_whole = self.first_whole.max(self.gone);
+            let place = usize::try_from(self.first_whole - self.gone).unwrap_or(usize::MAX);
+            let Some((_, step)) = self.kept.get_mut(place) else { return };
+            if let Some(cuda) = step.as_mut().and_then(|step| step.cuda.as_mut()) {
+                self.launches -= cuda.let_go();
+            }
+            self.first_whole += 1;
+        }
     }
 
     /// Looks out for a step; how many were given up for it.
@@ -197,7 +227,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::output::{Merit, Service, Span, SpanKind, SpanLink, SpanStatus};
+    use crate::output::cuda::StepCuda;
+    use crate::output::{CudaCall, CudaWhat, Merit, Service, Span, SpanKind, SpanLink, SpanStatus, UnixNanos};
 
     const MS: u64 = 1_000_000;
 
@@ -253,6 +284,35 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(steps.link(&request(to), &mut out), 0);
         out.iter().map(|step| step.span_id).collect()
+    }
+
+    #[test]
+    fn of_older_steps_the_totals_are_kept_and_what_was_let_go_is_told() {
+        // 600 steps of 500 launches each: more than are kept one by one ─ then a request of the first and the last
+        let mut steps = Steps::new(EngineSteps::Linked, false);
+        let call = CudaCall {
+            server: Arc::default(),
+            process: 1,
+            thread: 1,
+            engine: Some(0),
+            rank: None,
+            start: UnixNanos(0),
+            end: None,
+            stream: None,
+            step: None,
+            what: CudaWhat::Set { bytes: 1 },
+        };
+        let last = 599;
+        for n in 0..=last {
+            let kernels = Arc::new(vec![call.clone(); 500]);
+            let cuda = StepCuda { launches: 500, kernels, ..StepCuda::default() };
+            steps.push(Box::new(EngineStep { cuda: Some(Box::new(cuda)), ..*step(n, 5) }));
+            assert!(steps.launches <= KEPT_LAUNCHES);
+        }
+        let mut out = Vec::new();
+        steps.link(&request(&[0, last]), &mut out);
+        let told = |step: &EngineStep| step.cuda.as_ref().map(|cuda| (cuda.kernels.len(), cuda.kernels_let_go));
+        assert_eq!(out.iter().map(|step| told(step)).collect::<Vec<_>>(), [Some((0, true)), Some((500, false))]);
     }
 
     #[test]

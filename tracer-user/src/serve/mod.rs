@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::address::{Known, bind};
 use self::connections::Connections;
@@ -88,7 +88,8 @@ impl Server {
         };
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let host = Host { pages, names: Names::of(address.ip()), manners };
+        let makers = Arc::new(Semaphore::new(MAKERS));
+        let host = Host { pages, names: Names::of(address.ip()), manners, makers };
         std::thread::Builder::new().name("inferspan-http".into()).spawn(move || {
             runtime.block_on(async move {
                 tokio::select! {
@@ -114,6 +115,9 @@ struct Host {
     pages: Arc<dyn Pages>,
     names: Names,
     manners: Manners,
+    /// One permit a thread that makes answers: who asks waits for one here, where it is forgotten with its connection, and not in the
+    /// runtime's own queue, which has no end.
+    makers: Arc<Semaphore>,
 }
 
 async fn serve(listener: TcpListener, host: Host) {
@@ -166,7 +170,7 @@ fn lock(open: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
 }
 
 async fn respond(request: Parts, host: &Host) -> Response {
-    let Host { pages, names, manners } = host;
+    let Host { pages, names, manners, makers } = host;
     let mut response = if !names.has(&request) {
         let said = format!(
             "inferspan answers here for localhost, 127.0.0.1 and [::1] alone, and this request is for another name; \
@@ -182,9 +186,18 @@ async fn respond(request: Parts, host: &Host) -> Response {
         match manners.made {
             Made::Here => pages.answer(&request),
             Made::Apart => {
-                let pages = Arc::clone(pages);
-                let made = tokio::task::spawn_blocking(move || pages.answer(&request)).await;
-                made.unwrap_or_else(|_| {
+                let made = match Arc::clone(makers).acquire_owned().await {
+                    Ok(permit) => {
+                        let pages = Arc::clone(pages);
+                        let make = move || {
+                            let _permit = permit;
+                            pages.answer(&request)
+                        };
+                        tokio::task::spawn_blocking(make).await.ok()
+                    }
+                    Err(_) => None,
+                };
+                made.unwrap_or_else(|| {
                     answer(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the answer could not be made\n")
                 })
             }

@@ -101,9 +101,9 @@ impl Store {
         self.recently.tokens(self.newest_ns, tokens);
     }
 
-    /// What is open now, instead of what was.
-    pub fn look(&mut self, now: Now) {
-        self.now = Arc::new(now);
+    /// What is open now; gives what was, which takes a while to be forgotten.
+    pub fn look(&mut self, now: Arc<Now>) -> Arc<Now> {
+        std::mem::replace(&mut self.now, now)
     }
 
     pub fn now(&self) -> &Arc<Now> {

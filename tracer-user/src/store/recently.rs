@@ -152,7 +152,8 @@ impl Recently {
             if let Some(queues) = of.and_then(|of| of.queues) {
                 stands = Some((at, queues));
             }
-            let is_over = |(said, queues): &(u64, Queues)| queues.running + queues.waiting > 0 && at - said > STALE;
+            let is_over =
+                |(said, queues): &(u64, Queues)| (queues.running > 0 || queues.waiting > 0) && at - said > STALE;
             stands = stands.filter(|said| !is_over(said));
             Second {
                 at,
@@ -233,7 +234,7 @@ mod tests {
     }
 
     fn engine(engine: u32) -> EngineKey {
-        EngineKey { server: "chat-1".into(), engine }
+        EngineKey { server: "chat-1".into(), pid: 1, engine }
     }
 
     fn stats(running: u64, waiting: u64, kv_cache_usage: f64) -> SchedulerStats {
@@ -313,6 +314,8 @@ mod tests {
         for n in 0..5_000 {
             recently.queues(u64::MAX, engine(n), stats(u64::MAX, u64::MAX, f64::NAN));
         }
+        recently.queues(u64::MAX - 60 * SECOND, engine(0), stats(u64::MAX, 1, 0.0));
+        recently.series(u64::MAX);
         assert!(recently.seconds.len() as u64 <= WINDOW && recently.engines.len() <= MAX_ENGINES);
     }
 }

@@ -31,7 +31,7 @@ pub struct Requests {
     /// Numbers in the order of their ends: of those that went well, and of those worth a longer stay.
     plain: Queue,
     notable: Queue,
-    by_id: HashMap<Arc<str>, Vec<u64>>,
+    by_id: HashMap<Arc<str>, VecDeque<u64>>,
     by_trace: BTreeSet<(TraceId, u64)>,
     /// Requests that are kept of each model.
     models: BTreeMap<Arc<str>, u64>,
@@ -78,7 +78,7 @@ impl Requests {
         queue.bytes += bytes;
         self.by_trace.insert((id.0, number));
         for name in names(record.as_deref()) {
-            self.by_id.entry(name).or_default().push(number);
+            self.by_id.entry(name).or_default().push_back(number);
         }
         if let Some(model) = model(record.as_deref()) {
             if let Some(count) = self.models.get_mut(model) {
@@ -143,7 +143,10 @@ impl Requests {
         }
         for name in names(kept.request.record.as_deref()) {
             if let Some(numbers) = self.by_id.get_mut(&name) {
-                numbers.retain(|other| *other != number);
+                // They grow, and the oldest goes first: a client may use one id for all of its requests.
+                if let Ok(at) = numbers.binary_search(&number) {
+                    numbers.remove(at);
+                }
                 if numbers.is_empty() {
                     self.by_id.remove(&name);
                 }

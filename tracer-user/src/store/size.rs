@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::output::cuda::StepCuda;
-use crate::output::{AccessRecord, EngineStep, GenerationRecord, Span, Trace, Value};
+use crate::output::{AccessRecord, CudaCall, EngineStep, GenerationRecord, Span, Trace, Value};
 
 /// What an allocation takes besides what was asked for: glibc's header, and half of the 16 bytes that it rounds up to.
 const ALLOCATION: usize = 16;
@@ -31,6 +31,11 @@ pub fn of_record(record: &AccessRecord) -> usize {
 pub fn of_step(step: &EngineStep) -> usize {
     let batch = if step.batch.is_empty() { 0 } else { size_of_val(&step.batch[..]) + ALLOCATION };
     size_of::<EngineStep>() + COUNTS + ALLOCATION + INDEX + batch + step.cuda.as_deref().map_or(0, of_cuda)
+}
+
+/// Of a step's, one by one.
+pub fn of_launches(launches: &[CudaCall]) -> usize {
+    size_of_val(launches) + INDEX
 }
 
 fn of_cuda(cuda: &StepCuda) -> usize {

@@ -5,9 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::SchedulerStats;
 use crate::input::Server;
+use crate::output::cuda::StepCuda;
 use crate::output::{
-    GenerationRecord, GenerationSeconds, Incomplete, Merit, Outcome, RequestSeconds, Span, SpanKind, SpanStatus,
-    UnixNanos, Value,
+    CudaCall, CudaWhat, GenerationRecord, GenerationSeconds, Incomplete, Merit, Outcome, RequestSeconds, Span,
+    SpanKind, SpanStatus, UnixNanos, Value,
 };
 
 const S: u64 = 1_000_000_000;
@@ -226,6 +227,60 @@ fn a_tree_without_a_record_is_kept_and_a_record_whose_tree_does_not_come_is_forg
 }
 
 #[test]
+fn two_servers_in_one_container_are_not_mixed() {
+    // pid 1: 0─10 · pid 2, of the same instance: 5─15
+    let of = |pid, from, to| {
+        let mut step = EngineStep::clone(&step(pid, 0, from, from, to));
+        step.server = Arc::new(Server { container_id: Some("c".into()), ..Server::clone(&server(pid)) });
+        Arc::new(step)
+    };
+    let mut store = Store::default();
+    let (one, other) = (of(1, 0, 10), of(2, 5, 15));
+    assert_eq!(one.server.instance(), other.server.instance());
+    store.step(Arc::clone(&one));
+    store.step(Arc::clone(&other));
+    let key = Steps::key(&other.server, 0);
+    let during: Vec<_> = store.steps().during(&key, 0, u64::MAX).map(|step| step.span_id).collect();
+    assert_eq!(during, [other.span_id]);
+}
+
+#[test]
+fn launches_of_older_steps_go_before_the_steps_do() {
+    // a thousand steps of 500 launches each, of which the room holds some hundred
+    let bytes = 64 << 20;
+    let mut store = Store::new(Limits { bytes, ..Limits::default() });
+    let call = CudaCall {
+        server: server(1),
+        process: 1,
+        thread: 1,
+        engine: Some(0),
+        rank: None,
+        start: UnixNanos(BEGIN),
+        end: None,
+        stream: None,
+        step: None,
+        what: CudaWhat::Set { bytes: 1 },
+    };
+    for n in 0..1_000 {
+        let mut step = EngineStep::clone(&step(1, 0, n, n * 10, n * 10 + 10));
+        let kernels = Arc::new(vec![call.clone(); 500]);
+        step.cuda = Some(Box::new(StepCuda { launches: 500, kernels, ..StepCuda::default() }));
+        store.step(Arc::new(step));
+    }
+    assert!(store.held_bytes() <= bytes / 4, "{}", store.held_bytes());
+    assert_eq!(store.steps().count(), 1_000, "the steps are there");
+    let gone = store.steps().launches_dropped();
+    assert!((500..1_000).contains(&gone), "{gone}");
+    let key = Steps::key(&server(1), 0);
+    let whole = |n: u64| {
+        let step = store.steps().during(&key, BEGIN + n * 10, BEGIN + n * 10 + 1).next().expect("it is kept");
+        let cuda = store.steps().whole(step).cuda.clone().expect("it has CUDA");
+        (cuda.launches, cuda.kernels.len(), cuda.kernels_let_go)
+    };
+    assert_eq!((whole(0), whole(999)), ((500, 0, true), (500, 500, false)));
+}
+
+#[test]
 fn steps_of_an_engine_are_told_apart_and_by_the_time_that_they_overlap() {
     // server 1, engine 0: 0─10─20─30 · engine 1: 0──15 · server 2, engine 0: 0─────30
     let mut store = Store::default();
@@ -234,8 +289,10 @@ fn steps_of_an_engine_are_told_apart_and_by_the_time_that_they_overlap() {
     }
     store.step(step(1, 1, 0, 0, 15));
     store.step(step(2, 0, 0, 0, 30));
-    let during = |server: &str, engine, from: u64, to: u64| {
-        let its = store.steps().during(server, engine, BEGIN + from, BEGIN + to);
+    let during = |name: &str, engine, from: u64, to: u64| {
+        let pid = name.trim_start_matches("chat-").parse().unwrap();
+        let key = Steps::key(&server(pid), engine);
+        let its = store.steps().during(&key, BEGIN + from, BEGIN + to);
         its.map(|step| step.start_ns - BEGIN).collect::<Vec<_>>()
     };
     assert_eq!(during("chat-1", 0, 0, 30), [0, 10, 20]);

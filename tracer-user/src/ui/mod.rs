@@ -24,6 +24,7 @@ use crate::export::otlp::spans::Origin;
 use crate::sanitise;
 use crate::serve::address::Known;
 use crate::serve::{Made, Manners, Pages, Response, Server, answer};
+use crate::store::now::Now;
 use crate::telemetry::Telemetry;
 
 pub mod flags;
@@ -129,6 +130,14 @@ impl Shown {
     /// A run on this host.
     pub fn live(kept: Kept, telemetry: Arc<Telemetry>, max_spans: usize) -> Self {
         Self { kept, telemetry, origin: Origin::of_this_process(true), time: Time::Wall, max_spans }
+    }
+
+    /// What is open; of a file nothing is.
+    fn open_now(&self) -> Arc<Now> {
+        match self.time {
+            Time::Wall => self.kept.now(),
+            Time::Newest => Arc::default(),
+        }
     }
 
     /// Unix ns.

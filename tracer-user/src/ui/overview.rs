@@ -22,8 +22,8 @@ const SECOND: u64 = 1_000_000_000;
 
 impl Shown {
     pub(super) fn overview(&self) -> Value {
-        self.kept.ask_for_now();
-        let (now_ns, kept, open, engines, latency, series, outcomes, models) = {
+        let open = self.open_now();
+        let (now_ns, kept, engines, latency, series, outcomes, models) = {
             let store = self.kept.store();
             let now_ns = self.now_ns(store.newest_ns());
             // Of a file the second that it ends in is as whole as it gets.
@@ -33,7 +33,6 @@ impl Shown {
             (
                 now_ns,
                 kept(&store),
-                std::sync::Arc::clone(store.now()),
                 engines(&store),
                 recently.latency(now_ns),
                 recently.series(until),
@@ -73,6 +72,7 @@ fn kept(store: &Store) -> Value {
         "limit_bytes": store.limits().bytes,
         "dropped_requests": dropped.requests,
         "dropped_steps": dropped.steps,
+        "steps_without_launches": store.steps().launches_dropped(),
     })
 }
 

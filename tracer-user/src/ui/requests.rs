@@ -1,7 +1,5 @@
 //! Requests: those that are open, and those that are over, newest first.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::query::Query;
@@ -79,12 +77,8 @@ impl Shown {
     pub(super) fn requests(&self, query: &Query) -> Result<Value, String> {
         let wanted = Wanted::of(query)?;
         let limit = query.number("limit")?.unwrap_or(ROWS).min(MAX_ROWS);
-        self.kept.ask_for_now();
-        let (over, now) = {
-            let store = self.kept.store();
-            let over: Vec<Request> = store.requests().rev().cloned().collect();
-            (over, Arc::clone(store.now()))
-        };
+        let now = self.open_now();
+        let over: Vec<Request> = self.kept.store().requests().rev().cloned().collect();
         let mut total = 0;
         let mut rows = Vec::new();
         for request in over.iter().filter(|request| wanted.has(request)) {

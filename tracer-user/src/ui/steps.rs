@@ -25,7 +25,7 @@ impl Shown {
             let keys = keys.filter(|key| server.is_none_or(|server| *key.server == *server));
             let keys = keys.filter(|key| engine.is_none_or(|engine| key.engine == engine));
             let its = keys.flat_map(|key| {
-                let its = steps.during(&key.server, key.engine, from, to).rev().take(limit);
+                let its = steps.during(key, from, to).rev().take(limit);
                 its.map(|step| (Arc::clone(&key.server), Arc::clone(step)))
             });
             its.collect()

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use super::case::{int, uncached};
 use super::{Around, Prefill, limits};
 use crate::model::keys::{attribute, span};
-use crate::output::{EngineStep, Span, SpanId, Trace};
+use crate::output::{Span, SpanId, Trace};
 use crate::store::Store;
+use crate::store::steps::Steps;
 
 /// What a store has that may matter to a request; nothing of it is looked into yet.
 #[derive(Debug, Default)]
@@ -29,12 +30,12 @@ impl Near {
     /// The part that needs the store.
     pub fn of(store: &Store, trace: &Trace) -> Self {
         let Some(root) = trace.spans.first() else { return Self::default() };
-        let server = trace.server.instance();
         let mut near = Self::default();
         for engine in engines_of(trace) {
-            near.around.steps.extend(store.steps().during(&server, engine, root.start_ns, root.end_ns).cloned());
-            near.around.before.extend(before(store, &server, engine, root.start_ns));
-            let after = store.steps().during(&server, engine, root.end_ns, u64::MAX);
+            let (steps, engine) = (store.steps(), Steps::key(&trace.server, engine));
+            near.around.steps.extend(steps.during(&engine, root.start_ns, root.end_ns).cloned());
+            near.around.before.extend(steps.before(&engine, root.start_ns, limits::BEFORE).cloned());
+            let after = steps.during(&engine, root.end_ns, u64::MAX);
             near.around.after.extend(after.filter(|of| of.start_ns >= root.end_ns).take(limits::AFTER).cloned());
         }
         near.around.steps.sort_by_key(|step| step.end_ns);
@@ -88,17 +89,6 @@ fn engine_of(of: &Span) -> Option<u32> {
 fn same_server(one: &Trace, other: &Trace) -> bool {
     Arc::ptr_eq(&one.server, &other.server)
         || (one.server.pid == other.server.pid && one.server.instance() == other.server.instance())
-}
-
-/// The newest that were over before.
-fn before(store: &Store, server: &str, engine: u32, at_ns: u64) -> Vec<Arc<EngineStep>> {
-    let mut steps: Vec<Arc<EngineStep>> = Vec::new();
-    let of_engine = store.steps().engines().find(|(key, _)| &*key.server == server && key.engine == engine);
-    if let Some((_, known)) = of_engine {
-        let end = known.partition_point(|step| step.end_ns <= at_ns);
-        steps.extend(known.range(end.saturating_sub(limits::BEFORE)..end).cloned());
-    }
-    steps
 }
 
 /// The times in which prompts of a request were computed, and what it had when it was preempted computed again.

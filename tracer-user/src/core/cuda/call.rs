@@ -197,7 +197,7 @@ impl Core {
                         counts.insert(kernel.name.clone(), (Arc::clone(kernel), u64::from(*weight)));
                     }
                     if cuda.kernels.len() < StepCuda::MAX_KERNELS {
-                        cuda.kernels.push(call.clone());
+                        Arc::make_mut(&mut cuda.kernels).push(call.clone());
                     }
                 }
                 if is_in_it {

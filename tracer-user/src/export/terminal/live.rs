@@ -60,7 +60,7 @@ impl Sink for Live {
     }
 
     fn metric(&mut self, metric: &Metric) {
-        self.meter.metric(metric);
+        self.meter.metric(metric, Instant::now);
     }
 
     fn is_terminal(&self) -> bool {

@@ -246,7 +246,10 @@ fn skew(child: &Span, parent: &Span) -> i64 {
 }
 
 /// The parent's and the child's service of every span whose parent is there, and how often.
-pub(super) fn dependencies(pieces: &[(&Piece, Vec<Span>)], all: &mut BTreeMap<(String, String), u64>) {
+pub(super) fn dependencies(
+    pieces: &[(&Piece, std::borrow::Cow<'_, [Span]>)],
+    all: &mut BTreeMap<(String, String), u64>,
+) {
     let mut services: BTreeMap<SpanId, &Piece> = BTreeMap::new();
     for (piece, spans) in pieces {
         services.extend(spans.iter().map(|span| (span.span_id, *piece)));

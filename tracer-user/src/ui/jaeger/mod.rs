@@ -4,6 +4,7 @@
 //! as traces of their server's service, engine steps as those of `<service>-engine`. Invariant: an answer holds at most [`MAX_BYTES`] and
 //! a trace; what is left out for that is told in its `errors`. Nothing is written: what Jaeger takes by POST is not taken.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ mod form;
 mod go;
 mod search;
 
+/// Spans of one trace in an answer, or a few more: some 100 MB of JSON.
+const MAX_SPANS: usize = 50_000;
 /// Of an answer with traces, before the last of them.
 const MAX_BYTES: usize = 32 << 20;
 /// What `/api/dependencies` looks back at where nothing is said: a day, ms.
@@ -72,10 +75,10 @@ impl Piece {
         }
     }
 
-    fn spans(&self, max: usize) -> Vec<Span> {
+    fn spans(&self, max: usize) -> Cow<'_, [Span]> {
         match self {
-            Self::Request(trace) => trace.spans.clone(),
-            Self::Step(step) => step.spans(max),
+            Self::Request(trace) => Cow::Borrowed(&trace.spans),
+            Self::Step(step) => Cow::Owned(step.spans(max)),
         }
     }
 }
@@ -118,7 +121,7 @@ impl Shown {
         let requests = store.requests().rev().map(|request| Piece::Request(Arc::clone(&request.trace)));
         let mut pieces: Vec<Piece> = requests.collect();
         let mut steps: Vec<Arc<EngineStep>> =
-            store.steps().engines().flat_map(|(_, steps)| steps.iter().cloned()).collect();
+            store.steps().engines().flat_map(|(_, steps)| steps.iter().map(|step| store.steps().whole(step))).collect();
         drop(store);
         steps.sort_by_key(|step| std::cmp::Reverse(step.end_ns));
         pieces.extend(steps.into_iter().map(Piece::Step));
@@ -129,7 +132,7 @@ impl Shown {
     fn of_trace(&self, id: TraceId) -> Vec<Piece> {
         let store = self.kept.store();
         let requests = store.of_trace(id).map(|request| Piece::Request(Arc::clone(&request.trace)));
-        let steps = store.steps().of_trace(id).map(|step| Piece::Step(Arc::clone(step)));
+        let steps = store.steps().of_trace(id).map(|step| Piece::Step(store.steps().whole(step)));
         requests.chain(steps).collect()
     }
 
@@ -230,8 +233,21 @@ impl Shown {
                 }
                 continue;
             }
-            let drawn: Vec<Vec<Span>> = pieces.iter().map(|piece| piece.spans(self.max_spans)).collect();
-            let pieces: Vec<(&Piece, &[Span])> = pieces.iter().zip(drawn.iter().map(Vec::as_slice)).collect();
+            let mut drawn: Vec<Cow<'_, [Span]>> = Vec::new();
+            let mut spans = 0;
+            for piece in &pieces {
+                // All requests of a run may be of one trace, where a caller says so.
+                if spans > MAX_SPANS {
+                    break;
+                }
+                drawn.push(piece.spans(self.max_spans));
+                spans += drawn.last().map_or(0, |of| of.len());
+            }
+            if drawn.len() < pieces.len() {
+                let cut = pieces.len() - drawn.len();
+                errors.push(json!({"msg": format!("{cut} requests of a trace are left out: it is too large"), "traceID": form::trace_id(id)}));
+            }
+            let pieces: Vec<(&Piece, &[Span])> = pieces.iter().zip(drawn.iter().map(|of| &**of)).collect();
             if count > 0 {
                 body.push(b',');
             }
@@ -267,9 +283,9 @@ impl Shown {
         }
         let mut all = BTreeMap::new();
         for pieces in traces.into_values() {
-            let drawn: Vec<(&Piece, Vec<Span>)> =
+            let drawn: Vec<(&Piece, Cow<'_, [Span]>)> =
                 pieces.iter().map(|piece| (piece, piece.spans(self.max_spans))).collect();
-            let spans = || drawn.iter().flat_map(|(_, spans)| spans);
+            let spans = || drawn.iter().flat_map(|(_, spans)| &**spans);
             let is_within = spans().map(|span| i128::from(span.start_ns)).min().is_some_and(|at| at > start)
                 && spans().map(|span| i128::from(span.end_ns)).max().is_some_and(|at| at < end);
             if is_within {
