@@ -7,7 +7,7 @@ use crate::export::kept::Kept;
 use crate::export::terminal::{Style, waterfall, write_line};
 use crate::store::{Request, Store};
 use crate::why::slow::{Slowness, slowest};
-use crate::why::{self, Around, Verdict};
+use crate::why::{self, Near, Verdict};
 
 /// Requests that an answer tells of: more than that is no name.
 const MOST: usize = 20;
@@ -68,8 +68,7 @@ fn by_name(source: &impl Source, ask: &Ask, paper: Paper) -> Vec<Found> {
     let tell = |request: &Request| {
         let mut found = name(request, id);
         if is_told && !matches!(ask, Ask::Find { .. }) {
-            let around = source.look(|store| why::around(store, &request.trace));
-            let verdict = why::explain(&request.trace, &around);
+            let verdict = verdict(source, request);
             fill(&mut found, ask, request, &verdict, paper);
         }
         found
@@ -85,14 +84,18 @@ fn fill(found: &mut Found, ask: &Ask, request: &Request, verdict: &Verdict, pape
     };
 }
 
+/// What is near is taken out of the source in one look, and judged without it: others wait for it.
+fn verdict(source: &impl Source, request: &Request) -> Verdict {
+    let near = source.look(|store| Near::of(store, &request.trace));
+    why::explain(&request.trace, &near.around(&request.trace))
+}
+
 fn slow(source: &impl Source, most: usize, paper: Paper) -> Vec<Found> {
     let requests: Vec<Request> = source.look(|store| store.requests().cloned().collect());
     let slow = slowest(&requests, most);
-    let around: Vec<Around> =
-        source.look(|store| slow.iter().map(|(at, _)| why::around(store, &requests[*at].trace)).collect());
-    let tell = |((at, how), around): (&(usize, Slowness), &Around)| {
+    let tell = |(at, how): &(usize, Slowness)| {
         let request = &requests[*at];
-        let verdict = why::explain(&request.trace, around);
+        let verdict = verdict(source, request);
         let paragraph = plain(&why::text::paragraph(&request.trace, &verdict), paper);
         let mut found = name(request, "");
         found.score = Some(how.score);
@@ -100,7 +103,7 @@ fn slow(source: &impl Source, most: usize, paper: Paper) -> Vec<Found> {
         found.document = documents::why(request, &verdict, &paragraph, Some(how));
         found
     };
-    slow.iter().zip(&around).map(tell).collect()
+    slow.iter().map(tell).collect()
 }
 
 /// Its ids, and nothing else.

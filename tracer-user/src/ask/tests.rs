@@ -223,3 +223,18 @@ fn a_store_of_many_is_asked_in_no_time() {
     // 40 ms in a debug build on a shared 2-core VM.
     assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn the_store_is_held_for_one_request_at_a_time() {
+    struct Looks(Store, std::cell::Cell<usize>);
+    impl Source for Looks {
+        fn look<T>(&self, at: impl FnOnce(&Store) -> T) -> T {
+            self.1.set(self.1.get() + 1);
+            at(&self.0)
+        }
+    }
+    let looks = Looks(store(), std::cell::Cell::new(0));
+    let told = answer(&looks, &Question { v: VERSION, ask: Ask::Slow { most: 5 }, paper: PAPER });
+    assert_eq!(told.found.len(), 3);
+    assert_eq!(looks.1.get(), 1 + 3 + 1, "for all of them, for each, and how many there are");
+}

@@ -138,6 +138,7 @@ impl Exchange {
         size_of::<Self>()
             + self.head.method.capacity()
             + self.head.path.capacity()
+            + self.blocked.held_bytes()
             + texts.iter().chain(&learned).map(text).sum::<usize>()
     }
 

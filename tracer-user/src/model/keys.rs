@@ -111,6 +111,7 @@ pub mod attribute {
     pub const LAST_LAG: &str = "inferspan.front_end.last_lag_seconds";
     pub const HTTP_WAITED: &str = "inferspan.http.waited_seconds";
     pub const BLOCKED: &str = "inferspan.client.blocked_seconds";
+    pub const BLOCKED_AFTER: &str = "inferspan.client.blocked_after_seconds";
     pub const BLOCKED_WRITES: &str = "inferspan.client.blocked_writes";
     pub const BATCH_REQUESTS: &str = "inferspan.batch.requests";
     pub const BATCH_TOKENS: &str = "inferspan.batch.tokens";
@@ -195,7 +196,7 @@ pub mod attribute {
         (CUDA_SHARE_COPIES_P2P, CUDA_SHARE_COPY_BYTES_P2P),
     ];
 
-    pub const ALL: [&str; 121] = [
+    pub const ALL: [&str; 122] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -253,6 +254,7 @@ pub mod attribute {
         LAST_LAG,
         HTTP_WAITED,
         BLOCKED,
+        BLOCKED_AFTER,
         BLOCKED_WRITES,
         BATCH_REQUESTS,
         BATCH_TOKENS,

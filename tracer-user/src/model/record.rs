@@ -119,6 +119,15 @@ impl Finished<'_> {
         self.generations.iter().rev().max_by_key(|g| span(g)).copied()
     }
 
+    /// When the engine gave the last token of all its engine requests, as far as that is known.
+    pub fn last_token(&self) -> Option<EventNanos> {
+        let last = |g: &&Generation| {
+            let own = g.last.or(g.first).map(|tokens| tokens.at);
+            own.max(g.beams.as_ref().and_then(|beams| beams.from.map(|_| beams.to)))
+        };
+        self.generations.iter().filter_map(last).max()
+    }
+
     fn sum(&self, count: impl Fn(&Generation) -> Option<u64>) -> Option<u64> {
         let counts: Vec<u64> = self.generations.iter().filter_map(|g| count(g)).collect();
         (!counts.is_empty()).then(|| counts.into_iter().fold(0, u64::saturating_add))

@@ -38,6 +38,8 @@ pub(super) fn attributes(finished: &Finished<'_>, server: &Server) -> Attributes
         let blocked = exchange.blocked.seen();
         add(attribute::HTTP_WAITED, exchange.waited().map(|ns| Value::Float(ns as f64 / 1e9)));
         add(attribute::BLOCKED, blocked.map(|(seconds, _)| Value::Float(seconds)));
+        let after = finished.last_token().filter(|_| blocked.is_some()).map(|at| exchange.blocked.after(at));
+        add(attribute::BLOCKED_AFTER, after.map(|ns| Value::Float(ns as f64 / 1e9)));
         add(attribute::BLOCKED_WRITES, blocked.map(|(_, times)| int(times)));
     }
     let generation = finished.generations.first();

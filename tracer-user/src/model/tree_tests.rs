@@ -4,6 +4,7 @@ use super::*;
 use crate::decode::http::RequestHead;
 use crate::engine::{Identity, Operation, SchedulerStats};
 use crate::input::End;
+use crate::model::blocked::Blocked;
 use crate::model::generation::{Phase, TokensAt};
 use crate::model::lags::Lagged;
 use crate::model::load::{Loads, Wait};
@@ -231,4 +232,28 @@ fn a_wait_says_what_the_engine_did_meanwhile_and_the_root_how_late_the_front_end
     let (int, float) = (|n| Some(Value::Int(n)), |x| Some(Value::Float(x)));
     assert_eq!(said(&waited), ([int(6), int(4), int(4), float(1.0)], [float(0.25), float(1.0), float(0.125)]));
     assert_eq!(said(&generation()), ([None, None, None, None], [None, None, None]), "what nobody said is left out");
+}
+
+#[test]
+fn what_a_client_took_nothing_for_behind_the_last_token_is_told_apart() {
+    // tokens until 8 s, the response until 9 s; no bytes taken 6 … 8.5 s
+    let mut exchange = exchange();
+    exchange.blocked.begins(6 * SECOND);
+    exchange.blocked.ends(8 * SECOND + SECOND / 2);
+    let told = |exchange: &Exchange, generations: &[Generation]| {
+        let (trace, _) = drawn(&finished(Some(exchange), generations), &Clock::default(), 2000);
+        let of = |key: &str| match trace.spans[0].attributes.iter().find(|(known, _)| *known == key) {
+            Some((_, Value::Float(seconds))) => Some(*seconds),
+            _ => None,
+        };
+        (of(attribute::BLOCKED), of(attribute::BLOCKED_AFTER))
+    };
+    assert_eq!(told(&exchange, &[generation()]), (Some(2.5), Some(0.5)));
+    // Of several the last token of all counts.
+    let mut longer = generation();
+    longer.last = longer.last.map(|last| TokensAt { at: last.at + SECOND / 4, ..last });
+    assert_eq!(told(&exchange, &[generation(), longer]), (Some(2.5), Some(0.25)));
+    assert_eq!(told(&exchange, &[]), (Some(2.5), None), "when the last token came is not known");
+    exchange.blocked = Blocked::default();
+    assert_eq!(told(&exchange, &[generation()]), (None, None));
 }

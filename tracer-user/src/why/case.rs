@@ -19,6 +19,8 @@ pub(super) struct Case<'a> {
     pub(super) generations: usize,
     /// The engine that ran it, where that is known.
     pub(super) engine: Option<u32>,
+    /// How often that engine preempted it, as it says.
+    pub(super) preemptions: u64,
     pub(super) waits: Vec<&'a Span>,
     pub(super) prefill: Option<&'a Span>,
     pub(super) decode: Option<&'a Span>,
@@ -51,6 +53,7 @@ impl<'a> Case<'a> {
             detokenize: named(span::DETOKENIZE).next(),
             generations: named(span::GENERATION).count().max(1),
             engine: int(of_engine, attribute::ENGINE_INDEX).and_then(|engine| u32::try_from(engine).ok()),
+            preemptions: int(of_engine, attribute::PREEMPTIONS).unwrap_or(0),
             waits: below(span::QUEUE, parent).collect(),
             prefill: below(span::PREFILL, parent).next(),
             decode,

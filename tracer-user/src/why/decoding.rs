@@ -1,13 +1,14 @@
 //! Other requests' prompts inside its decode steps: what such a step took over a usual one.
 //!
 //! Steps of the engine say how many tokens of prompts they computed; a prompt that is computed over several steps counts whole in the last
-//! of them, so the others are told by the times in which prompts of others were computed.
+//! of them, so the others are told by the times in which prompts of others were computed, seen or, where no trace tells of one, inferred.
 
 use super::Kind;
 use super::case::{int, took};
 use super::judge::{Charge, Judge};
 use super::ledger::Ledger;
 use super::limits;
+use super::untold::is_slowed;
 use super::usual::{has_others, overlaps, took_of};
 use super::words::{count, number, time};
 use crate::model::keys::attribute;
@@ -55,7 +56,7 @@ fn slowed(judge: &Judge<'_>, step: &EngineStep) -> Option<Slowed> {
     let own = judge.case.own_prompt_in((step.trace_id, step.span_id));
     let tokens = step.prefill_tokens.saturating_sub(own);
     let has_some = tokens >= limits::FEW || (tokens == 0 && has_others(step, judge.case, &judge.others));
-    let is_slowed = excess as f64 > usual as f64 * limits::SLOWED && has_some;
+    let is_slowed = is_slowed(took_of(step), usual) && has_some;
     is_slowed.then_some(Slowed { from: step.start_ns, to: step.end_ns, excess, usual, tokens })
 }
 
@@ -65,8 +66,7 @@ fn of_tree(judge: &Judge<'_>) -> Vec<Slowed> {
     let shown = judge.case.pieces.iter().filter(|piece| int(piece, attribute::STEP).is_some());
     let slow = shown.filter_map(|piece| {
         let excess = took(piece).saturating_sub(usual);
-        let is_slowed =
-            excess as f64 > usual as f64 * limits::SLOWED && overlaps(piece.start_ns, piece.end_ns, &judge.others);
+        let is_slowed = is_slowed(took(piece), usual) && overlaps(piece.start_ns, piece.end_ns, &judge.others);
         is_slowed.then_some(Slowed { from: piece.start_ns, to: piece.end_ns, excess, usual, tokens: 0 })
     });
     slow.collect()

@@ -2,6 +2,7 @@
 
 use super::Kind;
 use super::case::{float, int, is_inferred, took};
+use super::client;
 use super::judge::{Charge, Judge};
 use super::ledger::Ledger;
 use super::limits;
@@ -72,12 +73,15 @@ fn late(judge: &Judge<'_>, inferred: bool) -> Charge {
 }
 
 /// From the engine's outputs on. A front end that waits for its client takes outputs up late by that: what the client is to blame for is
-/// taken off.
+/// taken off, of what came behind the last token only what the client took nothing for there.
 pub(super) fn judge_after(judge: &mut Judge<'_>) {
     let (root, last_token) = (judge.case.root, judge.case.last_token());
-    let blocked = float(root, attribute::BLOCKED).map_or(0, words::ns);
-    let lag = |key| float(root, key).map_or(0, words::ns).saturating_sub(blocked);
-    let last = lag(attribute::LAST_LAG);
+    let blocked = client::blocked(root).unwrap_or(0);
+    let behind = client::behind_last_token(root).unwrap_or(blocked);
+    // Of several engine requests they are of all, and one is judged.
+    let is_one = judge.case.generations == 1;
+    let lag = |key, blocked: u64| float(root, key).filter(|_| is_one).map_or(0, words::ns).saturating_sub(blocked);
+    let last = lag(attribute::LAST_LAG, behind);
     if let Some(at) = last_token.filter(|_| last > 0) {
         let charge = late(judge, false);
         let claim = |ledger: &mut Ledger| ledger.claim(at, at.saturating_add(last));
@@ -85,7 +89,7 @@ pub(super) fn judge_after(judge: &mut Judge<'_>) {
             format!("its last output was taken up {} after the engine sent it", time(taken))
         });
     }
-    let first = lag(attribute::FIRST_LAG);
+    let first = lag(attribute::FIRST_LAG, blocked);
     let first_token = judge.case.decode.map(|decode| decode.start_ns).or(last_token);
     if let Some(at) = first_token.filter(|_| first > 0) {
         let charge = late(judge, false);
@@ -94,13 +98,13 @@ pub(super) fn judge_after(judge: &mut Judge<'_>) {
             format!("its first output was taken up {} after the engine sent it", time(taken))
         });
     }
-    let most = lag(attribute::MAX_LAG);
+    let most = lag(attribute::MAX_LAG, blocked);
     if let Some(decode) = judge.case.decode.filter(|_| most > first.max(last)) {
         let charge = late(judge, false);
         let claim = |ledger: &mut Ledger| ledger.claim_some(decode.start_ns, decode.end_ns, most);
         judge.blame(&charge, claim, |_| format!("outputs were taken up as much as {} late", time(most)));
     }
-    if let Some(detokenize) = judge.case.detokenize.filter(|of| took(of) > blocked) {
+    if let Some(detokenize) = judge.case.detokenize.filter(|of| took(of) > behind) {
         let charge = late(judge, is_inferred(detokenize));
         let claim = |ledger: &mut Ledger| ledger.claim(detokenize.start_ns, detokenize.end_ns);
         judge.blame(&charge, claim, |taken| format!("{} from its last output to the last byte written", time(taken)));

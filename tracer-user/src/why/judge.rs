@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::case::{Case, int, took};
 use super::ledger::Ledger;
 use super::others::{Others, Times};
-use super::usual::Usual;
+use super::untold::Untold;
+use super::usual::{Usual, took_of};
 use super::words::{count, time};
 use super::{Around, Cause, Kind, Verdict, limits};
 use crate::model::keys::attribute;
@@ -16,8 +17,12 @@ pub(super) struct Judge<'a> {
     pub(super) case: &'a Case<'a>,
     /// The steps of its engine that overlap it.
     pub(super) steps: Vec<&'a EngineStep>,
+    /// Those that were over before it came.
+    pub(super) before: Vec<&'a EngineStep>,
     pub(super) usual: Usual,
-    pub(super) others: Others<'a>,
+    pub(super) others: Others,
+    /// From here on its steps may be parts of a prompt that has not ended, unix ns.
+    pub(super) open_from: Option<u64>,
     /// Times in which prompts of others were tokenized, apart and in order.
     pub(super) tokenizing: Times,
     ledger: Ledger,
@@ -38,11 +43,16 @@ impl<'a> Judge<'a> {
         let is_its = |step: &&EngineStep| case.engine.is_none_or(|engine| step.engine == engine);
         let steps: Vec<&EngineStep> = around.steps.iter().map(|step| &**step).filter(is_its).collect();
         let before: Vec<&EngineStep> = around.before.iter().map(|step| &**step).filter(is_its).collect();
-        let others = Others::of(case, around);
+        let told = Others::of(case, around);
+        let usual = Usual::of(case, &before, &steps, &told);
+        let next = around.after.iter().map(|step| &**step).filter(is_its);
+        let known: Vec<&EngineStep> = steps.iter().copied().chain(next).collect();
+        let untold = Untold::of(case, &known, &usual, &told);
+        let others = told.with(untold.prompts);
         let usual = Usual::of(case, &before, &steps, &others);
         let ledger = Ledger::new(case.root.start_ns, case.root.end_ns);
         let tokenizing = Times::of(around.tokenizing.iter().copied());
-        Self { case, steps, usual, others, tokenizing, ledger, causes: Vec::new() }
+        Self { case, steps, before, usual, others, open_from: untold.open_from, tokenizing, ledger, causes: Vec::new() }
     }
 
     pub(super) fn is_below_noise(&self) -> bool {
@@ -94,6 +104,19 @@ impl<'a> Judge<'a> {
         let first = self.steps.partition_point(|step| middle(step) < from);
         let count = self.steps[first..].partition_point(|step| middle(step) < to);
         &self.steps[first..first + count]
+    }
+
+    /// It may be a part of a prompt that has not ended: whether it was slow for that, nobody knows.
+    pub(super) fn may_be_a_prompts(&self, step: &EngineStep) -> bool {
+        self.open_from.is_some_and(|from| step.start_ns >= from)
+    }
+
+    /// What such steps took over usual ones, ns.
+    pub(super) fn withheld(&self) -> u64 {
+        let Some((from, to)) = self.case.in_engine() else { return 0 };
+        let open = self.steps_within(from, to).iter().filter(|step| self.may_be_a_prompts(step));
+        let over = open.map(|step| took_of(step).saturating_sub(self.usual.step(step.requests).unwrap_or(u64::MAX)));
+        over.fold(0, u64::saturating_add)
     }
 
     pub(super) fn verdict(mut self, unseen: Vec<String>) -> Verdict {

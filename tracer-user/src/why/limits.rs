@@ -20,7 +20,7 @@ pub const WAIT_STEPS: u64 = 2;
 pub const KV_FULL: f64 = 0.90;
 /// Up to here it is not what a request waits for.
 pub const KV_FREE: f64 = 0.50;
-/// The batch is full where as many run as ever did, in so many of the steps.
+/// The batch is full where as many run as ever did, in so many of the steps, and had in some [`LIKE`] or more before.
 pub const BATCH_FULL: f64 = 0.80;
 /// The part of a wait that other prompts have to fill, one in the engine or any in the tokenizer, to be what was waited for.
 pub const WAIT_BEHIND_PROMPT: f64 = 0.70;
@@ -56,3 +56,5 @@ pub const LAST: f64 = 0.6;
 
 /// Steps before a request that are looked at for what is usual.
 pub const BEFORE: usize = 512;
+/// And after it: a prompt of 128,000 tokens takes so many of 512.
+pub const AFTER: usize = 256;

@@ -28,10 +28,11 @@ pub mod slow;
 mod steps;
 pub mod text;
 mod unseen;
+mod untold;
 mod usual;
 mod words;
 
-pub use around::around;
+pub use around::{Near, around};
 use case::Case;
 use judge::Judge;
 
@@ -125,7 +126,9 @@ pub struct Around {
     pub steps: Vec<Arc<EngineStep>>,
     /// The steps of its engines that were over before it came, the newest of them: what is usual there.
     pub before: Vec<Arc<EngineStep>>,
-    /// The prefills of other requests on its engines that overlap it.
+    /// The steps of its engines that began after it was over, the oldest of them: a prompt that is computed over many ends in one of them.
+    pub after: Vec<Arc<EngineStep>>,
+    /// The prefills of other requests on its engines that overlap it, or the steps after it.
     pub prefills: Vec<Prefill>,
     /// The times in which prompts of other requests of its server were tokenized, that overlap it, unix ns.
     pub tokenizing: Vec<(u64, u64)>,
@@ -134,7 +137,7 @@ pub struct Around {
 /// Another request's prompt while it was computed; or what a preempted one had, while that was computed again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prefill {
-    /// Whose.
+    /// Whose; of a prompt that no trace tells of, the step in which it ended.
     pub trace: TraceId,
     pub engine: u32,
     pub start_ns: u64,

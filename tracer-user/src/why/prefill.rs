@@ -48,18 +48,15 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
     }
 }
 
-/// Tokens of other prompts that were computed meanwhile: by the steps' own counts, or by the parts of the prompts that overlap.
+/// Tokens of other prompts that were computed meanwhile: the parts of them that overlap, and what the steps say that none of them explains.
 fn others_tokens(judge: &Judge<'_>, prefill: &Span) -> u64 {
-    let of_step = |step: &&crate::output::EngineStep| {
-        step.prefill_tokens.saturating_sub(judge.case.own_prompt_in((step.trace_id, step.span_id)))
-    };
-    let steps = judge.steps_within(prefill.start_ns, prefill.end_ns).iter().map(of_step);
-    let by_steps = steps.fold(0, u64::saturating_add);
+    let steps = judge.steps_within(prefill.start_ns, prefill.end_ns).iter();
+    let untold = steps.map(|step| judge.others.untold_in(step, judge.case)).fold(0, u64::saturating_add);
     let by_overlap = judge.others.within(prefill.start_ns, prefill.end_ns).map(|(of, overlap)| {
         let whole = of.end_ns.saturating_sub(of.start_ns).max(1);
         (of.tokens.unwrap_or(0) as f64 * (overlap as f64 / whole as f64)) as u64
     });
-    by_steps.max(by_overlap.fold(0, u64::saturating_add))
+    by_overlap.fold(untold, u64::saturating_add)
 }
 
 fn words(prefill: &Span) -> String {

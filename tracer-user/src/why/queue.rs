@@ -39,7 +39,7 @@ struct Fullness {
     running: Option<u64>,
     /// The most of it.
     kv: Option<f64>,
-    /// As many ran as ever did.
+    /// As many ran as ever did, and as had before it came.
     is_batch_full: bool,
 }
 
@@ -48,16 +48,11 @@ impl Fullness {
         let steps: Vec<&EngineStep> = judge.steps_within(wait.start_ns, wait.end_ns).to_vec();
         let stats = || steps.iter().filter_map(|step| step.stats);
         let first = stats().next();
-        // Of a full batch those that end are gone when the step says how many run.
-        let batch = |step: &EngineStep| step.stats.map(|stats| stats.running.max(step.requests));
-        let ran = judge.steps.iter().filter_map(|step| batch(step)).max().unwrap_or(0);
-        let is_full = |running: &u64| running.saturating_mul(10) >= ran.saturating_mul(9);
-        let full = steps.iter().filter_map(|step| batch(step)).filter(is_full).count();
         Self {
             waiting: int(wait, attribute::QUEUE_WAITING).or(first.map(|of| of.waiting.saturating_sub(1))),
             running: stats().map(|of| of.running).max().or(int(wait, attribute::QUEUE_RUNNING)),
             kv: float(wait, attribute::QUEUE_KV_USAGE).or(stats().map(|of| of.kv_cache_usage).reduce(f64::max)),
-            is_batch_full: ran > 0 && full as f64 >= stats().count() as f64 * limits::BATCH_FULL && full > 0,
+            is_batch_full: is_batch_full(judge, &steps),
         }
     }
 
@@ -81,6 +76,20 @@ impl Fullness {
     }
 }
 
+/// Whether as many ran in these steps as ever did. That so many had run before it came, and no more, is what tells a full batch from one that
+/// just did not grow: where that is not known, neither is this.
+fn is_batch_full(judge: &Judge<'_>, steps: &[&EngineStep]) -> bool {
+    // Of a full batch those that end are gone when the step says how many run.
+    let batch = |step: &&EngineStep| step.stats.map(|stats| stats.running.max(step.requests));
+    let before: Vec<u64> = judge.before.iter().filter_map(batch).collect();
+    let before_it = before.iter().copied().max().filter(|_| before.len() >= limits::LIKE).unwrap_or(0);
+    let ever = judge.steps.iter().filter_map(batch).fold(before_it, u64::max);
+    let is_full = |running: u64| running > 0 && running.saturating_mul(10) >= ever.saturating_mul(9);
+    let said: Vec<u64> = steps.iter().filter_map(batch).collect();
+    let full = said.iter().filter(|running| is_full(**running)).count();
+    full > 0 && full as f64 >= said.len() as f64 * limits::BATCH_FULL && is_full(before_it)
+}
+
 /// What is said where one other prompt fills the wait: it took the tokens that a step may compute.
 fn behind_a_prompt(judge: &Judge<'_>, wait: &Span) -> Option<String> {
     let usual = judge.usual.any()?.saturating_mul(limits::PREFILL_STEPS);
@@ -97,7 +106,7 @@ fn preemptions(judge: &mut Judge<'_>) {
     let waits: Vec<&Span> = judge.case.waits_for("preemption").collect();
     let Some(first) = waits.first() else { return };
     let lost: Vec<(u64, u64)> = waits.iter().map(|wait| (wait.start_ns, regained(judge, wait))).collect();
-    let times = int(judge.case.root, attribute::PREEMPTIONS).unwrap_or(0).max(waits.len() as u64);
+    let times = judge.case.preemptions.max(waits.len() as u64);
     let waited = waits.iter().fold(0, |sum: u64, wait| sum.saturating_add(took(wait)));
     let kv = waits.iter().filter_map(|wait| float(wait, attribute::QUEUE_KV_USAGE)).reduce(f64::max);
     let of_steps = judge.steps_within(first.start_ns, first.end_ns).iter().filter_map(|step| step.stats);

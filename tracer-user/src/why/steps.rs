@@ -1,4 +1,6 @@
 //! Steps that took longer than such steps do, for no reason that is seen: single ones, or all of them since before it came.
+//!
+//! Steps that may be parts of a prompt of others that has not ended are left out: [`super::unseen`] tells of them.
 
 use super::Kind;
 use super::judge::{Charge, Judge, middle};
@@ -13,7 +15,7 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
     // A short prompt of its own makes no step longer.
     let is_plain = |step: &&&EngineStep| {
         let is_short = step.prefill_tokens < limits::LONG_PROMPT;
-        is_short && step.requests > 0 && !has_others(step, judge.case, &judge.others)
+        is_short && step.requests > 0 && !judge.may_be_a_prompts(step) && !has_others(step, judge.case, &judge.others)
     };
     let steps: Vec<&EngineStep> = judge.steps_within(from, to).iter().filter(is_plain).copied().collect();
     if !all(judge, &steps) {

@@ -2,6 +2,7 @@
 
 use super::case::{Case, text};
 use super::judge::Judge;
+use super::limits;
 use crate::model::keys::attribute;
 use crate::output::{Missing, Outcome};
 
@@ -24,6 +25,9 @@ pub(super) fn of(case: &Case<'_>, judge: &Judge<'_>) -> Vec<String> {
     if steps.is_empty() {
         out.push("the engine's steps meanwhile: they are not kept".to_owned());
         return out;
+    }
+    if judge.withheld() >= judge.floor(limits::LEAST_ON_A_BUSY_HOST, limits::LEAST_SHARE_OF_STEPS) {
+        out.push("whose prompt was computed in its slow steps, if one was: it has not ended".to_owned());
     }
     if steps.iter().all(|step| step.stats.is_none()) {
         out.push("how full the engine was: its scheduler keeps no statistics".to_owned());

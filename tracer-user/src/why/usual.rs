@@ -30,18 +30,18 @@ pub(super) fn took_of(step: &EngineStep) -> u64 {
 }
 
 /// Whether a prompt of others was computed in a step, as far as that is seen.
-pub(super) fn has_others(step: &EngineStep, case: &Case<'_>, others: &Others<'_>) -> bool {
+pub(super) fn has_others(step: &EngineStep, case: &Case<'_>, others: &Others) -> bool {
     let own = case.own_prompt_in((step.trace_id, step.span_id));
     step.prefill_tokens > own || overlaps(step.start_ns, step.end_ns, others)
 }
 
 /// Whether prompts of others fill enough of a time.
-pub(super) fn overlaps(from: u64, to: u64, others: &Others<'_>) -> bool {
+pub(super) fn overlaps(from: u64, to: u64, others: &Others) -> bool {
     others.overlap(from, to) as f64 > to.saturating_sub(from) as f64 * limits::OVERLAP
 }
 
 impl Usual {
-    pub(super) fn of(case: &Case<'_>, before: &[&EngineStep], during: &[&EngineStep], others: &Others<'_>) -> Self {
+    pub(super) fn of(case: &Case<'_>, before: &[&EngineStep], during: &[&EngineStep], others: &Others) -> Self {
         let own = case.prefill.map_or((0, 0), |prefill| (prefill.start_ns, prefill.end_ns));
         let is_own = |step: &EngineStep| step.start_ns < own.1 && step.end_ns > own.0;
         let is_plain = |step: &EngineStep| step.requests > 0 && step.prefill_tokens == 0 && step.first_tokens == 0;

@@ -36,9 +36,45 @@ fn the_engines_own_words_at_the_queue_come_before_the_steps() {
     wait.attributes.push((attribute::QUEUE_WAITING, Value::Int(1)));
     wait.attributes.push((attribute::QUEUE_RUNNING, Value::Int(4)));
     wait.attributes.push((attribute::QUEUE_KV_USAGE, Value::Float(0.3)));
+    scene.around.before = before(8, stats(4, 15, 0.2));
     assert_eq!(scene.evidence(), "queued behind 1 request, batch full (4 ran), KV cache 30 % used");
     Arc::get_mut(&mut scene.around.steps[60]).unwrap().stats = stats(16, 0, 0.2);
     assert_eq!(scene.evidence(), "queued behind 1 request, for a place in the batch (4 ran), KV cache 30 % used");
+}
+
+/// So many steps before a request came, that said this.
+fn before(count: u64, stats: Option<SchedulerStats>) -> Vec<Arc<EngineStep>> {
+    let one = |n: u64| {
+        let mut step = step(n, n + 1, 4);
+        step.stats = stats;
+        Arc::new(step)
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn a_batch_is_full_where_as_many_ran_before_and_never_more() {
+    let mut scene = queued();
+    with_stats(&mut scene, 4, 15, 0.2);
+    for (known, is_full) in [
+        (before(0, None), false),
+        (before(7, stats(4, 15, 0.2)), false),
+        (before(8, None), false),
+        (before(8, stats(4, 15, 0.2)), true),
+        (before(8, stats(16, 0, 0.2)), false),
+    ] {
+        scene.around.before = known;
+        let reason = if is_full { "batch full" } else { "for a place in the batch" };
+        let said = format!("queued behind 14 requests, {reason} (4 ran), KV cache 20 % used");
+        assert_eq!(scene.evidence(), said, "{:?}", scene.around.before.first());
+    }
+    // One that ran alone before it came, with as many tokens as now, tells of no limit.
+    let mut alone = before(8, stats(1, 0, 0.2));
+    for step in &mut alone {
+        Arc::get_mut(step).unwrap().requests = 1;
+    }
+    scene.around.before = alone;
+    assert!(scene.evidence().contains("for a place in the batch (4 ran)"), "{}", scene.evidence());
 }
 
 #[test]
@@ -190,9 +226,119 @@ fn a_prompt_in_chunks_is_in_every_step_that_it_overlaps() {
     };
     scene.around.prefills.push(prefill(600));
     assert_eq!(scene.blamed(), [(Kind::PrefillOfOthers, 360)]);
-    // On another engine it is no matter: what is left is slow for no reason that is seen.
+    // On another engine it is no matter; the fourth step still says that a prompt ended there, whosever it was.
     scene.around.prefills[0].engine = 1;
+    assert_eq!(scene.blamed(), [(Kind::PrefillOfOthers, 360)]);
+    assert!(scene.evidence().starts_with("prompts of other requests (8,192 tokens) were computed in 4 of its"));
+    // A prompt that is known to have been computed in that step alone explains it, and not the others.
+    let known = prefill(600);
+    scene.around.prefills = vec![Prefill { start_ns: 502 * MS, ..known }];
     assert_eq!(scene.blamed(), [(Kind::SlowSteps, 270)], "the fourth alone is too little");
+    // Nor does a short one that nobody tells of.
+    scene.around.prefills.clear();
+    let fourth = scene.around.steps.iter_mut().find(|step| step.prefill_tokens > 0).unwrap();
+    Arc::get_mut(fourth).unwrap().prefill_tokens = 300;
+    assert_eq!(scene.blamed(), [(Kind::SlowSteps, 270)], "one step is enough for it");
+}
+
+#[test]
+fn a_step_is_not_slow_for_a_prompt_of_a_few_tokens() {
+    // tokens of 10 ms, but three of 100 ms from 500 on, all through which another's prompt is computed
+    let mut scene = Scene::new(1_000);
+    scene.prefill(0, 10, 20);
+    scene.decode(10, 1_000, 73);
+    scene.steps(10, 500, 10, 4);
+    scene.steps(500, 800, 100, 4);
+    scene.steps(800, 1_000, 10, 4);
+    for (tokens, kind) in
+        [(Some(63), Kind::SlowSteps), (Some(64), Kind::PrefillOfOthers), (None, Kind::PrefillOfOthers)]
+    {
+        let (start_ns, end_ns) = (500 * MS, 800 * MS);
+        scene.around.prefills = vec![Prefill { trace: TraceId([9; 16]), engine: 0, start_ns, end_ns, tokens }];
+        assert_eq!(scene.blamed(), [(kind, 270)], "{tokens:?}");
+    }
+}
+
+/// tokens of 10 ms until 700, then three of 100 ms; on goes the engine with `after` steps of 100 ms that have no prompt's end
+fn slow_until_its_end(running: u64, after: u64) -> Scene {
+    let mut scene = Scene::new(1_000);
+    scene.prefill(0, 10, 20);
+    scene.decode(10, 1_000, 73);
+    scene.steps(10, 700, 10, 4);
+    scene.steps(700, 1_000, 100, 4);
+    with_stats(&mut scene, running, 0, 0.2);
+    let next = (0..after).map(|n| Arc::new(step(1_000 + n * 100, 1_100 + n * 100, 4)));
+    scene.around.after = next.collect();
+    scene
+}
+
+const UNTOLD: &str = "whose prompt was computed in its slow steps, if one was: it has not ended";
+
+#[test]
+fn slow_steps_in_which_somebodys_prompt_may_be_computed_still_are_not_blamed() {
+    for after in [0, 5] {
+        let scene = slow_until_its_end(5, after);
+        assert_eq!(scene.blamed(), [(Kind::ManyTokens, 990)], "one more ran than gave tokens");
+        assert!(scene.verdict().unseen.iter().any(|what| what == UNTOLD), "{:?}", scene.verdict());
+    }
+    let scene = slow_until_its_end(4, 0);
+    assert_eq!(scene.blamed(), [(Kind::SlowSteps, 270)], "all that ran gave tokens");
+    assert!(!scene.verdict().unseen.iter().any(|what| what == UNTOLD));
+    let mut scene = slow_until_its_end(5, 2);
+    scene.around.after.push(Arc::new(step(1_200, 1_210, 4)));
+    assert_eq!(scene.blamed(), [(Kind::SlowSteps, 270)], "they ended, and with them no prompt");
+}
+
+#[test]
+fn a_prompt_that_ends_after_a_request_was_computed_in_its_last_steps() {
+    let mut scene = slow_until_its_end(5, 2);
+    let mut last = step(1_200, 1_300, 5);
+    last.prefill_tokens = 8_192;
+    scene.around.after.push(Arc::new(last));
+    assert_eq!(scene.blamed(), [(Kind::PrefillOfOthers, 270)]);
+    assert!(scene.verdict().causes[0].inferred);
+    assert!(!scene.verdict().unseen.iter().any(|what| what == UNTOLD));
+}
+
+#[test]
+fn a_wait_behind_a_prompt_that_no_trace_tells_of_is_that_prompts() {
+    // 0 queued 500: five steps of 100 ms, the last of which ends a prompt of 8,000 tokens
+    let mut scene = queued();
+    scene.around.steps.retain(|step| step.start_ns >= 500 * MS);
+    scene.steps(0, 500, 100, 4);
+    scene.around.steps.sort_by_key(|step| step.end_ns);
+    with_stats(&mut scene, 2, 1, 0.3);
+    Arc::get_mut(&mut scene.around.steps[4]).unwrap().prefill_tokens = 8_000;
+    assert_eq!(scene.blamed(), [(Kind::PrefillOfOthers, 500)]);
+    assert_eq!(scene.evidence(), "waited while the prompt of another request was computed (8,000 tokens)");
+}
+
+#[test]
+fn a_prompt_that_is_known_counts_by_the_part_that_was_computed_beside() {
+    // 0 ├ prefill of 300 ┤ 400; another of 8,000 from before, 1,600 of them until 400
+    let mut scene = Scene::new(500);
+    scene.prefill(0, 400, 300);
+    scene.step(0, 400, 4).prefill_tokens = 8_300;
+    scene.decode(400, 500, 11);
+    scene.steps(400, 500, 10, 4);
+    scene.root().start_ns = 0;
+    let (start_ns, end_ns) = (0, 400 * MS);
+    let other = Prefill { trace: TraceId([9; 16]), engine: 0, start_ns, end_ns, tokens: Some(1_600) };
+    // Nobody tells of the other 6,400, and of no more.
+    scene.around.prefills = vec![other];
+    assert!(scene.evidence().ends_with("beside 8,000 of other requests'"), "{}", scene.evidence());
+    // It began long before.
+    scene
+        .trace
+        .spans
+        .iter_mut()
+        .for_each(|of| (of.start_ns, of.end_ns) = (of.start_ns + 1_600 * MS, of.end_ns + 1_600 * MS));
+    for step in &mut scene.around.steps {
+        let step = Arc::get_mut(step).unwrap();
+        (step.start_ns, step.end_ns) = (step.start_ns + 1_600 * MS, step.end_ns + 1_600 * MS);
+    }
+    (scene.around.prefills[0].end_ns, scene.around.prefills[0].tokens) = (2_000 * MS, Some(8_000));
+    assert!(scene.evidence().ends_with("beside 1,600 of other requests'"), "{}", scene.evidence());
 }
 
 #[test]
@@ -249,6 +395,8 @@ fn an_engine_that_became_slow_is_told_by_what_was_usual_before_it_came() {
     let before = |took_ms: u64, requests: u64| -> Vec<Arc<EngineStep>> {
         (0..20).map(|n| Arc::new(step(n * took_ms, (n + 1) * took_ms, requests))).collect()
     };
+    // All that run give tokens: no prompt is computed.
+    with_stats(&mut scene, 4, 0, 0.2);
     scene.around.before = before(4, 4);
     assert_eq!(scene.blamed(), [(Kind::SlowSteps, 600)]);
     assert_eq!(scene.evidence(), "its steps took 10 ms, such steps before it came 4.0 ms (batches of 4)");

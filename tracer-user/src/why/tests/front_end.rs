@@ -30,24 +30,47 @@ fn slow_end() -> Scene {
 fn a_client_that_takes_no_bytes_is_slow_and_without_that_nobody_is() {
     let mut scene = slow_end();
     assert_eq!(scene.blamed(), [], "nothing says why the end came so late");
-    scene.float(attribute::BLOCKED, 0.7);
+    scene.blocked(0.7, 0.7);
     scene.root().attributes.push((attribute::BLOCKED_WRITES, Value::Int(12)));
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 700)]);
     assert_eq!(scene.evidence(), "the client's socket took no more bytes for 700 ms (12 writes had to wait)");
+    assert!(!scene.verdict().causes[0].inferred);
 }
 
 #[test]
 fn a_client_that_was_slow_while_the_engine_went_on_cost_nothing() {
     let mut scene = normal();
-    scene.float(attribute::BLOCKED, 0.7);
+    scene.blocked(0.7, 0.0);
     assert_eq!(scene.blamed(), [(Kind::ManyTokens, 990)]);
+    // Nor is what came late for another reason its fault.
+    let mut scene = slow_end();
+    scene.blocked(0.09, 0.0);
+    assert_eq!(scene.blamed(), []);
+    scene.span(span::DETOKENIZE, 300, 900);
+    assert_eq!(scene.blamed(), [(Kind::FrontEndLate, 600)]);
+}
+
+#[test]
+fn a_client_is_blamed_for_what_it_took_nothing_behind_the_last_token_alone() {
+    // 0 ├ prefill ┤ 10 ├ 49 tokens ┤ 500 … the last byte at 900; the client took nothing from 200 to 650
+    let mut scene = Scene::new(900);
+    scene.prefill(0, 10, 20);
+    scene.decode(10, 500, 50);
+    scene.steps(10, 500, 10, 4);
+    scene.blocked(0.45, 0.15);
+    assert_eq!(scene.blamed(), [(Kind::SlowClient, 150)]);
+    let said = "the client's socket took no more bytes for 150 ms after its last token (450 ms in all)";
+    assert_eq!(scene.evidence(), said);
+    // What does not say how much of it was there says nothing of it.
+    scene.root().attributes.retain(|(key, _)| *key != attribute::BLOCKED_AFTER);
+    assert_eq!(scene.blamed(), [(Kind::ManyTokens, 490)]);
 }
 
 #[test]
 fn a_front_end_that_waits_for_its_client_is_not_late() {
     let mut scene = slow_end();
     scene.span(span::DETOKENIZE, 850, 900);
-    scene.float(attribute::BLOCKED, 0.8);
+    scene.blocked(0.8, 0.8);
     scene.float(attribute::LAST_LAG, 0.75);
     scene.float(attribute::MAX_LAG, 0.75);
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 800)]);
@@ -168,9 +191,8 @@ fn a_rejected_request_has_no_cause() {
     assert_eq!(scene.blamed(), []);
 }
 
-#[test]
-fn of_several_engine_requests_the_longest_is_judged() {
-    // generation 1: 0 … 300; generation 2: 0 queued 600 … 1000
+/// generation 1: 0 … 300; generation 2, on engine 1: 0 queued 600 … 1000
+fn several() -> Scene {
     let mut scene = Scene::new(1_000);
     scene.root().attributes.retain(|(key, _)| *key != attribute::ENGINE_INDEX);
     for (id, parent, name, from, to) in [
@@ -185,12 +207,35 @@ fn of_several_engine_requests_the_longest_is_judged() {
         of.attributes.push((attribute::ENGINE_INDEX, Value::Int(i64::from(id == 12))));
         scene.trace.spans.push(of);
     }
+    scene
+}
+
+#[test]
+fn of_several_engine_requests_the_longest_is_judged() {
+    let scene = several();
     assert_eq!(scene.blamed(), [(Kind::Queued, 600)]);
     let unseen = scene.verdict().unseen;
     assert!(
         unseen.iter().any(|what| what == "the other 1 of its engine requests: the longest was judged"),
         "{unseen:?}"
     );
+}
+
+#[test]
+fn what_is_said_of_all_engine_requests_is_not_blamed_on_one() {
+    // generation 2 was preempted once, for 200 ms; all of them five times; the last output of all was taken up late
+    let mut scene = several();
+    scene.root().attributes.push((attribute::PREEMPTIONS, Value::Int(5)));
+    for key in [attribute::FIRST_LAG, attribute::MAX_LAG, attribute::LAST_LAG] {
+        scene.float(key, 0.3);
+    }
+    let longest = scene.trace.spans.iter_mut().find(|of| of.span_id.0[0] == 12).unwrap();
+    longest.attributes.push((attribute::PREEMPTIONS, Value::Int(1)));
+    let mut wait = bare(16, Some(12), span::QUEUE, 700, 900);
+    wait.attributes.push((attribute::REASON, Value::Str("preemption".into())));
+    scene.trace.spans.push(wait);
+    assert_eq!(scene.blamed(), [(Kind::Queued, 600), (Kind::Preempted, 200)]);
+    assert!(scene.verdict().causes[1].evidence.starts_with("preempted 1 time:"), "{:?}", scene.verdict());
 }
 
 #[test]
@@ -204,6 +249,7 @@ fn a_server_of_which_only_http_is_seen_gave_many_tokens_as_far_as_that_tells() {
     assert!(scene.verdict().causes[0].inferred);
     scene.float(attribute::BLOCKED, 0.5);
     assert_eq!(scene.blamed(), [(Kind::SlowClient, 500)]);
+    assert!(scene.verdict().causes[0].inferred, "some of it may have cost nothing");
 }
 
 #[test]

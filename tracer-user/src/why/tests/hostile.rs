@@ -69,7 +69,7 @@ proptest! {
     fn whatever_comes_nothing_breaks_and_a_time_is_blamed_once(
         root in (time(), time()),
         spans in spans(),
-        (steps, before) in (steps(), steps()),
+        (steps, before, after) in (steps(), steps(), steps()),
         prefills in proptest::collection::vec((time(), time(), any::<Option<u64>>()), 0..20),
     ) {
         let mut scene = Scene::new(1);
@@ -80,7 +80,7 @@ proptest! {
             Prefill { trace: TraceId([9; 16]), engine: 0, start_ns, end_ns, tokens }
         });
         let tokenizing = vec![root, (root.1, root.0)];
-        scene.around = Around { steps, before, prefills: prefills.collect(), tokenizing };
+        scene.around = Around { steps, before, after, prefills: prefills.collect(), tokenizing };
         let verdict = explain(&scene.trace, &scene.around);
         let shares: f64 = verdict.causes.iter().map(|cause| cause.share).sum();
         prop_assert!(shares <= 1.000_001, "{:?}", verdict);

@@ -117,6 +117,12 @@ impl Scene {
         self.root().attributes.push((key, Value::Float(seconds)));
     }
 
+    /// Its client took no bytes for so long, and for so much of it behind the last token.
+    pub(super) fn blocked(&mut self, seconds: f64, behind_last_token: f64) {
+        self.float(attribute::BLOCKED, seconds);
+        self.float(attribute::BLOCKED_AFTER, behind_last_token);
+    }
+
     pub(super) fn verdict(&self) -> Verdict {
         let verdict = explain(&self.trace, &self.around);
         let shares: f64 = verdict.causes.iter().map(|cause| cause.share).sum();

@@ -59,5 +59,23 @@ fn what_went_on_around_is_found_in_the_store() {
     let expected =
         Prefill { trace: TraceId([8; 16]), engine: 0, start_ns: 200 * MS, end_ns: 260 * MS, tokens: Some(400) };
     assert_eq!(around.prefills, [expected]);
-    assert_eq!((around.steps.len(), around.before.len()), (20, 10));
+    assert_eq!((around.steps.len(), around.before.len(), around.after.len()), (20, 10, 10));
+}
+
+#[test]
+fn one_that_was_told_of_long_after_it_ended_hides_nobody() {
+    // 100 s … 101 s; another's prompt meanwhile; then one that ended at 1 s is told of
+    let mut store = Store::new(Limits::default());
+    let at = |id: u8, from: u64, to: u64| {
+        let mut scene = Scene::new(to);
+        (scene.root().trace_id, scene.root().start_ns) = (TraceId([id; 16]), from * MS);
+        scene.prefill(from, to, 500);
+        Arc::new(scene.trace)
+    };
+    let trace = at(1, 100_000, 101_000);
+    for told in [Arc::clone(&trace), at(8, 100_200, 100_300), at(9, 0, 1_000)] {
+        store.trace(told);
+    }
+    let prefills = around(&store, &trace).prefills;
+    assert_eq!(prefills.iter().map(|of| of.trace).collect::<Vec<_>>(), [TraceId([8; 16])]);
 }
