@@ -1,8 +1,9 @@
 //! Spans out of a line of OTLP/JSON.
 //!
 //! Enters: a line of at most [`MAX_LINE`] bytes. Leaves: spans with the server that they are of, in their order. Invariant: what a line takes
-//! is bounded by its length: it has at most [`MAX_OBJECTS`] objects, which are counted before any of them is made. Refused, and counted:
-//! lines that are none; spans of other programs; spans without ids, or that end before they begin; keys that are not known here.
+//! is bounded by its length: it has at most [`MAX_OPENED`] objects and lists, which are counted before any of them is made. Refused, and
+//! counted: lines that are none; spans of other programs; spans without ids, or that end before they begin; keys that are not known here, and
+//! attributes over [`MAX_ATTRIBUTES`].
 
 use std::sync::Arc;
 
@@ -14,8 +15,11 @@ use crate::output::{Span, SpanEvent, SpanKind, SpanLink, SpanStatus, Value};
 
 /// Longest line, bytes. A collector's batch of 8,192 spans is about 8 MB.
 pub(super) const MAX_LINE: usize = 32 << 20;
-/// Most objects of a line: a span of ours has about 60, so that a collector's batch of 8,192 has 491,520; each takes up to 400 bytes.
-pub(super) const MAX_OBJECTS: usize = 600_000;
+/// Most objects and lists of a line, each of which is some struct here (a list may stand for an object) and takes up to 400 bytes: a span of
+/// ours has about 60 of the one and 5 of the other, so that a collector's batch of 8,192 has 532,480.
+pub(super) const MAX_OPENED: usize = 600_000;
+/// Attributes of a span, an event or a link that are kept: ours have 60 at most.
+const MAX_ATTRIBUTES: usize = 256;
 /// `SPAN_KIND_SERVER` and `STATUS_CODE_ERROR` of OTLP.
 const SERVER: i32 = 2;
 const ERROR: i32 = 2;
@@ -29,7 +33,7 @@ const ENGINE: &str = "-engine";
 /// What was not used of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Unused {
-    /// Lines that are no export request of traces, or have too many objects.
+    /// Lines that are no export request of traces, or have too many objects and lists.
     pub lines: u64,
     /// Lines over the limit.
     pub long_lines: u64,
@@ -37,7 +41,7 @@ pub(super) struct Unused {
     pub foreign: u64,
     /// Spans that cannot be: without ids, or with times that go backwards.
     pub impossible: u64,
-    /// Attributes and events that are not known here.
+    /// Attributes and events that are not known here, or are too many.
     pub unknown: u64,
 }
 
@@ -52,7 +56,7 @@ pub(super) struct Read {
 
 /// The spans of a line.
 pub(super) fn spans(line: &[u8], unused: &mut Unused) -> Vec<Read> {
-    if memchr::memchr_iter(b'{', line).take(MAX_OBJECTS + 1).count() > MAX_OBJECTS {
+    if memchr::memchr2_iter(b'{', b'[', line).take(MAX_OPENED + 1).count() > MAX_OPENED {
         unused.lines += 1;
         return Vec::new();
     }
@@ -63,6 +67,7 @@ pub(super) fn spans(line: &[u8], unused: &mut Unused) -> Vec<Read> {
     let mut out = Vec::new();
     for of_resource in request.resource_spans {
         let server = Arc::new(server(of_resource.resource.attributes));
+        let engines = engines(&server);
         for of_scope in of_resource.scope_spans {
             let json::Scope { name, version } = of_scope.scope;
             if !name.is_empty() && name != SCOPE {
@@ -71,7 +76,8 @@ pub(super) fn spans(line: &[u8], unused: &mut Unused) -> Vec<Read> {
             }
             let writer = (!version.is_empty()).then(|| Arc::from(&*version));
             let spans = of_scope.spans.into_iter().filter_map(|span| convert(span, unused));
-            out.extend(spans.map(|span| Read { server: of(&server, &span), writer: writer.clone(), span }));
+            let server_of = |span: &Span| Arc::clone(if is_of_engine(span) { &engines } else { &server });
+            out.extend(spans.map(|span| Read { server: server_of(&span), writer: writer.clone(), span }));
         }
     }
     out
@@ -93,12 +99,15 @@ fn server(attributes: Vec<KeyValue<'_>>) -> Server {
 }
 
 /// The same server without what its engine's service is called by.
-fn of(server: &Arc<Server>, span: &Span) -> Arc<Server> {
-    let is_engines = span.name == span::ENGINE_STEP || span.name == span::CUDA_LAUNCH;
-    match server.service.strip_suffix(ENGINE).filter(|_| is_engines) {
+fn engines(server: &Arc<Server>) -> Arc<Server> {
+    match server.service.strip_suffix(ENGINE) {
         Some(service) => Arc::new(Server { service: service.to_owned(), ..(**server).clone() }),
         None => Arc::clone(server),
     }
+}
+
+fn is_of_engine(span: &Span) -> bool {
+    span.name == span::ENGINE_STEP || span.name == span::CUDA_LAUNCH
 }
 
 fn convert(from: json::Span<'_>, unused: &mut Unused) -> Option<Span> {
@@ -150,9 +159,9 @@ fn convert_link(from: json::Link<'_>, unused: &mut Unused) -> Option<SpanLink> {
 
 /// What is known of `from`: the rest is counted.
 fn attributes(from: Vec<KeyValue<'_>>, unused: &mut Unused) -> Vec<(&'static str, Value)> {
-    let mut out = Vec::with_capacity(from.len());
+    let mut out = Vec::with_capacity(from.len().min(MAX_ATTRIBUTES));
     for KeyValue { key, value } in from {
-        match words::attribute(&key).zip(convert_value(value)) {
+        match words::attribute(&key).filter(|_| out.len() < MAX_ATTRIBUTES).zip(convert_value(value)) {
             Some(pair) => out.push(pair),
             None => unused.unknown += 1,
         }
@@ -174,5 +183,39 @@ fn convert_value(from: json::Value<'_>) -> Option<Value> {
             list.into_iter().map(text).collect::<Option<Vec<_>>>().map(Value::StrList)
         }
         json::Value::Other => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line_of(spans: &str) -> String {
+        format!("{{\"resourceSpans\":[{{\"scopeSpans\":[{{\"spans\":[{spans}]}}]}}]}}")
+    }
+
+    #[test]
+    fn a_line_of_more_lists_or_objects_than_spans_have_is_refused_unread() {
+        // {"resourceSpans":[{"scopeSpans":[{"spans":[[],[],[], …
+        for each in ["[]", "{}"] {
+            let mut unused = Unused::default();
+            let line = line_of(&vec![each; MAX_OPENED].join(","));
+            assert_eq!(spans(line.as_bytes(), &mut unused), [], "{each}");
+            assert_eq!(unused, Unused { lines: 1, ..Unused::default() }, "{each}: no span was made to be thrown away");
+        }
+        let mut unused = Unused::default();
+        assert_eq!(spans(line_of("[],[]").as_bytes(), &mut unused), []);
+        assert_eq!(unused, Unused { foreign: 2, ..Unused::default() }, "a few of them are spans that are none");
+    }
+
+    #[test]
+    fn attributes_over_the_most_are_counted() {
+        let attribute = format!("{{\"key\":\"{}\",\"value\":{{\"intValue\":1}}}}", crate::model::keys::attribute::STEP);
+        let attributes = vec![attribute; MAX_ATTRIBUTES + 3].join(",");
+        let ids = format!("\"traceId\":\"{}\",\"spanId\":\"{}\"", "1".repeat(32), "2".repeat(16));
+        let span = format!("{{{ids},\"name\":\"{}\",\"attributes\":[{attributes}]}}", span::PREFILL);
+        let mut unused = Unused::default();
+        let read = spans(line_of(&span).as_bytes(), &mut unused);
+        assert_eq!((read[0].span.attributes.len(), unused.unknown), (MAX_ATTRIBUTES, 3));
     }
 }
