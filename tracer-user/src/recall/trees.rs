@@ -1,8 +1,8 @@
 //! Trees out of spans that come line by line: one trace a line, or a collector's batches, which part traces as they like.
 //!
 //! Enters: spans. Leaves: trees of one root each, its descendants behind it, parents before children, in the order in which their traces
-//! began. Invariant: at most [`MAX_SPANS`] wait, none for more than [`WINDOW`] lines without another of its trace. Counted: spans without a
-//! root in that window, and spans that came twice.
+//! began. Invariant: at most [`MAX_SPANS`] and [`MAX_BYTES`] wait (above, the trace that began first leaves), none for more than [`WINDOW`]
+//! lines without another of its trace. Counted: spans without a root in that window, and spans that came twice.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,12 +10,14 @@ use std::sync::Arc;
 use super::otlp::Read;
 use crate::input::Server;
 use crate::model::keys::span;
-use crate::output::{Span, SpanId, TraceId};
+use crate::output::{Span, SpanId, TraceId, Value};
 
 /// Lines after the last one of a trace in which more of it may come: a collector parts what came at once into batches that follow each other.
 const WINDOW: u64 = 64;
 /// Spans that wait for more of their traces at most.
 const MAX_SPANS: usize = 65_536;
+/// Bytes of them at most, about: 1 KiB a span.
+const MAX_BYTES: usize = 64 << 20;
 /// Levels of a tree of ours: request, generation, decode, step.
 const MAX_DEPTH: usize = 8;
 
@@ -32,6 +34,7 @@ pub(super) struct Trees {
     /// In the order in which they began.
     order: VecDeque<TraceId>,
     spans: usize,
+    bytes: usize,
     line: u64,
     /// Spans whose root did not come.
     pub rootless: u64,
@@ -42,6 +45,7 @@ pub(super) struct Trees {
 #[derive(Debug, Default)]
 struct Open {
     spans: Vec<Read>,
+    bytes: usize,
     /// The line that brought the last of it.
     line: u64,
 }
@@ -56,11 +60,14 @@ impl Trees {
                 self.order.push_back(id);
                 Open::default()
             });
+            let bytes = bytes(&read.span);
             open.line = self.line;
+            open.bytes += bytes;
             open.spans.push(read);
             self.spans += 1;
+            self.bytes += bytes;
         }
-        self.take(|trees, first| trees.spans > MAX_SPANS || first.line + WINDOW < trees.line)
+        self.take(|trees, first| trees.spans > MAX_SPANS || trees.bytes > MAX_BYTES || first.line + WINDOW < trees.line)
     }
 
     /// Nothing more comes.
@@ -77,6 +84,7 @@ impl Trees {
             let first = self.open.remove(id).unwrap_or_default();
             self.order.pop_front();
             self.spans -= first.spans.len();
+            self.bytes -= first.bytes;
             self.part(first.spans, &mut out);
         }
         out
@@ -118,6 +126,22 @@ impl Trees {
             in_order(&mut out[place].spans, &depths);
         }
     }
+}
+
+/// What a span takes, about.
+fn bytes(of: &Span) -> usize {
+    let attributes = |all: &Vec<(&'static str, Value)>| {
+        let of_value = |value: &Value| match value {
+            Value::Str(text) => text.len(),
+            Value::StrList(list) => list.iter().map(|text| size_of_val(text) + text.len()).sum(),
+            Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+        };
+        all.capacity() * size_of::<(&str, Value)>() + all.iter().map(|(_, value)| of_value(value)).sum::<usize>()
+    };
+    let events = of.events.iter().map(|event| size_of_val(event) + attributes(&event.attributes));
+    let links = of.links.iter().map(|link| size_of_val(link) + attributes(&link.attributes));
+    let state = of.trace_state.as_ref().map_or(0, String::len);
+    size_of::<Read>() + state + attributes(&of.attributes) + events.chain(links).sum::<usize>()
 }
 
 fn is_root(of: &Span) -> bool {
@@ -215,5 +239,21 @@ mod tests {
         let many = (0..=MAX_SPANS).map(|_| read(8, 1, 0, span::REQUEST)).collect();
         assert_eq!(ids(&trees.push(many)), [[1]]);
         assert_eq!(trees.twice, MAX_SPANS as u64);
+    }
+
+    #[test]
+    fn a_trace_that_is_kept_fresh_holds_no_more_than_the_bound_back() {
+        // a span of trace 9 on each line, and a large one of another trace: 1 MiB each
+        let mut trees = Trees::default();
+        let mut left = Vec::new();
+        for nth in 1..=80 {
+            let mut large = read(nth, 1, 0, span::REQUEST);
+            large.span.attributes = vec![("", Value::Str("x".repeat(1 << 20).into()))];
+            left.extend(trees.push(vec![read(200, nth, 0, span::REQUEST), large]));
+            assert!(trees.bytes <= MAX_BYTES);
+        }
+        assert!(left.len() > 64, "{}", left.len());
+        left.extend(trees.finish());
+        assert_eq!((left.len(), trees.bytes, trees.spans), (160, 0, 0));
     }
 }
