@@ -1,9 +1,11 @@
 //! The terminal while it is this program's whole, and as it was afterwards.
 //!
 //! Enters: a terminal. Leaves: one to draw on. Invariant: its modes, its screen and its cursor are as they were once this is dropped, the
-//! process panics anywhere, or is stopped by Ctrl-Z or SIGTSTP (and taken again when it goes on).
+//! process panics anywhere, or is stopped by Ctrl-Z or SIGTSTP (and taken again when it goes on). One that takes no more keeps its screen and
+//! its cursor, and gets its modes: nobody waits for it.
 
 use std::io::{self, IsTerminal as _, Stdout};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -11,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{Hide, Show};
-use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::{execute, queue};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGCONT, SIGTSTP};
 
 /// The terminal is taken.
@@ -27,8 +30,22 @@ fn take() -> io::Result<()> {
 /// Gives it back, if it is taken. What fails, fails because the terminal is gone.
 pub fn give_back() {
     if IS_TAKEN.swap(false, SeqCst) {
-        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+        // The modes first: setting them waits for nothing.
         let _ = disable_raw_mode();
+        leave(io::stdout().as_fd());
+    }
+}
+
+/// Shows the screen that was there before, where the terminal takes anything. Past std's stdout: whoever draws may hold its lock, and wait
+/// for a terminal that nobody reads.
+fn leave(terminal: BorrowedFd<'_>) {
+    let mut sequence = Vec::new();
+    let is_made = queue!(sequence, LeaveAlternateScreen, Show).is_ok();
+    let mut ready = [PollFd::from_borrowed_fd(terminal, PollFlags::OUT)];
+    let takes_some =
+        poll(&mut ready, Some(&Timespec::default())).is_ok_and(|_| ready[0].revents().contains(PollFlags::OUT));
+    if is_made && takes_some {
+        let _ = rustix::io::write(terminal, &sequence);
     }
 }
 
