@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::live::{LAG_NS, Live, StoppedBy, targets_of};
 use super::stop::Stop;
-use super::{Ended, Run, privileges};
+use super::{Ended, Run, length, privileges};
 use crate::attach::Level;
 use crate::attach::loader::Options;
 use crate::core::Config;
@@ -95,7 +95,7 @@ impl Begun {
     /// Probes the libraries, which takes its time: what was asked for begins behind it. Gives what a user should know.
     pub fn probe_libraries(&mut self) -> Vec<String> {
         let warnings = self.live.probe_libraries();
-        self.deadline = self.duration.map(|duration| Instant::now() + duration);
+        self.deadline = self.duration.and_then(|duration| length::deadline(Instant::now(), duration));
         warnings
     }
 

@@ -1,6 +1,6 @@
 //! How long a run lasts, as a user says it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `90s`, `10m`, `2h`, `500ms`, `90`.
 pub fn parse(text: &str) -> Result<Duration, String> {
@@ -19,6 +19,11 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// When a run of `duration` from `start` ends; `None` where that is later than the clock can say, which is never.
+pub fn deadline(start: Instant, duration: Duration) -> Option<Instant> {
+    start.checked_add(duration)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +36,12 @@ mod tests {
         for text in ["", "s", "0", "-1s", "5 parsecs", "1d", "nan", "inf", "1e300h"] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_the_clock_lasts_has_no_end() {
+        let start = Instant::now();
+        assert_eq!(deadline(start, parse("1e19").unwrap()), None);
+        assert_eq!(deadline(start, parse("2h").unwrap()), Some(start + Duration::from_hours(2)));
     }
 }
