@@ -12,6 +12,7 @@ use super::stop::Stop;
 use super::{Ended, Run, length, privileges};
 use crate::attach::Level;
 use crate::attach::loader::Options;
+use crate::console;
 use crate::core::Config;
 use crate::core::view::View;
 use crate::discover::failure::LIST;
@@ -122,6 +123,8 @@ impl Begun {
 
     /// As [`Live::turn`].
     pub fn turn(&mut self, warn: &mut impl FnMut(&str)) -> Option<StoppedBy> {
+        // The core has events to take, whatever the terminal does.
+        let _hurried = console::hurry();
         self.live.turn(&self.stop, self.deadline, warn)
     }
 

@@ -7,13 +7,23 @@ use crate::export::terminal::units::{duration, fit, wrap};
 use crate::export::terminal::{Inked, Style, waterfall};
 use crate::output::{SpanId, TraceId};
 use crate::store::{Request, Store};
-use crate::why;
+use crate::why::{self, Around};
 
 /// Which request: it may be open when it is chosen, and over at the next look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chosen {
     Open { server: String, id: Option<String>, since: u64 },
     Over(TraceId, SpanId),
+}
+
+/// What there is of it.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// Places in [`Picture::servers`] and in what is open there.
+    Open(usize, usize),
+    /// It, and what went on around it.
+    Over(Request, Around),
+    Gone,
 }
 
 /// What is shown of it.
@@ -52,12 +62,13 @@ impl Chosen {
         }
     }
 
-    /// What is known of it; one that was open may be over.
-    pub fn show(&self, picture: &Picture, store: &Store, style: Style) -> Shown {
+    /// What there is of it; one that was open may be over. What is in `store` is cloned, so that it is free again.
+    pub fn find(&self, picture: &Picture, store: &Store) -> Found {
+        let over = |request: &Request| Found::Over(request.clone(), why::around(store, &request.trace));
         match self {
             Self::Over(trace, span) => {
                 let is_it = |request: &&Request| request.trace.spans.first().is_some_and(|root| root.span_id == *span);
-                store.of_trace(*trace).find(is_it).map_or_else(gone, |request| over(request, store, style))
+                store.of_trace(*trace).find(is_it).map_or(Found::Gone, over)
             }
             Self::Open { server, id, since } => {
                 let of_server = picture.servers().iter().enumerate().find(|(_, other)| other.server == *server);
@@ -66,11 +77,20 @@ impl Chosen {
                     other.open.iter().position(is_it).map(|open| (at, open))
                 });
                 if let Some((server, at)) = open {
-                    return still_open(picture, server, at, style);
+                    return Found::Open(server, at);
                 }
-                let found = id.as_deref().and_then(|id| store.find(id).into_iter().next());
-                found.map_or_else(gone, |request| over(request, store, style))
+                id.as_deref().and_then(|id| store.find(id).into_iter().next()).map_or(Found::Gone, over)
             }
+        }
+    }
+}
+
+impl Found {
+    pub fn show(&self, picture: &Picture, style: Style) -> Shown {
+        match self {
+            Self::Open(server, at) => still_open(picture, *server, *at, style),
+            Self::Over(request, around) => over(request, around, style),
+            Self::Gone => gone(),
         }
     }
 }
@@ -80,20 +100,15 @@ fn gone() -> Shown {
 }
 
 /// A request that is over.
-fn over(request: &Request, store: &Store, style: Style) -> Shown {
+fn over(request: &Request, around: &Around, style: Style) -> Shown {
     // Why comes first: on a small screen the waterfall fills the rest.
-    let why = wrap(&verdict(request, store), style.width, style);
+    let why = why::text::paragraph(&request.trace, &why::explain(&request.trace, around));
+    let why = wrap(&why, style.width, style);
     let mut lines: Vec<Vec<Inked>> = why.into_iter().map(|line| vec![(0, line)]).collect();
     lines.push(Vec::new());
     lines.extend(waterfall::lines(&request.trace, style));
     let id = request.record.as_deref().and_then(|record| record.request_id.clone()).unwrap_or_default();
     Shown { title: format!("request {}", fit(&id, 60, style)), lines }
-}
-
-/// Why it took as long as it did.
-fn verdict(request: &Request, store: &Store) -> String {
-    let trace = &request.trace;
-    why::text::paragraph(trace, &why::explain(trace, &why::around(store, trace)))
 }
 
 /// A request that is open.

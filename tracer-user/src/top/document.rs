@@ -19,6 +19,7 @@ pub fn text(picture: &Picture, sort: Sort, style: Style) -> String {
     let room = style.width;
     let mut state = live::state(figures);
     state.extend(live::cost(figures));
+    state.extend(picture.missed());
     let mut lines = vec![
         style.inked(&joined(&live::load(figures), room, style)),
         style.inked(&joined(&state, room, style)),
@@ -64,6 +65,7 @@ pub fn json(picture: &Picture, sort: Sort) -> Value {
         "open_count": picture.open_count(),
         "open": open.collect::<Vec<_>>(),
         "over_count": picture.over_count,
+        "missed": picture.missed,
         "over": over.collect::<Vec<_>>(),
         "steps": picture.steps.iter().map(steps).collect::<Vec<_>>(),
     })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::core::view::{EngineNow, Stage};
 use crate::export::meter::Figures;
-use crate::export::terminal::table;
+use crate::export::terminal::{Inked, table};
 use crate::output::{AccessRecord, EngineStep, Outcome};
 use crate::store::now::{Now, OpenRequest, ServerNow};
 use crate::store::{Request, Store};
@@ -35,6 +35,8 @@ pub struct Picture {
     pub over: Vec<Request>,
     /// Requests that are over and kept, in the picture or not.
     pub over_count: usize,
+    /// Requests, steps and the like that came faster than they could be kept, and are in no picture.
+    pub missed: u64,
     pub steps: Vec<EngineSteps>,
 }
 
@@ -99,9 +101,15 @@ impl Picture {
             figures,
             now: Arc::clone(store.now()),
             over: store.requests().rev().take(MAX_OVER).cloned().collect(),
-            over_count: store.requests().count(),
+            over_count: store.requests_count(),
+            missed: 0,
             steps: steps.collect(),
         }
+    }
+
+    /// What is in no picture, where there is such a thing.
+    pub fn missed(&self) -> Option<Inked> {
+        (self.missed > 0).then(|| (33, format!("{} missed", self.missed)))
     }
 
     pub fn servers(&self) -> &[ServerNow] {

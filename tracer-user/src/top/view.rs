@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use ratatui::crossterm::event::{self, Event};
 
 use super::Watched;
-use super::detail::{Chosen, Shown};
+use super::detail::{Chosen, Found, Shown};
 use super::draw::{Scene, body_rows, draw};
 use super::keys::{Action, Looking, Page};
 use super::picture::{Picture, Row, Sort};
 use super::screen::{self, Screen};
-use crate::console::{self, Diverted};
+use crate::console::{self, Diverted, Last};
 use crate::export::meter::Reader;
 use crate::export::terminal::Style;
 use crate::run::stop::Stop;
@@ -27,6 +27,8 @@ use crate::run::stop::Stop;
 const EVERY: Duration = Duration::from_millis(500);
 /// How soon an end, or a signal, is noticed.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How often a request that is over is judged anew: those that were beside it may be over by now, too.
+const JUDGE_EVERY: Duration = Duration::from_secs(5);
 /// How long a warning stands there.
 const WARN_FOR: Duration = Duration::from_secs(30);
 /// How long the end waits for a terminal that takes no more.
@@ -58,6 +60,7 @@ impl View {
             rows: Vec::new(),
             chosen: None,
             shown: Shown::default(),
+            judged: None,
             warnings: Warnings::default(),
             is_over: Arc::clone(&is_over),
             title: Arc::clone(&title),
@@ -104,8 +107,15 @@ impl Drop for Ends {
 /// What was said.
 #[derive(Debug, Default)]
 struct Warnings {
-    all: Vec<String>,
+    all: Last,
     newest: Option<(String, Instant)>,
+}
+
+/// A request that is over and shown, and since when.
+struct Judged {
+    chosen: Chosen,
+    style: Style,
+    at: Instant,
 }
 
 /// The thread's own.
@@ -117,6 +127,8 @@ struct Drawer {
     rows: Vec<Row>,
     chosen: Option<Chosen>,
     shown: Shown,
+    /// What is shown, where that is a request that is over.
+    judged: Option<Judged>,
     warnings: Warnings,
     is_over: Arc<AtomicBool>,
     title: Arc<Mutex<String>>,
@@ -168,7 +180,7 @@ impl Drawer {
         drop(screen);
         // They stay readable where the view was.
         self.warnings.take(diverted);
-        self.warnings.all.iter().for_each(|said| console::keep(said));
+        console::keep(&self.warnings.all);
         ended
     }
 
@@ -207,7 +219,16 @@ impl Drawer {
     fn draw(&mut self, screen: &mut Screen) -> io::Result<()> {
         let style = Style { width: screen.terminal.size()?.width.into(), ..Style::of(&io::stdout()) };
         if let Some(chosen) = self.chosen.as_ref().filter(|_| self.looking.page == Page::Request) {
-            self.shown = chosen.show(&self.picture, &self.watched.kept.store(), style);
+            let is_fresh = |judged: &Judged| {
+                (&judged.chosen, judged.style) == (chosen, style) && judged.at.elapsed() < JUDGE_EVERY
+            };
+            if !self.judged.as_ref().is_some_and(is_fresh) {
+                // The store is free again behind this: judging and drawing take their time.
+                let found = chosen.find(&self.picture, &self.watched.kept.store());
+                let is_over = matches!(found, Found::Over(..));
+                self.shown = found.show(&self.picture, style);
+                self.judged = is_over.then(|| Judged { chosen: chosen.clone(), style, at: Instant::now() });
+            }
         }
         let title = self.title.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let scene = Scene {
@@ -227,16 +248,16 @@ impl Warnings {
     /// Whether there is something new.
     fn take(&mut self, diverted: &Diverted) -> bool {
         let said = diverted.take();
-        let has_news = !said.is_empty();
-        if let Some(last) = said.last() {
+        let has_news = said.count() > 0;
+        if let Some(last) = said.lines.back() {
             self.newest = Some((last.replace('\n', " "), Instant::now()));
         }
-        self.all.extend(said);
+        self.all.extend(&said);
         has_news
     }
 
-    fn shown(&self) -> Option<(&str, usize)> {
+    fn shown(&self) -> Option<(&str, u64)> {
         let (text, _) = self.newest.as_ref().filter(|(_, at)| at.elapsed() < WARN_FOR)?;
-        Some((text, self.all.len()))
+        Some((text, self.all.count()))
     }
 }

@@ -35,7 +35,7 @@ pub struct Scene<'a> {
     /// Who is traced, or what is being done.
     pub title: &'a str,
     /// The newest warning, and how many there were.
-    pub warning: Option<(&'a str, usize)>,
+    pub warning: Option<(&'a str, u64)>,
     pub style: Style,
 }
 
@@ -81,6 +81,7 @@ fn header(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>) {
     let title = vec![(1, fit(scene.title, room, style)), (0, counts), (7, frozen.to_owned())];
     let mut state = live::state(figures);
     state.extend(live::cost(figures));
+    state.extend(scene.picture.missed());
     let lines =
         vec![title, table::joined(&live::load(figures), style.width, style), table::joined(&state, style.width, style)];
     put(frame, area, lines, scene);

@@ -61,7 +61,14 @@ fn picture(count: u64, name: &str) -> Picture {
     let over: Vec<Request> = (0..count.min(2000)).map(over).collect();
     let figures = Figures { requests_rate: Some(40.0), running: Some(8), waiting: Some(2), ..Figures::default() };
     let over_count = over.len();
-    Picture { figures, now: Arc::new(Now { servers: vec![server.clone(), server] }), over, over_count, steps: vec![] }
+    Picture {
+        figures,
+        now: Arc::new(Now { servers: vec![server.clone(), server] }),
+        over,
+        over_count,
+        missed: 7,
+        steps: vec![],
+    }
 }
 
 fn drawn(picture: &Picture, looking: &Looking, (columns, lines): (u16, u16), style: Style) -> Vec<String> {
@@ -81,7 +88,7 @@ fn a_screen_of_eighty_by_24_has_all_that_matters() {
     let lines = drawn(&picture(3, ""), &Looking::default(), (80, 24), STYLE);
     assert!(lines[0].starts_with("vllm-42 m  6 open, 3 over"), "{}", lines[0]);
     assert!(lines[1].starts_with("40.0 req/s"), "{}", lines[1]);
-    assert!(lines[2].starts_with("8 running 2 waiting · 0 lost"), "{}", lines[2]);
+    assert!(lines[2].starts_with("8 running 2 waiting · 0 lost · 7 missed"), "{}", lines[2]);
     assert!(lines[3].starts_with("(2 warnings) a warning"), "{}", lines[3]);
     assert_eq!(lines[4].trim_end(), "STATE           E2E   TTFT  QUEUE    IN   OUT PHASES            REQUEST");
     assert!(lines[5].starts_with("waiting       20.0s      -    1us   100     0 "), "{}", lines[5]);
