@@ -117,8 +117,7 @@ fn jaeger(ui: &Path, folder: &Path, interrupt: &Interrupt) -> Result<Jaeger> {
 }
 
 fn browser() -> Result<Browser> {
-    let setup::browser::Browser { chromium, packages } = setup::browser::ensure()?;
-    let node = shell::find_on_path("node").context("node is installed, and not on PATH")?;
+    let setup::browser::Browser { chromium, node, packages } = setup::browser::ensure()?;
     Ok(Browser::new(node, packages, chromium))
 }
 

@@ -10,9 +10,11 @@ pub(crate) mod cyclonedx;
 pub(crate) mod deny;
 pub(crate) mod ebpf;
 pub(crate) mod jaeger;
+pub(crate) mod node;
 pub(crate) mod nvcc;
 pub(crate) mod perfetto;
 pub(crate) mod prometheus;
+mod pypi;
 pub(crate) mod tmux;
 pub(crate) mod vllm;
 
@@ -96,6 +98,7 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
             Part::Browser => {
                 let browser = browser::ensure()?;
                 ready("browser", "Chromium", &browser.chromium);
+                ready("browser", "Node", &browser.node);
                 ready("browser", "Playwright and axe", &browser.packages);
             }
             Part::Tmux => ready("tmux", "tmux", &tmux::ensure()?),

