@@ -16,6 +16,8 @@ use crate::{build, setup, shell};
 
 /// The crate whose tests run one at a time.
 const LIVE_CRATE: &str = "inferspan-tests";
+/// Where it is set, a test that lacks what it needs fails instead of skipping.
+const REQUIRED: &str = "INFERSPAN_REQUIRE_BACKENDS";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -54,8 +56,6 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         for name in ["INFERSPAN_VLLM_VENV", "INFERSPAN_VLLM_MODEL"] {
             command.env_remove(name);
         }
-        // What the tests need is here, so that one that lacks it fails instead of skipping.
-        command.env("INFERSPAN_REQUIRE_BACKENDS", "1");
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         let (counts, success) = count(&mut command)?;
         // Without a single failed test a failure is a build that broke or a test binary that died.
@@ -89,18 +89,27 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
 
 /// Where the tests find what they need.
 fn environment(arguments: &Arguments) -> Result<Vec<(&'static str, PathBuf)>> {
-    let browser = setup::browser::ensure()?;
     let mut environment = vec![
-        ("INFERSPAN_CHROMIUM", browser.chromium),
-        ("INFERSPAN_PLAYWRIGHT", browser.packages),
         ("INFERSPAN_JAEGER", setup::jaeger::ensure()?),
         ("INFERSPAN_PERFETTO", setup::perfetto::ensure()?),
         ("INFERSPAN_PROMETHEUS", setup::prometheus::ensure()?.server),
         ("INFERSPAN_PROMTOOL", setup::prometheus::ensure()?.promtool),
         ("INFERSPAN_CUDA_LIBRARIES", setup::cuda_libraries::ensure()?),
         ("INFERSPAN_NVCC", setup::nvcc::ensure()?),
-        ("INFERSPAN_TMUX", setup::tmux::ensure()?),
+        ("INFERSPAN_NODE", setup::node::ensure()?.program),
     ];
+    // Debian packages of the system, which only root can install.
+    let browser = unless_only_root(setup::browser::ensure(), "browser", "a browser")?;
+    let tmux = unless_only_root(setup::tmux::ensure(), "tmux", "a terminal")?;
+    if browser.is_some() && tmux.is_some() {
+        // What the tests need is here, so that one that lacks it fails instead of skipping.
+        environment.push((REQUIRED, "1".into()));
+    }
+    if let Some(browser) = browser {
+        environment.push(("INFERSPAN_CHROMIUM", browser.chromium));
+        environment.push(("INFERSPAN_PLAYWRIGHT", browser.packages));
+    }
+    environment.extend(tmux.map(|tmux| ("INFERSPAN_TMUX", tmux)));
     if !arguments.quick {
         let vllm = setup::vllm::ensure()?;
         environment.push(("INFERSPAN_VLLM_VENV", vllm.venv));
@@ -113,6 +122,22 @@ fn environment(arguments: &Arguments) -> Result<Vec<(&'static str, PathBuf)>> {
         environment.push(("INFERSPAN_KEEP", folder));
     }
     Ok(environment)
+}
+
+/// What a part gave; `None`, said loudly, where it failed for somebody who cannot install it and asked for no more.
+fn unless_only_root<T>(made: Result<T>, part: &str, what: &str) -> Result<Option<T>> {
+    allowed(made, shell::is_root() || std::env::var_os(REQUIRED).is_some(), part, what)
+}
+
+fn allowed<T>(made: Result<T>, is_required: bool, part: &str, what: &str) -> Result<Option<T>> {
+    match made {
+        Ok(made) => Ok(Some(made)),
+        Err(error) if is_required => Err(error),
+        Err(error) => {
+            eprintln!("xtask: SKIPPED: tests that need {what} are skipped; `cargo xtask setup {part}` said: {error:#}");
+            Ok(None)
+        }
+    }
 }
 
 #[derive(Default, Debug, PartialEq)]
@@ -209,6 +234,14 @@ mod tests {
         let text = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s\n\
                     test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s";
         assert_eq!(counts(text), Counts { passed: 14, failed: 3, skipped: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn what_only_root_can_install_is_left_out_unless_it_is_required() {
+        let fails = || -> Result<()> { bail!("only root can install them") };
+        assert!(allowed(fails(), false, "tmux", "a terminal").unwrap().is_none());
+        assert!(allowed(fails(), true, "tmux", "a terminal").is_err());
+        assert_eq!(allowed(Ok(7), false, "tmux", "a terminal").unwrap(), Some(7));
     }
 
     #[test]
