@@ -99,7 +99,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<()> {
         let trace = request.split('/').nth(2).context("the address of a request names its trace")?;
         let file = path(&shell::root().join("docs/images/jaeger.png"))?;
         let shown = [file, format!("/trace/{trace}"), ".span-row".into()];
-        browser.run(&jaeger.query, "foreign", shown).map(|_| ())
+        browser.run(&jaeger.query, "foreign", shown)?;
+        measure("jaeger.png")
     })
 }
 
@@ -145,12 +146,16 @@ fn photograph(browser: &Browser, url: &str, request: &str) -> Result<()> {
     if seen["complaints"].as_array().is_none_or(|complaints| !complaints.is_empty()) {
         bail!("the page complained: {}", seen["complaints"]);
     }
-    for (file, ..) in PICTURES {
-        let bytes = fs::metadata(folder.join(file)).with_context(|| format!("{file} is missing"))?.len();
-        println!("{file:<20} {} kB", bytes / 1000);
-        if bytes > MOST {
-            bail!("{file} has {bytes} bytes, more than {MOST}");
-        }
+    PICTURES.iter().try_for_each(|(file, ..)| measure(file))
+}
+
+/// Refuses a picture that is too large.
+fn measure(file: &str) -> Result<()> {
+    let path = shell::root().join("docs/images").join(file);
+    let bytes = fs::metadata(&path).with_context(|| format!("{} is missing", path.display()))?.len();
+    println!("{file:<20} {} kB", bytes / 1000);
+    if bytes > MOST {
+        bail!("{file} has {bytes} bytes, more than {MOST}");
     }
     Ok(())
 }
