@@ -2,17 +2,24 @@
 //!
 //! Needs root for the attach, and tmux; says loudly when it is skipped.
 
-use std::process::{Command, Stdio};
+use std::fs::File;
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use inferspan_harness::folder::Folder;
 use inferspan_harness::process::{Signal, send};
+use inferspan_harness::wait::{Interrupt, wait_for};
 use inferspan_tests::demo_engine::DemoEngine;
 use inferspan_tests::judge::binary;
 use inferspan_tests::live::may_trace;
 use inferspan_tests::tmux::Tmux;
 use inferspan_tests::traffic::{Kind, Load, Until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 
 fn engine(name: &str) -> (Folder, DemoEngine) {
@@ -166,6 +173,66 @@ fn it_gives_the_terminal_back_however_it_is_ended() {
         tmux.keys(&["q"]);
         tmux.prompt();
         assert_eq!(tmux.modes(), before, "after fg and q");
+    });
+}
+
+/// A program that is gone with its owner.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A terminal's modes.
+fn modes(terminal: &File) -> String {
+    let all = tcgetattr(terminal).expect("a terminal");
+    format!("{:?} {:?} {:?} {:?}", all.input_modes, all.output_modes, all.control_modes, all.local_modes)
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_has_its_modes_back_soon_after_the_end() {
+    // it is drawn on and read, and answers nothing │ nobody reads: it fills, and the next picture waits for room │ SIGTERM
+    if !may_trace("a_terminal_that_nobody_reads_has_its_modes_back_soon_after_the_end") {
+        return;
+    }
+    let mut ours =
+        File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal"));
+    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
+    let name = ptsname(&ours, Vec::new()).expect("its name");
+    let open = |more| {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | more;
+        File::from(rustix::fs::open(&*name, flags, Mode::empty()).expect("its other end"))
+    };
+    let theirs = open(OFlags::empty());
+    tcsetwinsize(&theirs, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
+    let before = modes(&theirs);
+    let (_folder, engine) = engine("unread");
+    under_load(&engine, || {
+        let end = || Stdio::from(theirs.try_clone().expect("another"));
+        let mut command = Command::new(binary());
+        command.args(["top", "-p", &engine.target.pid.to_string()]).env("TERM", "xterm");
+        let mut top = Killed(command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("it starts"));
+        let (mut seen, mut bytes) = (Vec::new(), [0; 8192]);
+        while !String::from_utf8_lossy(&seen).contains("STATE") {
+            let minute = Timespec { tv_sec: 60, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(&ours, PollFlags::IN)], Some(&minute)).expect("a terminal");
+            assert!(ready > 0, "no picture: {:?}", String::from_utf8_lossy(&seen));
+            let read = ours.read(&mut bytes).expect("a picture");
+            seen.extend_from_slice(&bytes[..read]);
+        }
+        assert_ne!(modes(&theirs), before, "it is taken");
+        let stuffed = open(OFlags::NONBLOCK);
+        for _ in 0..3 {
+            while rustix::io::write(&stuffed, &[b' '; 4096]).is_ok() {}
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        send(top.0.id(), Signal::TERM).expect("it runs");
+        let is_over = || Ok(top.0.try_wait()?);
+        wait_for("its end", Duration::from_secs(20), &Interrupt::never(), &mut [], is_over).expect("it ends");
+        assert_eq!(modes(&theirs), before);
     });
 }
 

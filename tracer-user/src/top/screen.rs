@@ -11,7 +11,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
+use ratatui::backend::{Backend as _, ClearType, CrosstermBackend};
 use ratatui::crossterm::cursor::{Hide, Show};
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use ratatui::crossterm::{execute, queue};
@@ -49,6 +49,14 @@ fn leave(terminal: BorrowedFd<'_>) {
     }
 }
 
+/// Clears the screen, so that the next picture is drawn whole. Ratatui's own asks the terminal where its cursor is, and fails where none answers.
+fn clear(terminal: &mut Terminal<CrosstermBackend<Stdout>>) -> io::Result<()> {
+    terminal.backend_mut().clear_region(ClearType::All)?;
+    // What was drawn is forgotten, on both sides.
+    terminal.swap_buffers();
+    Ok(())
+}
+
 /// Whether there is a terminal to draw on, and keys.
 pub fn is_possible() -> bool {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -81,7 +89,7 @@ impl Screen {
         take()?;
         // From here on it is given back by whatever happens.
         let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout())).inspect_err(|_| give_back())?;
-        terminal.clear().inspect_err(|_| give_back())?;
+        clear(&mut terminal).inspect_err(|_| give_back())?;
         Ok(Self { terminal, stopped, continued })
     }
 
@@ -94,7 +102,7 @@ impl Screen {
             return self.suspend();
         }
         if self.continued.swap(false, SeqCst) {
-            self.terminal.clear()?;
+            clear(&mut self.terminal)?;
         }
         Ok(())
     }
@@ -105,7 +113,7 @@ impl Screen {
         signal_hook::low_level::emulate_default_handler(SIGTSTP)?;
         self.continued.store(false, SeqCst);
         take()?;
-        self.terminal.clear()
+        clear(&mut self.terminal)
     }
 }
 
