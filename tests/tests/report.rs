@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use inferspan::export::terminal::units::width;
 use inferspan::output::Outcome;
 use inferspan::report::histogram;
 use inferspan::sanitise::is_unsafe;
@@ -115,7 +116,7 @@ fn reports_of_real_servers_say_as_many_requests_as_the_access_log_and_fit_80_col
 /// No line is wider than a terminal, and nothing moves its cursor.
 fn fits(text: &str) {
     for line in text.lines() {
-        assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
+        assert!(width(line) <= 80, "{} columns: {line}", width(line));
         assert!(!line.chars().any(is_unsafe), "{line:?}");
     }
 }
@@ -154,6 +155,25 @@ fn what_a_client_chose_is_text_in_a_page_and_still_in_a_terminal() {
     assert!(texts.contains(shown), "the model's name is shown as it is: {texts:?}");
     fits(&said(&file, &[]));
     assert!(said(&file, &["--json"]).chars().all(|c| c == '\n' || !is_unsafe(c)));
+}
+
+#[test]
+fn names_of_any_width_leave_the_columns_where_they_are() {
+    // a name of letters, one of characters that take two columns, one of letters with accents that take none
+    let folder = Folder::new("report-wide").unwrap();
+    let file = folder.path().join(format!("{}.jsonl", "模型".repeat(30)));
+    let names = ["m".repeat(60), "模型".repeat(30), "e\u{301}".repeat(30)];
+    let requests =
+        (0..30_u32).map(|n| Timed { start: f64::from(n), model: names[n as usize % 3].clone(), ..Timed::default() });
+    timed::write(&file, requests).unwrap();
+    for locale in ["C.UTF-8", "C"] {
+        let output = Command::new(binary()).arg("report").arg(&file).env("LC_ALL", locale).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        fits(&text);
+        let rows = text.lines().skip_while(|line| !line.contains("not well")).skip(1).take(3);
+        let ends: BTreeSet<_> = rows.map(width).collect();
+        assert_eq!(ends.len(), 1, "{locale}: {text}");
+    }
 }
 
 #[test]

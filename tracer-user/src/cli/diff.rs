@@ -9,7 +9,6 @@ use crate::export::terminal::Style;
 use crate::recall;
 use crate::report::compare::{self, Side, Smallest};
 use crate::report::rows::Collected;
-use crate::report::text::Drawn;
 use crate::report::{FileSaid, LossSaid, compare_text};
 
 /// The smallest change of a request's time that is told, seconds: below, it is the tracer's own.
@@ -46,8 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
     if args.json {
         print_json(&serde_json::to_value(&diff)?)?;
     } else {
-        let style = Style::of(&io::stdout());
-        print(&compare_text::render(&diff, Drawn { color: style.color, unicode: style.unicode }))?;
+        print(&compare_text::render(&diff, Style::of(&io::stdout())))?;
     }
     let is_slower = diff.findings.iter().any(|found| found.verdict.is_slower());
     Ok(if is_slower { Code::Finding } else { Code::Ok })

@@ -9,8 +9,7 @@ use crate::export::terminal::Style;
 use crate::out_file::{self, Existing};
 use crate::recall;
 use crate::report::digest::Digest;
-use crate::report::text::Drawn;
-use crate::report::{Report, html, text};
+use crate::report::{html, text};
 use crate::sanitise;
 
 #[derive(Debug, clap::Args)]
@@ -36,21 +35,17 @@ pub fn run(args: &Args) -> anyhow::Result<Code> {
         match (args.html, args.json) {
             (true, _) => print(&html::render(&report))?,
             (_, true) => print_json(&serde_json::to_value(&report)?)?,
-            _ => print(&plain(&report, Style::of(&io::stdout())))?,
+            _ => print(&text::render(&report, Style::of(&io::stdout())))?,
         }
         return Ok(Code::Ok);
     };
     let whole = match (args.html, args.json) {
         (true, _) => html::render(&report),
         (_, true) => format!("{:#}\n", serde_json::to_value(&report)?),
-        _ => plain(&report, Style { color: false, unicode: true, width: text::WIDTH, has_cursor: false }),
+        _ => text::render(&report, Style { color: false, unicode: true, width: text::WIDTH, has_cursor: false }),
     };
     let mut file = out_file::open(path, "the report", Existing::Dropped)?;
     file.write_all(whole.as_bytes())?;
     eprintln!("inferspan: wrote {}", sanitise::lines(&path.display().to_string()));
     Ok(Code::Ok)
-}
-
-fn plain(report: &Report, style: Style) -> String {
-    text::render(report, Drawn { color: style.color, unicode: style.unicode })
 }

@@ -2,77 +2,69 @@
 //!
 //! Enters: a [`Diff`], whose names are safe to show. Leaves: text.
 
-use std::fmt::Write as _;
-
 use super::FileSaid;
 use super::compare::{Diff, Finding, ModelDiff, PhaseDiff, Unit, Verdict};
 use super::shift::{CONFIDENCE, Shift};
-use super::text::{Drawn, WIDTH, fit, plain, shown, wrap};
+use super::text::{Page, WIDTH, shown};
 use super::words::{count, maybe, percent, seconds};
+use crate::export::terminal::Style;
+use crate::export::terminal::units::{fit, width};
 
-pub fn render(diff: &Diff, drawn: Drawn) -> String {
-    let mut out = String::new();
+/// As `style` says, but for its width.
+pub fn render(diff: &Diff, style: Style) -> String {
+    let mut page = Page::new(style);
     for (name, file) in [("A", &diff.a), ("B", &diff.b)] {
-        line(&mut out, &format!("{name}  {}", of_file(file)));
+        page.line(&format!("{name}  {}", of_file(file, style)));
     }
     for model in &diff.models {
-        of_model(&mut out, model, drawn);
+        of_model(&mut page, model);
     }
     for (name, only) in [("A", &diff.only_in_a), ("B", &diff.only_in_b)] {
         if !only.is_empty() {
-            out.push('\n');
-            wrapped(&mut out, &format!("in {name} alone: {}", only.join(", ")), 0);
+            page.out.push('\n');
+            page.wrapped(&format!("in {name} alone: {}", only.join(", ")), 0);
         }
     }
     for (name, losses) in [("A", &diff.losses_a), ("B", &diff.losses_b)] {
         for loss in losses {
-            wrapped(&mut out, &format!("missing in {name}: {}", loss.said), 0);
+            page.wrapped(&format!("missing in {name}: {}", loss.said), 0);
         }
     }
-    out.push('\n');
+    page.out.push('\n');
     if diff.findings.is_empty() {
-        line(&mut out, "No phase moved.");
+        page.line("No phase moved.");
     }
-    diff.findings.iter().for_each(|found| wrapped(&mut out, &of_finding(found), 2));
-    if drawn.unicode { out } else { plain(&out) }
+    diff.findings.iter().for_each(|found| page.wrapped(&of_finding(found), 2));
+    page.out
 }
 
-fn line(out: &mut String, text: &str) {
-    out.push_str(&fit(text, WIDTH));
-    out.push('\n');
-}
-
-/// Further lines of it stand so much further in.
-fn wrapped(out: &mut String, text: &str, by: usize) {
-    for (number, part) in wrap(text, WIDTH - by).into_iter().enumerate() {
-        let by = if number == 0 { 0 } else { by };
-        line(out, &format!("{:by$}{part}", ""));
-    }
-}
-
-fn of_file(file: &FileSaid) -> String {
+fn of_file(file: &FileSaid, style: Style) -> String {
     let took = file.seconds.map(|took| format!(", {}", seconds(took))).unwrap_or_default();
-    let room = WIDTH - 24 - took.chars().count();
-    format!("{} ({}{took})", fit(&file.path, room), file.kind)
+    let room = WIDTH - 24 - width(&took);
+    format!("{} ({}{took})", fit(&file.path, room, style), file.kind)
 }
 
-fn of_model(out: &mut String, of: &ModelDiff, drawn: Drawn) {
-    out.push('\n');
-    let name = fit(&of.model, 30);
-    let name = if drawn.color { format!("\x1b[1m{name}\x1b[0m") } else { name };
-    let all = format!("{} requests in A, {} in B", count(of.requests_a), count(of.requests_b));
+fn of_model(page: &mut Page, of: &ModelDiff) {
+    page.out.push('\n');
+    let name = fit(&of.model, 30, page.style);
+    let all = format!(": {} requests in A, {} in B", count(of.requests_a), count(of.requests_b));
     let well = format!("{} and {} went well", count(of.compared_a), count(of.compared_b));
-    let _ = writeln!(out, "{name}: {all}; {well}");
+    if width(&name) + width(&all) + width(&well) + 2 <= WIDTH {
+        page.titled(&name, &format!("{all}; {well}"));
+    } else {
+        page.titled(&name, &all);
+        page.line(&format!("  {well}"));
+    }
     if of.phases.is_empty() {
-        line(out, "  of none of them is a time known");
+        page.line("  of none of them is a time known");
         return;
     }
     for warning in &of.warnings {
-        wrapped(out, &format!("! {warning}"), 2);
+        page.wrapped(&format!("! {warning}"), 2);
     }
     let head = format!("shift at {:.0} %", CONFIDENCE * 100.0);
-    line(out, &format!("  {:<11}{:>8}{:>8}{:>8}{:>8}  {head:<22}", "", "p50 A", "B", "p95 A", "B"));
-    of.phases.iter().for_each(|phase| line(out, of_phase(phase).trim_end()));
+    page.line(&format!("  {:<11}{:>8}{:>8}{:>8}{:>8}  {head:<22}", "", "p50 A", "B", "p95 A", "B"));
+    of.phases.iter().for_each(|phase| page.line(of_phase(phase).trim_end()));
 }
 
 fn of_phase(of: &PhaseDiff) -> String {

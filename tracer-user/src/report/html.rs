@@ -144,18 +144,14 @@ fn phases(report: &Report) -> String {
     let stack = |share: fn(&super::phases::Phase) -> f64| {
         svg::stack(&of.phases.iter().map(|phase| (phase.name, share(phase))).collect::<Vec<_>>())
     };
-    let slow = if of.slowest_requests == 1 {
-        "the slowest one".to_owned()
-    } else {
-        format!("the slowest {}", count(of.slowest_requests))
-    };
     let heads = heads(&["phase", "time", "share", "of the slowest"]);
     let mut out = format!(
-        "<section><h2>Where the time went</h2><p>Of {} requests, {} together</p>{}<p>Of {slow} of them, {} together</p>{}\
+        "<section><h2>Where the time went</h2><p>Of {} requests, {} together</p>{}<p>Of {} of them, {} together</p>{}\
          <div class=\"wide\"><table><thead><tr>{heads}</tr></thead><tbody>",
         count(of.requests),
         seconds(of.seconds),
         stack(|phase| phase.share),
+        of.slowest_said(),
         seconds(of.slowest_seconds),
         stack(|phase| phase.slowest_share)
     );
@@ -226,9 +222,8 @@ fn color(name: &str) -> &'static str {
 }
 
 fn steps(of: &StepsSaid) -> String {
-    let engines = if of.engines == 1 { "1 engine".to_owned() } else { format!("{} engines", count(of.engines)) };
     let mut said = vec![
-        format!("{} steps of {engines}", count(of.count)),
+        format!("{} steps of {}", count(of.count), of.engines_said()),
         format!("{} tokens of prompts, {} of answers", count(of.prefill_tokens), count(of.decode_tokens)),
     ];
     said.extend(of.kv_cache_usage_max.map(|usage| format!("KV cache at most {}", percent(usage))));
@@ -244,11 +239,7 @@ fn steps(of: &StepsSaid) -> String {
             [of.seconds, of.p50, of.p95, of.p99, of.max].map(|time| format!("<td>{}</td>", seconds(time))).concat();
         format!("<tr><th>{what}</th><td>{}</td>{times}</tr>", count(of.count))
     };
-    of.kinds.iter().for_each(|kind| out.push_str(&row(&kind.what, kind)));
-    for batch in &of.by_batch {
-        let unit = if batch.what == "1" { "request" } else { "requests" };
-        out.push_str(&row(&format!("{} {unit}", batch.what), batch));
-    }
+    of.rows().for_each(|(what, of)| out.push_str(&row(&what, of)));
     out.push_str("</tbody></table></div>");
     out.push_str(&of.cuda.as_ref().map(cuda).unwrap_or_default());
     out.push_str("</section>");
@@ -256,7 +247,6 @@ fn steps(of: &StepsSaid) -> String {
 }
 
 fn cuda(of: &CudaSaid) -> String {
-    let share = |part: f64| if of.seconds > 0.0 { part / of.seconds } else { 0.0 };
     let mut said = vec![
         format!(
             "{} kernels and {} graphs launched in {} steps",
@@ -264,16 +254,15 @@ fn cuda(of: &CudaSaid) -> String {
             count(of.graph_launches),
             count(of.steps)
         ),
-        format!(
-            "gaps between launches {} ({} of the steps' time)",
-            seconds(of.gap_seconds),
-            percent(share(of.gap_seconds))
-        ),
+        format!("gaps between launches {} ({} of the steps' time)", seconds(of.gap_seconds), percent(of.gap_share())),
         format!("{} in {} waits of all threads", seconds(of.wait_seconds), count(of.waits)),
     ];
     said.extend(of.modes.iter().map(|(mode, n)| format!("{} steps {}", count(*n), escape(mode))));
     if of.fell_back > 0 {
         said.push(format!("{} steps ran without the graph that such batches had", count(of.fell_back)));
+    }
+    if of.unnamed_launches > 0 {
+        said.push(format!("{} launches of kernels that are too many to be told apart", count(of.unnamed_launches)));
     }
     let mut out = format!("<h3>CUDA</h3><ul><li>{}</li></ul>", said.join("</li><li>"));
     if !of.top_kernels.is_empty() {
@@ -290,7 +279,7 @@ fn missing(report: &Report) -> String {
     let mut all: Vec<String> =
         report.incomplete.iter().map(|of| format!("{} requests: {}", count(of.count), of.what)).collect();
     if report.requests.left_out > 0 {
-        all.push(format!("{} requests are in no distribution: too many", count(report.requests.left_out)));
+        all.push(format!("{} requests are in no distribution and no sum: too many", count(report.requests.left_out)));
     }
     all.extend(report.losses.iter().map(|loss| escape(&loss.said)));
     if all.is_empty() {

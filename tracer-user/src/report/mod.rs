@@ -76,7 +76,7 @@ impl FileSaid {
             servers: about.servers,
             from: about.span_ns.map(|(from, _)| at(from)),
             to: about.span_ns.map(|(_, to)| at(to)),
-            seconds: about.span_ns.map(|(from, to)| (to - from) as f64 / 1e9),
+            seconds: about.span_ns.map(|(from, to)| to.saturating_sub(from) as f64 / 1e9),
             clock_uncertainty_seconds: about.uncertainty_ns.map(|ns| ns as f64 / 1e9),
         }
     }

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::rows::{Row, TimeOf};
+use super::words::count;
 
 /// The phases, in the order in which they come.
 pub const PHASES: [(&str, TimeOf); 6] = [
@@ -30,6 +31,16 @@ pub struct Phases {
     pub slowest_requests: u64,
     pub slowest_seconds: f64,
     pub phases: Vec<Phase>,
+}
+
+impl Phases {
+    /// How many are among the slowest, as a person reads it.
+    pub fn slowest_said(&self) -> String {
+        match self.slowest_requests {
+            1 => "the slowest one".to_owned(),
+            n => format!("the slowest {}", count(n)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

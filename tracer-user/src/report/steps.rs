@@ -1,16 +1,20 @@
 //! What the engines' steps amount to.
 //!
 //! Enters: steps. Leaves: how long they took by what was in them and by how many requests they served, the most that was seen of the KV
-//! cache and of the queue, and what they did with CUDA.
+//! cache and of the queue, and what they did with CUDA. Invariant: at most [`MAX_ENGINES`] engines and [`MAX_KERNELS`] kernels are told apart;
+//! that there were more is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::histogram::Histogram;
+use super::words::count;
 use crate::output::EngineStep;
 use crate::output::cuda::StepCuda;
 
+/// Engines that are told apart: a file may name any number of servers.
+const MAX_ENGINES: usize = 4_096;
 /// Kernels that are counted by name; names are a library's, and it may have any number.
 const MAX_KERNELS: usize = 4_096;
 /// Kernels that are named.
@@ -23,7 +27,8 @@ pub struct StepDigest {
     decode_alone: Histogram,
     /// By the power of two that the batch reaches.
     by_batch: BTreeMap<u32, Histogram>,
-    engines: std::collections::BTreeSet<(String, u32)>,
+    engines: BTreeSet<(String, u32)>,
+    has_more_engines: bool,
     kv_max: Option<f64>,
     running_max: Option<u64>,
     waiting_max: Option<u64>,
@@ -45,6 +50,7 @@ struct CudaDigest {
     fell_back: u64,
     modes: BTreeMap<&'static str, u64>,
     kernels: BTreeMap<String, u64>,
+    unnamed: u64,
 }
 
 /// Times are seconds.
@@ -52,6 +58,8 @@ struct CudaDigest {
 pub struct StepsSaid {
     pub count: u64,
     pub engines: u64,
+    /// There were more of them than are told apart.
+    pub has_more_engines: bool,
     pub prefill_tokens: u64,
     pub decode_tokens: u64,
     /// 0 to 1; null where the scheduler said nothing.
@@ -93,6 +101,33 @@ pub struct CudaSaid {
     pub modes: Vec<(String, u64)>,
     /// Most frequent first; empty where launches are not told one by one.
     pub top_kernels: Vec<(String, u64)>,
+    /// Of kernels over those that are counted by name.
+    pub unnamed_launches: u64,
+}
+
+impl StepsSaid {
+    /// How many engines there were, as a person reads it.
+    pub fn engines_said(&self) -> String {
+        match (self.engines, self.has_more_engines) {
+            (n, true) => format!("more than {} engines", count(n)),
+            (1, _) => "1 engine".to_owned(),
+            (n, _) => format!("{} engines", count(n)),
+        }
+    }
+
+    /// How long steps took, of what: by what was in them, then by how many requests they served.
+    pub fn rows(&self) -> impl Iterator<Item = (String, &Durations)> {
+        let unit = |batch: &Durations| if batch.what == "1" { "request" } else { "requests" };
+        let batches = self.by_batch.iter().map(move |batch| (format!("{} {}", batch.what, unit(batch)), batch));
+        self.kinds.iter().map(|kind| (kind.what.clone(), kind)).chain(batches)
+    }
+}
+
+impl CudaSaid {
+    /// Of the steps' time, 0 to 1.
+    pub fn gap_share(&self) -> f64 {
+        if self.seconds > 0.0 { self.gap_seconds / self.seconds } else { 0.0 }
+    }
 }
 
 impl StepDigest {
@@ -102,7 +137,12 @@ impl StepDigest {
         if step.prefill_tokens > 0 || step.first_tokens > 0 { &mut self.with_prefill } else { &mut self.decode_alone }
             .add(seconds, 1);
         self.by_batch.entry(step.requests.max(1).ilog2()).or_default().add(seconds, 1);
-        self.engines.insert((step.server.instance(), step.engine));
+        let engine = (step.server.instance(), step.engine);
+        if self.engines.len() < MAX_ENGINES || self.engines.contains(&engine) {
+            self.engines.insert(engine);
+        } else {
+            self.has_more_engines = true;
+        }
         self.prefill_tokens = self.prefill_tokens.saturating_add(step.prefill_tokens);
         self.decode_tokens = self.decode_tokens.saturating_add(step.decode_tokens);
         if let Some(stats) = step.stats {
@@ -123,6 +163,7 @@ impl StepDigest {
         (self.all.count() > 0).then(|| StepsSaid {
             count: self.all.count(),
             engines: self.engines.len() as u64,
+            has_more_engines: self.has_more_engines,
             prefill_tokens: self.prefill_tokens,
             decode_tokens: self.decode_tokens,
             kv_cache_usage_max: self.kv_max,
@@ -169,6 +210,8 @@ impl CudaDigest {
                 *known = known.saturating_add(*count);
             } else if self.kernels.len() < MAX_KERNELS {
                 self.kernels.insert(name.short.clone(), *count);
+            } else {
+                self.unnamed = self.unnamed.saturating_add(*count);
             }
         }
     }
@@ -189,6 +232,47 @@ impl CudaDigest {
             fell_back: self.fell_back,
             modes: self.modes.iter().map(|(mode, count)| ((*mode).to_owned(), *count)).collect(),
             top_kernels: top,
+            unnamed_launches: self.unnamed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::input::Server;
+    use crate::output::{SpanId, TraceId};
+
+    fn step(engine: u32, start_ns: u64, end_ns: u64) -> EngineStep {
+        EngineStep {
+            server: Arc::new(Server::default()),
+            trace_id: TraceId([1; 16]),
+            span_id: SpanId([1; 8]),
+            engine,
+            start_ns,
+            end_ns,
+            requests: 1,
+            tokens: 1,
+            first_tokens: 0,
+            prefill_tokens: 0,
+            decode_tokens: 1,
+            batch: Box::default(),
+            stats: None,
+            cuda: None,
+        }
+    }
+
+    #[test]
+    fn engines_of_a_file_that_names_any_number_of_them_are_bounded() {
+        let mut digest = StepDigest::default();
+        (0..MAX_ENGINES as u32).for_each(|engine| digest.take(&step(engine, 0, 1_000)));
+        digest.take(&step(0, 0, 1_000));
+        assert_eq!(digest.said().unwrap().engines_said(), "4,096 engines");
+        (0..10_000).for_each(|more| digest.take(&step(MAX_ENGINES as u32 + more, 0, 1_000)));
+        let said = digest.said().unwrap();
+        assert_eq!((said.engines_said().as_str(), digest.engines.len()), ("more than 4,096 engines", MAX_ENGINES));
+        assert_eq!(said.count, MAX_ENGINES as u64 + 1 + 10_000, "their steps are all counted");
     }
 }

@@ -9,22 +9,17 @@ use super::steps::{CudaSaid, Durations, StepsSaid};
 use super::summary::Latency;
 use super::words::{count, maybe, number, percent, seconds};
 use super::{FileSaid, Report};
+use crate::export::terminal::Style;
+use crate::export::terminal::units::{fit, padded, width, wrap};
 
 /// Columns.
 pub const WIDTH: usize = 80;
 /// Models that have a line.
 const MODELS: usize = 8;
 
-/// How it may be drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drawn {
-    pub color: bool,
-    /// Block characters; else digits, in a locale that has no others.
-    pub unicode: bool,
-}
-
-pub fn render(report: &Report, drawn: Drawn) -> String {
-    let mut page = Page { out: String::new(), drawn };
+/// As `style` says, but for its width: 80 columns are read anywhere.
+pub fn render(report: &Report, style: Style) -> String {
+    let mut page = Page::new(style);
     page.file(&report.file);
     page.requests(report);
     page.latency(&report.latency);
@@ -34,45 +29,43 @@ pub fn render(report: &Report, drawn: Drawn) -> String {
         page.steps(steps);
     }
     page.losses(report);
-    // In a locale without them what is no ASCII would be drawn as anything.
-    if drawn.unicode { page.out } else { plain(&page.out) }
+    page.out
 }
 
-/// The same in ASCII.
-pub fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '–' | '−' => '-',
-            'µ' => 'u',
-            '×' => 'x',
-            '…' => '.',
-            '█' => '#',
-            c if c.is_ascii() => c,
-            _ => '?',
-        })
-        .collect()
-}
-
-struct Page {
-    out: String,
-    drawn: Drawn,
+/// Lines, none of which is wider than [`WIDTH`].
+pub(super) struct Page {
+    pub(super) out: String,
+    pub(super) style: Style,
 }
 
 impl Page {
-    fn line(&mut self, line: &str) {
-        let width = line.chars().count();
-        if width <= WIDTH {
-            self.out.push_str(line);
-        } else {
-            self.out.extend(line.chars().take(WIDTH - 1).chain(['…']));
-        }
+    pub(super) fn new(style: Style) -> Self {
+        Self { out: String::new(), style }
+    }
+
+    pub(super) fn line(&mut self, line: &str) {
+        self.out.push_str(&fit(line, WIDTH, self.style));
         self.out.push('\n');
+    }
+
+    /// In as many lines as it takes, of which further ones stand `by` columns further in.
+    pub(super) fn wrapped(&mut self, text: &str, by: usize) {
+        for (number, part) in wrap(text, WIDTH - by, self.style).into_iter().enumerate() {
+            let by = if number == 0 { 0 } else { by };
+            self.line(&format!("{:by$}{part}", ""));
+        }
+    }
+
+    /// A line that begins with what it is about.
+    pub(super) fn titled(&mut self, title: &str, rest: &str) {
+        let title = fit(title, WIDTH, self.style);
+        let rest = fit(rest, WIDTH - width(&title), self.style);
+        let _ = writeln!(self.out, "{}{rest}", self.style.paint(1, &title));
     }
 
     fn head(&mut self, title: &str, rest: &str) {
         self.out.push('\n');
-        let title = if self.drawn.color { format!("\x1b[1m{title}\x1b[0m") } else { title.to_owned() };
-        let _ = writeln!(self.out, "{title}{rest}");
+        self.titled(title, rest);
     }
 
     fn file(&mut self, file: &FileSaid) {
@@ -116,8 +109,8 @@ impl Page {
         ));
         for model in of.models.iter().take(MODELS) {
             self.line(&format!(
-                "  {:<30}{:>9}{:>9}{:>14}{:>14}",
-                fit(&model.model, 29),
+                "  {} {:>9}{:>9}{:>14}{:>14}",
+                padded(&model.model, 29, self.style),
                 count(model.requests),
                 count(model.not_well),
                 maybe(model.ttft_p50),
@@ -135,7 +128,7 @@ impl Page {
         self.line(&format!("  {:<12}{heads}", ""));
         for of in latencies {
             let times = [of.p50, of.p95, of.p99, of.max].map(|time| format!("{:>9}", seconds(time))).concat();
-            let bars = spark(&of.bars, self.drawn.unicode);
+            let bars = spark(&of.bars, self.style.unicode);
             self.line(&format!("  {:<12}{:>9}{times} {bars}", shown(of.name), count(of.count)));
         }
         self.line("  (bars: from the smallest to the largest, in equal steps of the logarithm)");
@@ -146,12 +139,8 @@ impl Page {
         if of.requests == 0 {
             return;
         }
-        let slow = if of.slowest_requests == 1 {
-            "the slowest one".to_owned()
-        } else {
-            format!("the slowest {}", count(of.slowest_requests))
-        };
-        self.head("Where the time went", &format!(": of {} requests, and of {slow}", count(of.requests)));
+        let title = format!(": of {} requests, and of {}", count(of.requests), of.slowest_said());
+        self.head("Where the time went", &title);
         for phase in &of.phases {
             let bar = |share: f64| "█".repeat((share.clamp(0.0, 1.0) * 20.0).round() as usize);
             let line = format!(
@@ -192,14 +181,13 @@ impl Page {
             tokens(slow.output_tokens),
             slow.outcome
         ));
-        for line in wrap(&slow.why.said, WIDTH - 12) {
+        for line in wrap(&slow.why.said, WIDTH - 12, self.style) {
             self.line(&format!("            {line}"));
         }
     }
 
     fn steps(&mut self, of: &StepsSaid) {
-        let engines = if of.engines == 1 { "1 engine".to_owned() } else { format!("{} engines", count(of.engines)) };
-        self.head("Engine steps", &format!(": {} of {engines}", count(of.count)));
+        self.head("Engine steps", &format!(": {} of {}", count(of.count), of.engines_said()));
         let mut said =
             vec![format!("tokens: {} of prompts, {} of answers", count(of.prefill_tokens), count(of.decode_tokens))];
         said.extend(of.kv_cache_usage_max.map(|usage| format!("KV cache at most {}", percent(usage))));
@@ -209,12 +197,8 @@ impl Page {
         }
         let heads = ["count", "total", "p50", "p95", "p99", "max"].map(|head| format!("{head:>9}")).concat();
         self.line(&format!("  {:<18}{heads}", ""));
-        for kind in &of.kinds {
-            self.durations(&kind.what, kind);
-        }
-        for batch in &of.by_batch {
-            let unit = if batch.what == "1" { "request" } else { "requests" };
-            self.durations(&format!("{} {unit}", batch.what), batch);
+        for (what, kind) in of.rows() {
+            self.durations(&what, kind);
         }
         if let Some(cuda) = &of.cuda {
             self.cuda(cuda);
@@ -228,9 +212,8 @@ impl Page {
 
     fn cuda(&mut self, of: &CudaSaid) {
         self.head("CUDA", &format!(": in {} steps", count(of.steps)));
-        let share = |part: f64| if of.seconds > 0.0 { part / of.seconds } else { 0.0 };
         self.line(&format!("  {} kernels and {} graphs launched", count(of.launches), count(of.graph_launches)));
-        let gap = format!("{} ({} of the steps' time)", seconds(of.gap_seconds), percent(share(of.gap_seconds)));
+        let gap = format!("{} ({} of the steps' time)", seconds(of.gap_seconds), percent(of.gap_share()));
         self.line(&format!("  gaps between launches {gap}"));
         let waits = format!("{} in {} waits of all threads", seconds(of.wait_seconds), count(of.waits));
         self.line(&format!("  {waits}"));
@@ -242,7 +225,10 @@ impl Page {
             self.line(&format!("  {} steps ran without the graph that such batches had", count(of.fell_back)));
         }
         for (kernel, n) in &of.top_kernels {
-            self.line(&format!("  {:>12} × {}", count(*n), fit(kernel, 60)));
+            self.line(&format!("  {:>12} × {}", count(*n), fit(kernel, 60, self.style)));
+        }
+        if of.unnamed_launches > 0 {
+            self.line(&format!("  {:>12} × kernels that are too many to be told apart", count(of.unnamed_launches)));
         }
     }
 
@@ -254,11 +240,14 @@ impl Page {
             is_whole = false;
         }
         if report.requests.left_out > 0 {
-            self.line(&format!("  {} requests are in no distribution: too many", count(report.requests.left_out)));
+            self.line(&format!(
+                "  {} requests are in no distribution and no sum: too many",
+                count(report.requests.left_out)
+            ));
             is_whole = false;
         }
         for loss in &report.losses {
-            for line in wrap(&loss.said, WIDTH - 2) {
+            for line in wrap(&loss.said, WIDTH - 2, self.style) {
                 self.line(&format!("  {line}"));
             }
             is_whole = false;
@@ -287,27 +276,4 @@ fn spark(bars: &[(f64, u64)], unicode: bool) -> String {
     bars.iter()
         .map(|(_, count)| if *count == 0 { ' ' } else { levels[level(*count).clamp(1, levels.len()) - 1] })
         .collect()
-}
-
-/// At most so many characters.
-pub fn fit(text: &str, width: usize) -> String {
-    if text.chars().count() <= width { text.to_owned() } else { text.chars().take(width - 1).chain(['…']).collect() }
-}
-
-/// Lines of at most so many characters, cut between words where that can be.
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let (mut lines, mut line) = (Vec::new(), String::new());
-    for word in text.split_whitespace() {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(std::mem::take(&mut line));
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(&fit(word, width));
-    }
-    if !line.is_empty() {
-        lines.push(line);
-    }
-    lines
 }

@@ -1,5 +1,8 @@
 //! Numbers as people read them.
 
+/// `1,234,567`
+pub use crate::why::words::number as count;
+
 /// Three significant digits with a unit: `431 µs`, `12.3 ms`, `1.23 s`, `2m05s`.
 pub fn seconds(seconds: f64) -> String {
     let three = |value: f64, unit: &str| match value {
@@ -29,19 +32,6 @@ fn minutes(seconds: f64) -> String {
 /// A time that may not be known.
 pub fn maybe(of: Option<f64>) -> String {
     of.map_or_else(|| "–".to_owned(), seconds)
-}
-
-/// `1,234,567`
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// Of a share, 0 to 1: `12 %`, `0.3 %`.

@@ -30,7 +30,7 @@ pub mod text;
 mod unseen;
 mod untold;
 mod usual;
-mod words;
+pub mod words;
 
 pub use around::{Near, around};
 use case::Case;

@@ -25,7 +25,7 @@ pub(super) fn ns(seconds: f64) -> u64 {
 }
 
 /// `12,345`.
-pub(super) fn number(n: u64) -> String {
+pub fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
