@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use inferspan::export::terminal::units::width;
 use inferspan::output::Outcome;
 use inferspan_harness::folder::Folder;
 use inferspan_tests::judge::binary;
@@ -102,7 +103,7 @@ fn a_prefill_that_is_a_fifth_slower_is_found_and_nothing_else() {
     assert_eq!(phase(&all, "ttft")["verdict"], "slower");
     assert_eq!(phase(&all, "ttft")["by"], serde_json::json!(["prefill"]));
     let text = String::from_utf8(diff(&a, &b, &[]).stdout).unwrap();
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.lines().all(|line| width(line) <= 80), "{text}");
     assert!(
         text.lines().last().unwrap_or_default().contains("model m") || text.contains("Slower: prefill by"),
         "{text}"
@@ -194,4 +195,18 @@ fn of_too_few_requests_and_of_different_models_nothing_is_said() {
     let refused = diff(&few, &other, &[]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no model is in both"));
+}
+
+#[test]
+fn a_comparison_of_models_with_wide_names_fits_a_terminal() {
+    let files = Files::new("diff-wide");
+    let name = |of: Timed| Timed { model: "模型".repeat(30), ..of };
+    let a = files.write(&format!("{}.jsonl", "模型".repeat(30)), run(100, 0).map(name));
+    let b = files.write("b.jsonl", run(100, 1).map(name).map(|of| Timed { prefill: of.prefill * 2.0, ..of }));
+    for locale in ["C.UTF-8", "C"] {
+        let output = Command::new(binary()).arg("diff").args([&a, &b]).env("LC_ALL", locale).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("Slower: prefill") && text.lines().all(|line| width(line) <= 80), "{text}");
+        assert!(locale != "C" || text.is_ascii(), "{text}");
+    }
 }

@@ -7,10 +7,10 @@
 
 use serde::Serialize;
 
-use super::rows::{Row, Rows};
+use super::rows::{MAX_MODELS, MAX_ROWS, Row, Rows};
 use super::samples::Samples;
 use super::shift::{self, CONFIDENCE, Shift};
-use super::words::number;
+use super::words::{count, number};
 use super::{FileSaid, LossSaid};
 
 /// The form of the JSON.
@@ -18,6 +18,8 @@ pub const SCHEMA: &str = "inferspan.diff/1";
 /// Median lengths that differ by more than this share are not alike, and rates by more than that one.
 const LENGTHS_ALIKE: f64 = 0.1;
 const RATES_ALIKE: f64 = 0.2;
+/// What a loss is called where a file has models that are not told apart.
+pub const MODELS_OVER: &str = "models_over";
 /// Of the quantile that stands for the slow ones.
 const TAIL: f64 = 0.95;
 
@@ -47,6 +49,7 @@ pub struct Diff {
     pub confidence: f64,
     pub smallest: Smallest,
     pub models: Vec<ModelDiff>,
+    /// Models; where the other file has some that are not told apart (`models_over` in its losses), it may have these, too.
     pub only_in_a: Vec<String>,
     pub only_in_b: Vec<String>,
     pub findings: Vec<Finding>,
@@ -185,12 +188,15 @@ const PREFILL_A_TOKEN: Compared = Compared {
 };
 
 pub fn compare(a: Side, b: Side, smallest: Smallest) -> Diff {
-    let is_in = |rows: &Rows, name: &String| rows.models.contains(name);
-    let mut names: Vec<&String> = a.rows.models.iter().filter(|name| is_in(&b.rows, name)).collect();
+    let mut names: Vec<&String> =
+        a.rows.named().map(|(_, name)| name).filter(|name| b.rows.place(name).is_some()).collect();
     names.sort_unstable();
     let models: Vec<ModelDiff> = names.into_iter().map(|name| model(&a, &b, name, smallest)).collect();
-    let only = |of: &Rows, other: &Rows| of.models.iter().filter(|name| !is_in(other, name)).cloned().collect();
+    let only = |of: &Rows, other: &Rows| {
+        of.named().map(|(_, name)| name).filter(|name| other.place(name).is_none()).cloned().collect()
+    };
     let findings = models.iter().flat_map(findings).collect();
+    let losses = |side: &Side| [left_out(&side.rows), side.losses.clone()].concat();
     Diff {
         schema: SCHEMA,
         confidence: CONFIDENCE,
@@ -199,16 +205,31 @@ pub fn compare(a: Side, b: Side, smallest: Smallest) -> Diff {
         models,
         only_in_a: only(&a.rows, &b.rows),
         only_in_b: only(&b.rows, &a.rows),
+        losses_a: losses(&a),
+        losses_b: losses(&b),
         a: a.file,
         b: b.file,
-        losses_a: a.losses,
-        losses_b: b.losses,
     }
+}
+
+/// What of a file is not compared.
+fn left_out(rows: &Rows) -> Vec<LossSaid> {
+    let others = rows.rows.iter().filter(|row| Some(row.model) == rows.others).count() as u64;
+    let all = [
+        ("requests_over", rows.over, format!("over the first {}", count(MAX_ROWS as u64))),
+        (MODELS_OVER, others, format!("of models over the first {MAX_MODELS}, which are not told apart")),
+    ];
+    let told = all.into_iter().filter(|(_, left_out, _)| *left_out > 0);
+    told.map(|(what, left_out, which)| {
+        let said = format!("{} requests are not compared: {which}", count(left_out));
+        LossSaid { what, count: left_out, said }
+    })
+    .collect()
 }
 
 /// The rows of a model of a file.
 fn of_model<'r>(side: &'r Side, name: &str) -> (Vec<&'r Row>, u64) {
-    let at = side.rows.models.iter().position(|known| known == name);
+    let at = side.rows.place(name);
     let all = || side.rows.rows.iter().filter(move |row| Some(row.model) == at);
     (all().filter(|row| row.went_well()).collect(), all().count() as u64)
 }
@@ -221,7 +242,10 @@ fn model(a: &Side, b: &Side, name: &str, smallest: Smallest) -> ModelDiff {
         (median(&rows_a), median(&rows_b))
     };
     let (prompts, answers) = (lengths(Row::uncached), lengths(|row| row.output_tokens));
-    let rate = |side: &Side, n: u64| side.file.seconds.filter(|s| *s > 0.0).map(|s| n as f64 / s);
+    let rate = |side: &Side, n: u64| {
+        // Where requests were left out nobody knows whose they were.
+        side.file.seconds.filter(|s| *s > 0.0 && side.rows.over == 0).map(|s| n as f64 / s)
+    };
     let rates = (rate(a, requests_a), rate(b, requests_b));
     let mut warnings = Vec::new();
     let mut alike = |(a, b): (Option<f64>, Option<f64>), within: f64, words: &str| {
@@ -314,4 +338,81 @@ fn findings(of: &ModelDiff) -> Vec<Finding> {
         Some(Finding { model: of.model.clone(), phase: phase.name, unit: phase.unit, verdict, shift, share })
     };
     of.phases.iter().filter_map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{Outcome, RequestSeconds};
+    use crate::recall::{About, Kind};
+
+    const SMALLEST: Smallest = Smallest { share: 0.02, seconds: 50e-6 };
+
+    /// A file of 100 s with `each` requests to each of the models `of`, whose prefill takes `prefill`.
+    fn side(of: impl Iterator<Item = u32>, each: u32, prefill: f64) -> Side {
+        let mut rows = Rows::default();
+        for model in of {
+            for n in 0..each {
+                rows.take(&crate::output::AccessRecord {
+                    model: Some(format!("m{model}")),
+                    outcome: Outcome::Stop,
+                    seconds: RequestSeconds {
+                        prefill: Some(prefill * (1.0 + f64::from(n) / 1e4)),
+                        ..RequestSeconds::default()
+                    },
+                    ..crate::export::access_log::tests::record()
+                });
+            }
+        }
+        let about = About {
+            kind: Kind::Traces,
+            writer: None,
+            span_ns: Some((0, 100_000_000_000)),
+            servers: 1,
+            uncertainty_ns: None,
+            losses: vec![],
+        };
+        Side { file: FileSaid::of("file", &about), rows, losses: vec![] }
+    }
+
+    fn told(losses: &[LossSaid]) -> Vec<(&'static str, u64)> {
+        losses.iter().map(|loss| (loss.what, loss.count)).collect()
+    }
+
+    #[test]
+    fn models_that_are_not_told_apart_are_told_and_not_compared() {
+        // A: models 0 to 99, ten requests each │ B: 30 to 129, each ten times as slow │ of each the first 64 are told apart
+        let diff = compare(side(0..100, 10, 0.01), side(30..130, 10, 0.1), SMALLEST);
+        assert!(diff.models.iter().all(|of| of.model != "(others)"));
+        assert_eq!((diff.models.len(), diff.findings.len()), (34, 34), "30 to 63 are in both");
+        assert_eq!((told(&diff.losses_a), told(&diff.losses_b)), (vec![(MODELS_OVER, 360)], vec![(MODELS_OVER, 360)]));
+        assert!(diff.only_in_a.contains(&"m0".to_owned()) && diff.only_in_b.contains(&"m93".to_owned()));
+        let style = crate::export::terminal::Style { color: false, unicode: true, width: 80, has_cursor: false };
+        let text = crate::report::compare_text::render(&diff, style);
+        assert!(text.contains("in A alone, or among B's that are not told apart: m0"), "{text}");
+        assert!(text.contains("missing in A: 360 requests are not compared: of models over the first 64"), "{text}");
+    }
+
+    #[test]
+    fn a_model_that_a_client_calls_as_the_others_are_called_is_a_model() {
+        let named = |side: &mut Side| side.rows.models[0] = "(others)".to_owned();
+        let (mut a, mut b) = (side(0..70, 10, 0.01), side(0..70, 10, 0.1));
+        named(&mut a);
+        named(&mut b);
+        let diff = compare(a, b, SMALLEST);
+        let others: Vec<_> = diff.models.iter().filter(|of| of.model == "(others)").collect();
+        assert_eq!((others.len(), others[0].requests_a, others[0].requests_b), (1, 10, 10));
+    }
+
+    #[test]
+    fn of_requests_that_are_too_many_no_rate_is_known() {
+        // A: 10 requests │ B: 20, and 50 that were not kept
+        let (a, mut b) = (side(0..1, 10, 0.01), side(0..1, 20, 0.01));
+        let rates = |diff: &Diff| diff.models[0].warnings.iter().any(|said| said.starts_with("requests a second"));
+        assert!(rates(&compare(a, side(0..1, 20, 0.01), SMALLEST)));
+        b.rows.over = 50;
+        let diff = compare(side(0..1, 10, 0.01), b, SMALLEST);
+        assert!(!rates(&diff), "{:?}", diff.models[0].warnings);
+        assert_eq!((told(&diff.losses_a), told(&diff.losses_b)), (vec![], vec![("requests_over", 50)]));
+    }
 }

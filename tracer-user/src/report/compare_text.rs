@@ -3,7 +3,7 @@
 //! Enters: a [`Diff`], whose names are safe to show. Leaves: text.
 
 use super::FileSaid;
-use super::compare::{Diff, Finding, ModelDiff, PhaseDiff, Unit, Verdict};
+use super::compare::{Diff, Finding, MODELS_OVER, ModelDiff, PhaseDiff, Unit, Verdict};
 use super::shift::{CONFIDENCE, Shift};
 use super::text::{Page, WIDTH, shown};
 use super::words::{count, maybe, percent, seconds};
@@ -19,10 +19,13 @@ pub fn render(diff: &Diff, style: Style) -> String {
     for model in &diff.models {
         of_model(&mut page, model);
     }
-    for (name, only) in [("A", &diff.only_in_a), ("B", &diff.only_in_b)] {
+    let only = [("A", &diff.only_in_a, "B", &diff.losses_b), ("B", &diff.only_in_b, "A", &diff.losses_a)];
+    for (name, only, other, losses) in only {
         if !only.is_empty() {
             page.out.push('\n');
-            page.wrapped(&format!("in {name} alone: {}", only.join(", ")), 0);
+            let may_be = losses.iter().any(|loss| loss.what == MODELS_OVER);
+            let or = if may_be { format!(", or among {other}'s that are not told apart") } else { String::new() };
+            page.wrapped(&format!("in {name} alone{or}: {}", only.join(", ")), 0);
         }
     }
     for (name, losses) in [("A", &diff.losses_a), ("B", &diff.losses_b)] {

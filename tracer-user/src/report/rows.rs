@@ -55,6 +55,8 @@ pub struct Rows {
     pub rows: Vec<Row>,
     /// In the order in which they came.
     pub models: Vec<String>,
+    /// Place there of all those over [`MAX_MODELS`], which are no model.
+    pub others: Option<usize>,
     /// Requests over [`MAX_ROWS`].
     pub over: u64,
     pub missing: BTreeMap<Missing, u64>,
@@ -77,7 +79,7 @@ impl Rows {
             *self.missing.entry(*missing).or_default() += 1;
         }
         if self.rows.len() == MAX_ROWS {
-            self.over += 1;
+            self.over = self.over.saturating_add(1);
             return;
         }
         let seconds = &record.seconds;
@@ -107,15 +109,28 @@ impl Rows {
 
     fn model(&mut self, model: Option<&str>) -> usize {
         let name = super::name(model.unwrap_or(UNNAMED));
-        let known = |name: &str| self.models.iter().position(|known| known == name);
-        if let Some(at) = known(&name) {
+        if let Some(at) = self.place(&name) {
             return at;
         }
-        let name = if self.models.len() < MAX_MODELS { name } else { OTHERS.to_owned() };
-        known(&name).unwrap_or_else(|| {
+        let place = self.models.len();
+        if place < MAX_MODELS {
             self.models.push(name);
-            self.models.len() - 1
+            return place;
+        }
+        *self.others.get_or_insert_with(|| {
+            self.models.push(OTHERS.to_owned());
+            place
         })
+    }
+
+    /// The models that are told apart, each with its place.
+    pub fn named(&self) -> impl Iterator<Item = (usize, &String)> {
+        self.models.iter().enumerate().filter(|(at, _)| Some(*at) != self.others)
+    }
+
+    /// Where a model is, if it is told apart.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.named().find(|(_, known)| *known == name).map(|(at, _)| at)
     }
 }
 

@@ -31,9 +31,10 @@ pub struct Requests {
     pub count: u64,
     /// Still open when the file ends.
     pub open: u64,
-    /// Over what is kept of each; not in the distributions.
+    /// Over what is kept of each; in no distribution and no sum.
     pub left_out: u64,
     pub per_second: Option<f64>,
+    /// Null where requests were left out.
     pub output_tokens_per_second: Option<f64>,
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
@@ -87,7 +88,7 @@ pub fn requests(rows: &Rows, open: u64, seconds: Option<f64>) -> Requests {
         open,
         left_out: rows.over,
         per_second: per_second(count),
-        output_tokens_per_second: per_second(output_tokens),
+        output_tokens_per_second: per_second(output_tokens).filter(|_| rows.over == 0),
         prompt_tokens: sum(|row| row.prompt_tokens.unwrap_or(0)),
         cached_tokens: sum(|row| row.cached_tokens.unwrap_or(0)),
         output_tokens,
