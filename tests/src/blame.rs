@@ -74,19 +74,22 @@ pub fn send(target: &Target, all: &[Asked], more: &Value) {
     });
 }
 
+fn set_receive_room(stream: &TcpStream, bytes: libc::c_int) {
+    let length = size_of_val(&bytes) as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the value is as long as the length says.
+    let set = unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, (&raw const bytes).cast(), length)
+    };
+    assert_eq!(set, 0, "SO_RCVBUF");
+}
+
 /// Sends one, and takes nothing of the response for a while.
 ///
 /// # Panics
 /// Where it is not answered whole.
 pub fn read_late(target: &Target, asked: &Asked, more: &Value, pause: Duration) {
     let mut stream = TcpStream::connect(target.url.trim_start_matches("http://")).expect("a connection");
-    let size: libc::c_int = 4096;
-    let length = size_of_val(&size) as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the value is as long as the length says.
-    let set = unsafe {
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, (&raw const size).cast(), length)
-    };
-    assert_eq!(set, 0, "SO_RCVBUF");
+    set_receive_room(&stream, 4 << 10);
     let body = asked.body(&target.model, more);
     let head = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: {}\r\n\
@@ -96,6 +99,8 @@ pub fn read_late(target: &Target, asked: &Asked, more: &Value, pause: Duration) 
     );
     stream.write_all(format!("{head}{body}").as_bytes()).expect("it is sent");
     thread::sleep(pause);
+    // Eight megabytes through the small one took six minutes.
+    set_receive_room(&stream, 1 << 20);
     let (mut all, mut bytes) = (String::new(), vec![0; 64 << 10]);
     while !all.contains("[DONE]") {
         let count = stream.read(&mut bytes).expect("the response");

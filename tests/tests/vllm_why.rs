@@ -4,17 +4,18 @@
 //! minute or two.
 
 use std::thread;
+use std::time::Duration;
 
 use inferspan_harness::folder::Folder;
 use inferspan_harness::installed::Vllm;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
-use inferspan_tests::blame::{Asked, SETTLED, ask, attach, detach, evidence, kinds, send};
+use inferspan_tests::blame::{Asked, SETTLED, ask, attach, detach, evidence, kinds, read_late, send};
 use inferspan_tests::judge::Target;
 use serde_json::{Value, json};
 
 /// 8 sequences at once, and room for 5,120 tokens of them; prompts are computed 1,024 tokens a step.
-const ARGUMENTS: [&str; 12] = [
+const ARGUMENTS: [&str; 14] = [
     "--max-model-len",
     "4096",
     "--max-num-seqs",
@@ -25,6 +26,8 @@ const ARGUMENTS: [&str; 12] = [
     "32",
     "--max-num-batched-tokens",
     "1024",
+    "--max-logprobs",
+    "20",
     // The model's weights are noise at any position.
     "--hf-overrides",
     "{\"max_position_embeddings\": 16384}",
@@ -84,4 +87,13 @@ fn troubles_of_a_real_server_are_named() {
     let text = [Asked::new("text", 100_000, 4, 0)];
     let [text] = stage.traced(&text, &json!({"truncate_prompt_tokens": 16}), ["text"]);
     assert_eq!(kinds(&text)[0], "slow_tokenizer", "{text:#}");
+
+    // 16 answers with the likeliest tokens beside each, some 8 MB: twice what a socket holds on loopback. Their client waits.
+    let attached = attach(&stage.target, stage.folder.path());
+    let slow = Asked::new("slow-reader", 20, 500, 0);
+    read_late(&stage.target, &slow, &json!({"logprobs": 20, "n": 16}), Duration::from_secs(30));
+    thread::sleep(SETTLED);
+    let slow = stage.why("slow-reader");
+    detach(attached);
+    assert_eq!(kinds(&slow)[0], "slow_client", "{slow:#}");
 }
