@@ -12,6 +12,7 @@ mod recorded;
 mod records;
 mod scale;
 mod statistics;
+mod viewer;
 mod vllm;
 
 use anyhow::Result;

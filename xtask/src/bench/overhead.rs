@@ -48,7 +48,7 @@ pub(super) fn write(folder: &Path, variant: &str, report: &Value) -> Result<()> 
 /// Makes the table of all variants that are in the folder, writes it there as README.md, and returns it.
 pub(super) fn render(folder: &Path) -> Result<String> {
     let mut text = "# What tracing costs the server\n\n\
-        Made by `cargo xtask bench vllm`; do not edit. The same load runs without and with `inferspan attach` in turns, and each \
+        Made by `cargo xtask bench vllm`; do not edit. The same load runs without and with what is measured in turns, and each \
         run with is compared with the run without beside it (ratio 1.02: 2 % more). `min … max` and the interquartile range \
         are of these ratios. CPU time is the kernel's, of all threads of the processes.\n\n\
         What a launch costs: [launch.md](launch.md).\n"
@@ -76,11 +76,12 @@ fn section(text: &mut String, report: &Value) {
     let pairs = report["pairs"].as_array().map_or(&[][..], Vec::as_slice);
     let _ = write!(
         text,
-        "\n## {}\n\n`{}`: {} pairs of runs.\n\n- Load: {}\n- Server: {}\n- Machine: {}, {} cores, {} GiB, Linux {}\n\n\
+        "\n## {}\n\n`{}`: {} pairs of runs, without and with {}.\n\n- Load: {}\n- Server: {}\n- Machine: {}, {} cores, {} GiB, Linux {}\n\n\
          | | without | with | ratio | min … max | IQR |\n|---|---|---|---|---|---|\n",
         field("variant"),
         field("command"),
         pairs.len(),
+        field("with"),
         field("load"),
         field("server"),
         machine["cpu"].as_str().unwrap_or("?"),

@@ -19,11 +19,60 @@ use inferspan_harness::{attached, http, proc};
 use serde_json::{Value, json};
 
 use super::overhead;
+use super::viewer::Viewer;
 use crate::demo::server;
 use crate::{build, shell};
 
-/// Ways to attach, and what each is called: flags beside the metrics and the access log.
-pub(super) const VARIANTS: [(&str, &[&str]); 1] = [("requests", &["--level", "requests"])];
+/// What is measured, by its name.
+const VARIANTS: [Variant; 2] = [
+    Variant {
+        name: "requests",
+        what: "`inferspan attach`",
+        flags: &["--level", "requests"],
+        compared: Compared::Tracer,
+    },
+    Variant {
+        name: "viewer",
+        what: "somebody looking at the page of an `inferspan attach` that runs in both",
+        flags: &["--level", "requests"],
+        compared: Compared::Viewer,
+    },
+];
+
+struct Variant {
+    name: &'static str,
+    /// What the runs with have and those without have not.
+    what: &'static str,
+    /// Flags of `attach` beside the metrics and the access log.
+    flags: &'static [&'static str],
+    compared: Compared,
+}
+
+/// What only the runs with have.
+#[derive(Clone, Copy, PartialEq)]
+enum Compared {
+    Tracer,
+    /// `--ui`, and who looks at it; the tracer runs in both.
+    Viewer,
+}
+
+impl Variant {
+    fn present(&self, with: bool) -> Present {
+        match (self.compared, with) {
+            (Compared::Tracer, false) => Present::Nobody,
+            (Compared::Tracer, true) | (Compared::Viewer, false) => Present::Tracer,
+            (Compared::Viewer, true) => Present::Viewer,
+        }
+    }
+}
+
+/// Who is there in a run.
+#[derive(Clone, Copy, PartialEq)]
+enum Present {
+    Nobody,
+    Tracer,
+    Viewer,
+}
 
 /// Whether the kernel counts what programs take.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -40,7 +89,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 8)]
     clients: u32,
     /// Measure this way to attach; may be given several times [default: requests]
-    #[arg(long, value_name = "VARIANT", value_parser = VARIANTS.map(|(name, _)| name))]
+    #[arg(long, value_name = "VARIANT", value_parser = VARIANTS.map(|variant| variant.name))]
     only: Vec<String>,
     /// Where the raw numbers and the table go
     #[arg(long, value_name = "FOLDER", default_value = "docs/overhead")]
@@ -53,16 +102,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let variants: Vec<_> = VARIANTS
         .into_iter()
-        .filter(|(name, _)| match arguments.only.as_slice() {
-            [] => *name == "requests",
-            only => only.iter().any(|asked| asked == name),
+        .filter(|variant| match arguments.only.as_slice() {
+            [] => variant.name == "requests",
+            only => only.iter().any(|asked| asked == variant.name),
         })
         .collect();
     let inferspan = build::inferspan()?;
     let mut programs = build::programs(build::TESTS_CRATE, &["steady-load", "program-costs"])?;
     let (load, costs) = (programs.remove(0), programs.remove(0));
     let help = shell::output(Command::new(&inferspan).args(["attach", "--help"]))?;
-    for (name, flags) in &variants {
+    for Variant { name, flags, .. } in &variants {
         if let Some(flag) = flags.iter().find(|flag| flag.starts_with("--") && !help.contains(*flag)) {
             bail!("variant {name}: this build's `inferspan attach` has no {flag}");
         }
@@ -79,12 +128,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // What is compiled at first use is no steady state.
     bench.load(5)?;
     let out = shell::root().join(&arguments.out);
-    for (name, flags) in variants {
-        let runs = bench.pairs(name, flags)?;
-        let programs = bench.programs(flags)?;
+    for variant in variants {
+        let Variant { name, what, flags, .. } = variant;
+        let runs = bench.pairs(&variant)?;
+        let programs = bench.programs(&variant)?;
         let Arguments { pairs, seconds, clients, .. } = arguments;
         let report = json!({
             "variant": name,
+            "with": what,
             "flags": flags,
             "command": format!("cargo xtask bench vllm --pairs {pairs} --seconds {seconds} --clients {clients} --only {name}"),
             "machine": overhead::machine()?,
@@ -109,20 +160,26 @@ struct Bench<'a> {
     server: Server,
 }
 
+struct Attached {
+    tracer: Process,
+    viewer: Option<Viewer>,
+}
+
 impl Bench<'_> {
-    fn pairs(&mut self, name: &str, flags: &[&str]) -> Result<Vec<Value>> {
+    fn pairs(&mut self, variant: &Variant) -> Result<Vec<Value>> {
         let mut pairs = Vec::new();
         for pair in 0..self.arguments.pairs {
             let with_first = pair % 2 == 1;
             let mut runs = [false, true].map(|_| Value::Null);
             for with in [with_first, !with_first] {
-                runs[usize::from(with)] = self.measure(with.then_some(flags))?;
+                runs[usize::from(with)] = self.measure(variant, variant.present(with))?;
             }
             let [without, with] = runs;
             let rate = |run: &Value| run["tokens_per_second"].as_f64().unwrap_or(0.0);
             let cpu = |run: &Value| run["cpu_ms_per_1000_tokens"]["server"].as_f64().unwrap_or(0.0);
             eprintln!(
-                "xtask: {name}, pair {} of {}: {:.0} and {:.0} tokens/s, {:.0} and {:.0} ms of CPU per 1,000 tokens",
+                "xtask: {}, pair {} of {}: {:.0} and {:.0} tokens/s, {:.0} and {:.0} ms of CPU per 1,000 tokens",
+                variant.name,
                 pair + 1,
                 self.arguments.pairs,
                 rate(&without),
@@ -135,13 +192,19 @@ impl Bench<'_> {
         Ok(pairs)
     }
 
-    /// One run; `flags`: those of the tracer that is attached meanwhile.
-    fn measure(&mut self, flags: Option<&[&str]>) -> Result<Value> {
-        let mut tracer = flags.map(|flags| self.attach(flags)).transpose()?;
-        let before = self.cpu(tracer.as_ref())?;
+    fn measure(&mut self, variant: &Variant, present: Present) -> Result<Value> {
+        let mut attached = match present {
+            Present::Nobody => None,
+            Present::Tracer | Present::Viewer => Some(self.attach(variant, present)?),
+        };
+        let tracer = attached.as_ref().map(|attached| &attached.tracer);
+        let before = self.cpu(tracer)?;
         let mut run = self.load(self.arguments.seconds)?;
-        let after = self.cpu(tracer.as_ref())?;
-        if let Some(tracer) = &mut tracer {
+        let after = self.cpu(tracer)?;
+        if let Some(Attached { tracer, viewer }) = &mut attached {
+            if let Some(viewer) = viewer.take() {
+                run["pictures"] = viewer.stop()?.into();
+            }
             tracer.check_running()?;
             tracer.stop_with(Signal::INT, Duration::from_secs(30))?;
             let said = tracer.tail(1);
@@ -166,17 +229,17 @@ impl Bench<'_> {
     }
 
     /// What each program takes: runs and ns a 1,000 tokens, of all processes of the machine, in a run of its own.
-    fn programs(&mut self, flags: &[&str]) -> Result<Value> {
+    fn programs(&mut self, variant: &Variant) -> Result<Value> {
         let was = fs::read_to_string(STATISTICS).with_context(|| format!("cannot read {STATISTICS}"))?;
         let set = |to: &str| fs::write(STATISTICS, to).with_context(|| format!("cannot write {STATISTICS}"));
         set("1")?;
-        let counted = self.counted(flags);
+        let counted = self.counted(variant);
         set(was.trim())?;
         counted
     }
 
-    fn counted(&mut self, flags: &[&str]) -> Result<Value> {
-        let mut tracer = self.attach(flags)?;
+    fn counted(&mut self, variant: &Variant) -> Result<Value> {
+        let Attached { mut tracer, viewer } = self.attach(variant, variant.present(true))?;
         let costs = || -> Result<BTreeMap<String, BTreeMap<String, u64>>> {
             let text = shell::output(&mut Command::new(&self.costs))?;
             serde_json::from_str(&text).context("program-costs left no JSON")
@@ -184,6 +247,7 @@ impl Bench<'_> {
         let before = costs()?;
         let run = self.load(self.arguments.seconds)?;
         let after = costs()?;
+        viewer.map(Viewer::stop).transpose()?;
         tracer.stop_with(Signal::INT, Duration::from_secs(30))?;
         let thousands = run["tokens"].as_f64().unwrap_or(0.0) / 1e3;
         if thousands <= 0.0 {
@@ -199,14 +263,19 @@ impl Bench<'_> {
         Ok(programs.collect())
     }
 
-    fn attach(&self, flags: &[&str]) -> Result<Process> {
-        let [port] = http::free_ports()?;
+    fn attach(&self, variant: &Variant, present: Present) -> Result<Attached> {
+        let [port, view] = http::free_ports()?;
         let mut command = Command::new(&self.inferspan);
         command.args(["attach", "-p", &self.server.pid.to_string(), "--metrics", &format!("127.0.0.1:{port}")]);
-        command.arg("--access-log").arg(self.folder.join("access.jsonl")).args(flags);
+        command.arg("--access-log").arg(self.folder.join("access.jsonl")).args(variant.flags);
+        let is_viewed = present == Present::Viewer;
+        if is_viewed {
+            command.arg("--ui").arg(format!("127.0.0.1:{view}"));
+        }
         let mut tracer = Process::start("inferspan", &mut command, &self.folder)?;
         attached::wait(&mut tracer, &mut [], &self.interrupt)?;
-        Ok(tracer)
+        let viewer = is_viewed.then(|| Viewer::start(format!("http://127.0.0.1:{view}")));
+        Ok(Attached { tracer, viewer })
     }
 
     /// What the clients saw.
