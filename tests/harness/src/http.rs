@@ -23,13 +23,7 @@ pub fn answers(url: &str) -> bool {
 
 /// The body of `url` as text.
 pub fn text(url: &str) -> Result<String> {
-    let mut response = agent().get(url).call().with_context(|| format!("cannot read {url}"))?;
-    let status = response.status();
-    let body = response.body_mut().read_to_string().with_context(|| format!("cannot read {url}"))?;
-    if !status.is_success() {
-        bail!("{url} answered {status}: {}", body.lines().next().unwrap_or_default());
-    }
-    Ok(body)
+    Connection::default().text(url, &[])
 }
 
 /// The JSON of `url` with the query `parameters`.
@@ -48,6 +42,31 @@ pub fn json(url: &str, parameters: &[(&str, &str)]) -> Result<Value> {
         bail!("{url} answered {status}: {value}");
     }
     Ok(value)
+}
+
+/// Reads again and again over one connection, as a browser does.
+#[derive(Debug)]
+pub struct Connection(ureq::Agent);
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self(agent())
+    }
+}
+
+impl Connection {
+    /// The body of `url` with the query `parameters`.
+    pub fn text(&self, url: &str, parameters: &[(&str, &str)]) -> Result<String> {
+        let request = self.0.get(url).query_pairs(parameters.iter().copied());
+        let mut response = request.call().with_context(|| format!("cannot read {url}"))?;
+        let status = response.status();
+        let body = response.body_mut().with_config().limit(1 << 30).read_to_string();
+        let body = body.with_context(|| format!("cannot read {url}"))?;
+        if !status.is_success() {
+            bail!("{url} answered {status}: {}", body.lines().next().unwrap_or_default());
+        }
+        Ok(body)
+    }
 }
 
 /// The status and body of a GET, whatever the status.

@@ -31,8 +31,16 @@ pub fn cpu_time(pid: u32) -> Duration {
 /// Time on a CPU of the threads that it has now, ns. A server at work ends none.
 pub fn cpu_nanos(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let first = |path: &Path| fs::read_to_string(path).ok()?.split_whitespace().next()?.parse::<u64>().ok();
-    tasks.filter_map(|task| first(&task.path().join("schedstat"))).sum()
+    tasks.filter_map(|task| on_cpu(&task.path().join("schedstat"))).sum()
+}
+
+/// CPU time of the thread that asks.
+pub fn own_cpu_nanos() -> u64 {
+    on_cpu(Path::new("/proc/thread-self/schedstat")).unwrap_or(0)
+}
+
+fn on_cpu(schedstat: &Path) -> Option<u64> {
+    fs::read_to_string(schedstat).ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// Its command line, words parted by zeros, or the title that it gave itself.

@@ -15,6 +15,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     };
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
+        Err(_) if seconds > 0.0 => Err(format!("`{text}` is longer than can be counted; without it there is no end")),
         _ => Err("a duration is longer than 0".to_owned()),
     }
 }
@@ -36,6 +37,7 @@ mod tests {
         for text in ["", "s", "0", "-1s", "5 parsecs", "1d", "nan", "inf", "1e300h"] {
             assert!(parse(text).is_err(), "{text}");
         }
+        assert!(parse("1e300").is_err_and(|why| why.contains("longer than can be counted")));
     }
 
     #[test]

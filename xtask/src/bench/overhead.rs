@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use super::statistics::{median, quantile};
 
 /// (what it is, where it is in a run, factor to the unit)
-const MEASURES: [(&str, &str, f64); 8] = [
+const MEASURES: [(&str, &str, f64); 9] = [
     ("CPU of the API server, ms per 1,000 tokens", "/cpu_ms_per_1000_tokens/api", 1.0),
     ("CPU of the engine, ms per 1,000 tokens", "/cpu_ms_per_1000_tokens/engine", 1.0),
     ("CPU of the worker, ms per 1,000 tokens", "/cpu_ms_per_1000_tokens/worker", 1.0),
     ("CPU of the server in all, ms per 1,000 tokens", "/cpu_ms_per_1000_tokens/server", 1.0),
     ("CPU of inferspan, ms per 1,000 tokens", "/cpu_ms_per_1000_tokens/inferspan", 1.0),
+    ("CPU of who looks at the page, ms per 1,000 tokens", "/cpu_ms_per_1000_tokens/viewer", 1.0),
     ("Tokens a second", "/tokens_per_second", 1.0),
     ("Time between tokens, p50, ms", "/itl_p50", 1e3),
     ("Time between tokens, p99, ms", "/itl_p99", 1e3),
@@ -64,9 +65,41 @@ pub(super) fn render(folder: &Path) -> Result<String> {
         let report = serde_json::from_str(&raw).with_context(|| format!("{} is no JSON", path.display()))?;
         section(&mut text, &report);
     }
+    let text = wrapped(&text);
     let path = folder.join("README.md");
     fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(text)
+}
+
+/// Columns of a line of prose in `docs/`.
+const WIDTH: usize = 140;
+
+/// With every line of prose broken where it is too long. Rows of tables stay whole.
+fn wrapped(text: &str) -> String {
+    let mut wrapped = String::new();
+    for line in text.lines() {
+        if line.starts_with('|') {
+            wrapped.push_str(line);
+        } else {
+            let mut width = 0;
+            for word in line.split(' ') {
+                let columns = word.chars().count();
+                if width > 0 && width + 1 + columns > WIDTH {
+                    let indent = if line.starts_with("- ") { "  " } else { "" };
+                    wrapped.push('\n');
+                    wrapped.push_str(indent);
+                    width = indent.len();
+                } else if width > 0 {
+                    wrapped.push(' ');
+                    width += 1;
+                }
+                wrapped.push_str(word);
+                width += columns;
+            }
+        }
+        wrapped.push('\n');
+    }
+    wrapped
 }
 
 /// One variant. A string takes every byte, here and below.
@@ -150,6 +183,16 @@ fn programs(text: &mut String, report: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prose_is_wrapped_and_tables_are_not() {
+        let (prose, row) = (format!("- {}", "word ".repeat(60)), format!("| {} |", "cell ".repeat(60)));
+        let text = wrapped(&format!("{prose}\n{row}\n"));
+        let (prose, row): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| !line.starts_with('|'));
+        assert_eq!(row.len(), 1);
+        assert!(prose.len() == 3 && prose.iter().all(|line| line.chars().count() <= WIDTH), "{prose:?}");
+        assert!(prose[1].starts_with("  word"), "{prose:?}");
+    }
 
     #[test]
     fn ratios_are_of_neighbours_and_programs_are_shares_of_the_server() {

@@ -1,23 +1,30 @@
 //! Somebody who looks at the page of a run: asks what the open page asks (`tracer-user/src/ui/page/main.js`), as often.
 //!
 //! Enters: the address of a view. Leaves: how many pictures came, and why one did not. It stands in for the browser, which is on another
-//! machine where people work; its own CPU time is on this one all the same.
+//! machine where people work; what it takes itself is told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use inferspan_harness::http;
+use anyhow::{Context as _, Result};
+use inferspan_harness::{http, proc};
 use serde_json::Value;
 
 /// `EVERY` of the page.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// A page that is looked at.
 pub(super) struct Viewer {
     is_over: Arc<AtomicBool>,
-    looking: JoinHandle<Result<u32>>,
+    looking: JoinHandle<Result<Looked>>,
+}
+
+pub(super) struct Looked {
+    pub(super) pictures: u32,
+    /// CPU time of who looked.
+    pub(super) cpu_nanos: u64,
 }
 
 impl Viewer {
@@ -26,41 +33,57 @@ impl Viewer {
         let is_over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&is_over);
         let looking = thread::spawn(move || {
-            let (mut pictures, mut newest) = (0, None);
+            let mut page = Page { url, connection: http::Connection::default(), engine: None, newest: None };
+            let mut pictures = 0;
             while !ends.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                look(&url, &mut newest)?;
+                page.turn()?;
                 pictures += 1;
                 thread::sleep(EVERY.saturating_sub(began.elapsed()));
             }
-            Ok(pictures)
+            Ok(Looked { pictures, cpu_nanos: proc::own_cpu_nanos() })
         });
         Self { is_over, looking }
     }
 
-    /// Pictures that came.
-    pub(super) fn stop(self) -> Result<u32> {
+    pub(super) fn stop(self) -> Result<Looked> {
         self.is_over.store(true, Ordering::Relaxed);
         self.looking.join().ok().context("who looks at the page panicked")?
     }
 }
 
-/// One turn of the page; `newest`: end of the newest step that it has, ns.
-fn look(url: &str, newest: &mut Option<String>) -> Result<()> {
-    let overview = http::json(&format!("{url}/ui/api/overview"), &[])?;
-    http::json(&format!("{url}/ui/api/requests"), &[("limit", "50")])?;
-    let server = &overview["servers"][0];
-    // The number is over 2^53, and text.
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if server["engines"][0].is_null() {
-        return Ok(());
+struct Page {
+    url: String,
+    connection: http::Connection,
+    /// Server and engine whose steps it shows.
+    engine: Option<(String, String)>,
+    /// End of the newest step that it has, unix ns.
+    newest: Option<String>,
+}
+
+impl Page {
+    fn get(&self, what: &str, parameters: &[(&str, &str)]) -> Result<String> {
+        self.connection.text(&format!("{}/ui/api/{what}", self.url), parameters)
     }
-    let (name, engine) = (text(&server["server"]), text(&server["engines"][0]["engine"]));
-    let mut asked = vec![("server", name.as_str()), ("engine", engine.as_str()), ("limit", "3000")];
-    let from = newest.clone();
-    asked.extend(from.as_deref().map(|from| ("from_ns", from)));
-    let steps = http::json(&format!("{url}/ui/api/steps"), &asked)?;
-    let Some(steps) = steps["steps"].as_array() else { bail!("{url} told of no steps: {steps}") };
-    *newest = steps.last().map(|step| text(&step["end_ns"])).or(from);
-    Ok(())
+
+    fn turn(&mut self) -> Result<()> {
+        let overview = self.get("overview", &[])?;
+        self.get("requests", &[("limit", "50")])?;
+        if self.engine.is_none() {
+            let overview: Value = serde_json::from_str(&overview).context("the overview is no JSON")?;
+            let server = &overview["servers"][0];
+            let engine = &server["engines"][0]["engine"];
+            let name = server["server"].as_str().filter(|_| !engine.is_null());
+            self.engine = name.map(|name| (name.to_owned(), engine.to_string()));
+        }
+        let Some((server, engine)) = &self.engine else { return Ok(()) };
+        let mut asked = vec![("server", server.as_str()), ("engine", engine.as_str()), ("limit", "3000")];
+        asked.extend(self.newest.as_deref().map(|from| ("from_ns", from)));
+        let steps = self.get("steps", &asked)?;
+        // Reading all of it is the browser's work.
+        let newest = steps.rsplit_once("\"end_ns\":").map(|(_, rest)| rest.trim_start_matches(['"', ' ']));
+        let newest = newest.and_then(|rest| rest.split(|digit: char| !digit.is_ascii_digit()).next());
+        self.newest = newest.map(str::to_owned).or(self.newest.take());
+        Ok(())
+    }
 }

@@ -74,6 +74,9 @@ enum Present {
     Viewer,
 }
 
+/// Who looks at the page, among the roles whose CPU time is told.
+const VIEWER: &str = "viewer";
+
 /// Whether the kernel counts what programs take.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -200,10 +203,12 @@ impl Bench<'_> {
         let tracer = attached.as_ref().map(|attached| &attached.tracer);
         let before = self.cpu(tracer)?;
         let mut run = self.load(self.arguments.seconds)?;
-        let after = self.cpu(tracer)?;
+        let mut after = self.cpu(tracer)?;
         if let Some(Attached { tracer, viewer }) = &mut attached {
             if let Some(viewer) = viewer.take() {
-                run["pictures"] = viewer.stop()?.into();
+                let looked = viewer.stop()?;
+                run["pictures"] = looked.pictures.into();
+                after.insert(VIEWER, looked.cpu_nanos);
             }
             tracer.check_running()?;
             tracer.stop_with(Signal::INT, Duration::from_secs(30))?;
@@ -222,7 +227,8 @@ impl Bench<'_> {
         for (role, nanos) in &after {
             used.insert(role, nanos.saturating_sub(before.get(role).copied().unwrap_or(0)) as f64 / 1e6 / thousands);
         }
-        let server = used.iter().filter(|(role, _)| **role != "inferspan").map(|(_, used)| used).sum::<f64>();
+        let server =
+            used.iter().filter(|(role, _)| !["inferspan", VIEWER].contains(role)).map(|(_, used)| used).sum::<f64>();
         used.insert("server", server);
         run["cpu_ms_per_1000_tokens"] = json!(used);
         Ok(run)
