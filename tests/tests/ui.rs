@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inferspan::export::flags::OutputArgs;
+use inferspan::export::kept::Kept;
 use inferspan::export::otlp::spans::Origin;
 use inferspan::export::{Pressure, Sinks};
 use inferspan::output::{AccessRecord, Output, Trace};
 use inferspan::sanitise::is_unsafe;
+use inferspan::store::Limits;
 use inferspan::ui::{Shown, Time, Ui};
 use inferspan_harness::folder::Folder;
 use inferspan_harness::http;
@@ -34,6 +36,30 @@ fn show(outputs: Vec<Output>) -> Ui {
     sinks.finish();
     let (telemetry, origin) = (Arc::default(), Origin::default());
     Ui::start("127.0.0.1:0", Shown { kept, telemetry, origin, time: Time::Newest, max_spans: 2_000 }).unwrap()
+}
+
+#[test]
+fn who_waits_for_what_is_open_keeps_nobody_else_waiting() {
+    // 8 ask what is open, and nobody looks │ a request that is over is asked for ─ answered ─ the 8, with none open
+    let kept = Kept::new(Limits { age_ns: u64::MAX, notable_age_ns: u64::MAX, ..Limits::default() });
+    let mut sink = kept.sink(Pressure::Wait).unwrap();
+    sink.access(&Arc::new(outputs::access(1)));
+    sink.request(&Arc::new(outputs::request(1)));
+    assert_eq!(sink.finish(), None);
+    let ui = Ui::start("127.0.0.1:0", Shown::live(kept, Arc::default(), 2_000)).unwrap();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let asked = || get(ui.address(), "/ui/api/overview")["servers"].clone();
+        let waiting: Vec<_> = (0..8).map(|_| scope.spawn(asked)).collect();
+        std::thread::sleep(Duration::from_millis(200));
+        let key = format!("{}/{}", outputs::request_trace_id(1), outputs::span_id(1, 0));
+        assert!(get(ui.address(), &format!("/ui/api/request/{key}"))["spans"].is_array());
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()), "after {:?}", started.elapsed());
+        for waiting in waiting {
+            assert_eq!(waiting.join().unwrap(), json!([]));
+        }
+    });
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
 /// A request as the core says it: its record, then its tree.

@@ -36,9 +36,8 @@ struct Shared {
 
 /// A picture of what is open is good for so long: whoever watches asks every second.
 const FRESH: Duration = Duration::from_millis(1500);
-/// For a new one: the run makes one within half a second.
-const PATIENCE: Duration = Duration::from_secs(1);
-const POLL: Duration = Duration::from_millis(20);
+/// One that is older shows requests that are long over.
+const OLD: Duration = Duration::from_secs(5);
 
 /// What comes to be kept.
 #[derive(Debug)]
@@ -66,21 +65,20 @@ impl Kept {
         self.0.is_asked.store(true, Relaxed);
     }
 
-    /// What is open, as it was [`FRESH`] ago at most; waits for a newer picture up to [`PATIENCE`], and is nothing where none comes: an old
-    /// one would show requests that are long over. Not for the core's thread.
-    pub fn now(&self) -> Arc<Now> {
-        let asked = Instant::now();
-        self.ask_for_now();
-        loop {
-            let looked = *self.looked();
-            if looked.is_some_and(|at| asked.saturating_duration_since(at) < FRESH) {
-                return Arc::clone(self.store().now());
-            }
-            if asked.elapsed() > PATIENCE {
-                return Arc::default();
-            }
-            std::thread::sleep(POLL);
+    /// Whether [`Kept::now`] tells what is open just now; asks for that where it does not.
+    pub fn is_fresh(&self) -> bool {
+        let is_fresh = self.looked().is_some_and(|at| at.elapsed() < FRESH);
+        if !is_fresh {
+            self.ask_for_now();
         }
+        is_fresh
+    }
+
+    /// What is open, as it was [`OLD`] ago at most; nothing where nobody looked since. Asks for a newer picture.
+    pub fn now(&self) -> Arc<Now> {
+        self.ask_for_now();
+        let is_good = self.looked().is_some_and(|at| at.elapsed() < OLD);
+        if is_good { Arc::clone(self.store().now()) } else { Arc::default() }
     }
 
     fn looked(&self) -> MutexGuard<'_, Option<Instant>> {

@@ -32,6 +32,9 @@ mod names;
 const MAX_CONNECTIONS: usize = 256;
 /// Answers that are made at a time, of those that take long.
 const MAKERS: usize = 2;
+/// An answer waits so long for what it is made of, and is then made of what there is: a run looks at what is open within half a second.
+const PATIENCE: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(20);
 /// Of a request's head, bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -43,6 +46,11 @@ pub type Response = hyper::Response<Full<Bytes>>;
 pub trait Pages: Send + Sync + 'static {
     /// To a GET, or a HEAD, whose answer's body does not leave.
     fn answer(&self, request: &Parts) -> Response;
+
+    /// Whether what the answer is made of is there; asks for it where it is not.
+    fn is_ready(&self, _request: &Parts) -> bool {
+        true
+    }
 
     /// Puts on every answer, of whoever made it, what all of them have.
     fn finish(&self, _response: &mut Response) {}
@@ -170,7 +178,7 @@ fn lock(open: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
 }
 
 async fn respond(request: Parts, host: &Host) -> Response {
-    let Host { pages, names, manners, makers } = host;
+    let Host { pages, names, manners, .. } = host;
     let mut response = if !names.has(&request) {
         let said = format!(
             "inferspan answers here for localhost, 127.0.0.1 and [::1] alone, and this request is for another name; \
@@ -185,26 +193,32 @@ async fn respond(request: Parts, host: &Host) -> Response {
     } else {
         match manners.made {
             Made::Here => pages.answer(&request),
-            Made::Apart => {
-                let made = match Arc::clone(makers).acquire_owned().await {
-                    Ok(permit) => {
-                        let pages = Arc::clone(pages);
-                        let make = move || {
-                            let _permit = permit;
-                            pages.answer(&request)
-                        };
-                        tokio::task::spawn_blocking(make).await.ok()
-                    }
-                    Err(_) => None,
-                };
-                made.unwrap_or_else(|| {
-                    answer(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the answer could not be made\n")
-                })
-            }
+            Made::Apart => made_apart(request, host).await,
         }
     };
     pages.finish(&mut response);
     response
+}
+
+/// An answer that may take long, on a thread that makes such.
+async fn made_apart(request: Parts, host: &Host) -> Response {
+    let since = Instant::now();
+    // Before a maker is taken, so that others have their answers meanwhile.
+    while !host.pages.is_ready(&request) && since.elapsed() < PATIENCE {
+        tokio::time::sleep(POLL).await;
+    }
+    let made = match Arc::clone(&host.makers).acquire_owned().await {
+        Ok(permit) => {
+            let pages = Arc::clone(&host.pages);
+            let make = move || {
+                let _permit = permit;
+                pages.answer(&request)
+            };
+            tokio::task::spawn_blocking(make).await.ok()
+        }
+        Err(_) => None,
+    };
+    made.unwrap_or_else(|| answer(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the answer could not be made\n"))
 }
 
 pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {

@@ -116,6 +116,11 @@ impl Pages for Shown {
         }
     }
 
+    fn is_ready(&self, request: &Parts) -> bool {
+        let shows_open = ["/ui/api/overview", "/ui/api/requests"].contains(&request.uri.path());
+        !shows_open || self.time == Time::Newest || self.kept.is_fresh()
+    }
+
     fn finish(&self, response: &mut Response) {
         let headers = response.headers_mut();
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
