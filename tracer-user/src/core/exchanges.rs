@@ -17,7 +17,8 @@ const LONGEST_BLOCKED: EventNanos = 3_600_000_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Exchanges {
-    open: BTreeMap<u64, Exchange>,
+    /// Boxed: nodes of a tree that grows at one end stay half empty.
+    open: BTreeMap<u64, Box<Exchange>>,
     /// Bytes that they hold.
     held: usize,
     /// Those that ended and are not finished.
@@ -43,11 +44,11 @@ impl Exchanges {
     pub(super) fn insert(&mut self, key: u64, exchange: Exchange) {
         self.moved(key, None, unnamed(&exchange));
         self.held += exchange.held_bytes();
-        self.open.insert(key, exchange);
+        self.open.insert(key, Box::new(exchange));
     }
 
     pub(super) fn get(&self, key: u64) -> Option<&Exchange> {
-        self.open.get(&key)
+        self.open.get(&key).map(Box::as_ref)
     }
 
     /// Bytes that are held of them.
@@ -57,7 +58,7 @@ impl Exchanges {
 
     /// To change anything but when it was whole, its response's id and what is held of it.
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Exchange> {
-        self.open.get_mut(&key)
+        self.open.get_mut(&key).map(Box::as_mut)
     }
 
     /// Changes anything.
@@ -101,13 +102,13 @@ impl Exchanges {
             same(*of, process) && prefix.is_none_or(|prefix| external.starts_with(prefix))
         };
         let keys = self.unnamed.iter().filter(fits).flat_map(move |(_, keys)| keys.range(..=(until, u64::MAX)));
-        keys.filter_map(|&(_, key)| Some((key, self.open.get(&key)?)))
+        keys.filter_map(|&(_, key)| Some((key, self.get(key)?)))
     }
 
     pub(super) fn remove(&mut self, key: u64) -> Option<Exchange> {
         self.ended.remove(&key);
         self.left.remove(&key);
-        let exchange = self.open.remove(&key)?;
+        let exchange = *self.open.remove(&key)?;
         self.moved(key, unnamed(&exchange), None);
         self.held = self.held.saturating_sub(exchange.held_bytes());
         Some(exchange)
@@ -115,7 +116,7 @@ impl Exchanges {
 
     /// In the order in which they came.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Exchange)> {
-        self.open.iter().map(|(&key, exchange)| (key, exchange))
+        self.open.iter().map(|(&key, exchange)| (key, &**exchange))
     }
 
     /// Records of refused writes may be missing.
@@ -163,7 +164,7 @@ impl Exchanges {
 
     /// Those whose client left, with nothing that names their engine requests.
     pub(super) fn left(&self) -> impl Iterator<Item = (u64, &Exchange)> {
-        self.left.iter().filter_map(|&key| Some((key, self.open.get(&key)?)))
+        self.left.iter().filter_map(|&key| Some((key, self.get(key)?)))
     }
 
     /// Its end was not seen, and later bytes show that it is over.

@@ -25,7 +25,8 @@ const MAX_TALLIES: usize = 1_024;
 
 #[derive(Debug, Default)]
 pub(super) struct Generations {
-    open: BTreeMap<u64, Generation>,
+    /// Boxed: nodes of a tree that grows at one end stay half empty.
+    open: BTreeMap<u64, Box<Generation>>,
     /// Bytes that they hold.
     held: usize,
     by_id: HashMap<Arc<str>, u64>,
@@ -41,7 +42,7 @@ pub(super) struct Generations {
 
 impl Generations {
     pub(super) fn get(&self, key: u64) -> Option<&Generation> {
-        self.open.get(&key)
+        self.open.get(&key).map(Box::as_ref)
     }
 
     /// Bytes that are held of them.
@@ -56,7 +57,7 @@ impl Generations {
 
     /// To change anything but what is held of it, or with [`Self::weigh`].
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Generation> {
-        self.open.get_mut(&key)
+        self.open.get_mut(&key).map(Box::as_mut)
     }
 
     /// The newest one with this id of the engine's.
@@ -65,7 +66,7 @@ impl Generations {
     }
 
     pub(super) fn of_id(&self, id: &str) -> Option<&Generation> {
-        self.open.get(self.by_id.get(id)?)
+        self.open.get(self.by_id.get(id)?).map(Box::as_ref)
     }
 
     /// One with this id is over since not long.
@@ -81,11 +82,11 @@ impl Generations {
 
     /// In the order in which they came.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Generation)> {
-        self.open.iter().map(|(&key, generation)| (key, generation))
+        self.open.iter().map(|(&key, generation)| (key, &**generation))
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Generation> {
-        self.open.values_mut()
+        self.open.values_mut().map(Box::as_mut)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -111,7 +112,7 @@ impl Generations {
             None => index.add_generation(&generation.identity, key),
         }
         self.held += generation.held_bytes();
-        self.open.insert(key, generation);
+        self.open.insert(key, Box::new(generation));
     }
 
     /// Changes what is kept of the beams below one; gives the exchange that it belongs to.
@@ -124,7 +125,7 @@ impl Generations {
     }
 
     pub(super) fn remove(&mut self, key: u64, index: &mut Index) -> Option<Generation> {
-        let generation = self.open.remove(&key)?;
+        let generation = *self.open.remove(&key)?;
         self.held = self.held.saturating_sub(generation.held_bytes());
         self.unclaimed.remove(&key);
         self.lead_of.remove(&key);
@@ -221,7 +222,7 @@ impl Generations {
 
     /// Those that are over and belong to no exchange yet.
     pub(super) fn unclaimed(&self) -> impl Iterator<Item = (u64, &Generation)> {
-        self.unclaimed.iter().filter_map(|&key| Some((key, self.open.get(&key)?)))
+        self.unclaimed.iter().filter_map(|&key| Some((key, self.get(key)?)))
     }
 
     /// An exchange claimed it.

@@ -286,6 +286,8 @@ impl Generation {
                 if let Some((from, by_preemption)) = self.waiting_since.take()
                     && self.waits.len() < MAX_WAITS
                 {
+                    // Most wait once.
+                    self.waits.reserve_exact(1);
                     self.waits.push(Wait { from, to: at, by_preemption, load: None });
                 }
                 self.scheduled.get_or_insert(at);

@@ -299,7 +299,7 @@ impl Tree<'_> {
             .map(|&at| SpanEvent { name: event::PREFILL_CHUNK, at_ns: self.time(at), attributes: Vec::new() })
             .collect();
         if let Some(prefill) = self.push(span::PREFILL, base, parent, times, Provenance::Observed, attributes) {
-            prefill.links.push(link);
+            prefill.links = vec![link];
             prefill.events = chunks;
         }
     }
@@ -312,7 +312,7 @@ impl Tree<'_> {
                 if let Some(step) =
                     self.push(span::DECODE_STEP, base | k, decode, (from, to), Provenance::Observed, attributes)
                 {
-                    step.links.push(link);
+                    step.links = vec![link];
                 }
             }
             Piece::Folded(Folded { first, last, from, to, min, p50, max }) => {

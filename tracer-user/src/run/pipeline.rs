@@ -8,7 +8,7 @@
 //! process that belongs to no server; it is counted. Pure: no clock, no I/O. Bounded: what the cores hold, by [`super::budget`], and what
 //! the sorters hold back, of all servers together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::budget::Budget;
 use crate::core::view::View;
@@ -28,6 +28,8 @@ pub struct Pipeline {
     first: HashMap<End, EventNanos>,
     verdicts: Vec<(Verdict, EventNanos)>,
     ordered: Vec<Input>,
+    /// What a sorter held back at the end and no core has yet.
+    rest: VecDeque<Input>,
     outputs: Vec<Output>,
     tape: Option<Tape>,
     budget: Budget,
@@ -37,6 +39,8 @@ pub struct Pipeline {
 
 /// Connections whose first event is remembered: as many as a core follows; over that nothing is told of them.
 const MAX_FIRST: usize = 114_688;
+/// Inputs that are handed over in one part of the end.
+const PART: usize = 16;
 
 /// What is kept for a recording.
 #[derive(Debug)]
@@ -56,6 +60,7 @@ impl Pipeline {
             first: HashMap::new(),
             verdicts: Vec::new(),
             ordered: Vec::new(),
+            rest: VecDeque::new(),
             outputs: Vec::new(),
             tape: None,
             budget: Budget::default(),
@@ -257,14 +262,18 @@ impl Pipeline {
     /// The stream is over: everything held and everything open goes out, part by part; true while there is more.
     pub fn finish_part(&mut self) -> bool {
         for server in 0..self.servers.len() {
-            let mut ordered = std::mem::take(&mut self.ordered);
             if let Some((order, _)) = self.servers.get_mut(server) {
-                order.finish(&mut ordered);
+                order.finish(&mut self.ordered);
+                self.rest.extend(self.ordered.drain(..));
             }
-            for input in ordered.drain(..) {
+            // What a sorter held back may be a hundred steps of a thousand requests, and each of their tokens is told of.
+            let part: Vec<Input> = self.rest.drain(..self.rest.len().min(PART)).collect();
+            for input in part {
                 self.push_now(server, input);
             }
-            self.ordered = ordered;
+            if !self.rest.is_empty() {
+                return true;
+            }
             self.keep(|| Entry::Finish { server: server as u32 });
             let Some((_, core)) = self.servers.get_mut(server) else { continue };
             let held = core.held();
