@@ -226,10 +226,8 @@ pub(super) fn in_doubt(end: End, scene: &mut Scene<'_>) {
 /// A write was refused, or took all again: of the response that is under way, the first on the connection.
 pub(super) fn blocked(end: End, change: impl FnOnce(&mut Blocked), scene: &mut Scene<'_>) {
     let first = scene.connections.get(end).and_then(|connection| connection.slots.iter().next());
-    if let Some((_, Slot::Exchange(key))) = first
-        && let Some(exchange) = scene.requests.exchanges.get_mut(key)
-    {
-        change(&mut exchange.blocked);
+    if let Some((_, Slot::Exchange(key))) = first {
+        scene.requests.exchanges.change(key, |exchange| change(&mut exchange.blocked));
     }
 }
 

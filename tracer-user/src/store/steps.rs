@@ -135,6 +135,10 @@ impl Steps {
             }
             self.order.pop_front();
         }
+        // Launches of steps that went are nobody's bytes.
+        while let Some(gone) = self.launches_order.pop_front_if(|oldest| !self.launches.contains_key(&oldest.of)) {
+            self.launches_bytes = self.launches_bytes.saturating_sub(gone.bytes);
+        }
     }
 
     pub fn count(&self) -> usize {

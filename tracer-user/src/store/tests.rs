@@ -278,6 +278,9 @@ fn launches_of_older_steps_go_before_the_steps_do() {
         (cuda.launches, cuda.kernels.len(), cuda.kernels_let_go)
     };
     assert_eq!((whole(0), whole(999)), ((500, 0, true), (500, 500, false)));
+    // A day later all of them are too old, and weigh nothing.
+    store.step(step(1, 0, 5_000, 86_400 * S, 86_400 * S + 10));
+    assert!(store.steps().count() == 1 && store.held_bytes() < 4_096, "{}", store.held_bytes());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Enters: pieces of a trace. Leaves: its JSON. Invariant: what Jaeger 1.76 answers after it took the same spans by OTLP, up to the order
 //! of what has none; that is its µs, its names of types, what it makes of links and statuses, and its warnings.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -246,10 +247,7 @@ fn skew(child: &Span, parent: &Span) -> i64 {
 }
 
 /// The parent's and the child's service of every span whose parent is there, and how often.
-pub(super) fn dependencies(
-    pieces: &[(&Piece, std::borrow::Cow<'_, [Span]>)],
-    all: &mut BTreeMap<(String, String), u64>,
-) {
+pub(super) fn dependencies(pieces: &[(&Piece, Cow<'_, [Span]>)], all: &mut BTreeMap<(String, String), u64>) {
     let mut services: BTreeMap<SpanId, &Piece> = BTreeMap::new();
     for (piece, spans) in pieces {
         services.extend(spans.iter().map(|span| (span.span_id, *piece)));
