@@ -195,7 +195,7 @@ impl HttpSide {
         scene.connections.remove(end);
         let exchanges = &mut scene.requests.exchanges;
         for key in keys {
-            if let Some(exchange) = exchanges.get_mut(key) {
+            let left = exchanges.change(key, |exchange| {
                 // Nobody says how much was written, and the response's end may have been in what was lost: then its client's leaving
                 // says nothing.
                 if moved.is_none() && self.data_lost_at >= exchange.last_write.or(Some(exchange.started)) {
@@ -205,7 +205,10 @@ impl HttpSide {
                 let ending =
                     if exchange.lost || self.edges_lost_at >= Some(exchange.started) { Ending::Unseen } else { ending };
                 exchange.close(at, ending);
-                if exchange.ending.is_some_and(|(_, ending)| ending.is_clients()) {
+                exchange.ending.is_some_and(|(_, ending)| ending.is_clients())
+            });
+            if let Some(is_clients) = left {
+                if is_clients {
                     exchanges.client_left(key);
                 }
                 exchanges.touch_ended(key);

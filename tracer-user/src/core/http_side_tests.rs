@@ -272,11 +272,11 @@ fn what_is_written_to_a_connection_without_a_request_counts_for_nobody() {
 
 #[test]
 fn what_is_held_of_refused_writes_is_given_back_with_the_request() {
-    // refused ─ whole, twenty times: kept, and counted as held
+    // refused ─ whole, 32 times, for which there is room then ─ refused ─ the connection is closed, which needs more
     let mut stage = Stage::new();
     stage.request(1, 0, None);
     let before = stage.ground.requests.exchanges.held_bytes();
-    for at in 0..20 {
+    for at in 0..32 {
         write(&mut stage, 10 + at * 2, false);
         write(&mut stage, 11 + at * 2, true);
     }
@@ -284,8 +284,8 @@ fn what_is_held_of_refused_writes_is_given_back_with_the_request() {
     let all: usize = exchanges.iter().map(|(_, exchange)| exchange.held_bytes()).sum();
     assert!(exchanges.held_bytes() > before && exchanges.held_bytes() == all);
     // Its end ends a last one.
-    write(&mut stage, 60, false);
-    stage.close(70);
+    write(&mut stage, 90, false);
+    stage.close(95);
     let exchanges = &stage.ground.requests.exchanges;
     let all: usize = exchanges.iter().map(|(_, exchange)| exchange.held_bytes()).sum();
     assert_eq!(exchanges.held_bytes(), all);
