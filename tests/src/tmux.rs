@@ -11,6 +11,8 @@ use inferspan_harness::wait::{Interrupt, wait_for};
 
 /// For something to appear: attaching takes seconds where the machine is busy.
 const LIMIT: Duration = Duration::from_mins(1);
+/// A screen that stands so long is no half of a picture: tmux takes what is written to it a few kilobytes at a time.
+const STILL: Duration = Duration::from_millis(100);
 /// What the shell asks with.
 const PROMPT: &str = "ready>";
 
@@ -78,14 +80,18 @@ impl Tmux {
         self.said(&["capture-pane", "-p"])
     }
 
-    /// Waits until the screen is so, and gives it.
+    /// Waits until the screen is so and stands still, and gives it.
     ///
     /// # Panics
     /// When it does not come to that.
     pub fn wait(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
         let look = || {
             let text = self.text();
-            Ok(is(&text).then_some(text))
+            if !is(&text) {
+                return Ok(None);
+            }
+            std::thread::sleep(STILL);
+            Ok((self.text() == text).then_some(text))
         };
         wait_for(what, LIMIT, &Interrupt::never(), &mut [], look)
             .unwrap_or_else(|error| panic!("{error:#}; the screen:\n{}", self.text()))

@@ -2,11 +2,12 @@
 //!
 //! Needs root for the attach, and tmux; says loudly when it is skipped.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use inferspan_harness::folder::Folder;
 use inferspan_harness::process::{Signal, send};
@@ -30,23 +31,27 @@ fn engine(name: &str) -> (Folder, DemoEngine) {
     (folder, engine)
 }
 
-/// Does `what` while requests come: completions, chats, and some that are rejected.
+/// Does `what` while requests come: completions, chats, and some that are rejected. Of two loads, so that there are some while one begins
+/// anew.
 fn under_load(engine: &DemoEngine, what: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Relaxed) {
-                let load = Load {
-                    url: engine.target.url.clone(),
-                    model: engine.target.model.clone(),
-                    kinds: vec![Kind::CompletionStream, Kind::ChatStream, Kind::Long, Kind::TooLong],
-                    clients: 8,
-                    until: Until::Elapsed(Duration::from_millis(500)),
-                    seed: 1,
-                };
-                load.run().expect("traffic");
-            }
-        });
+        for (seed, milliseconds) in [(1, 500), (2, 1700)] {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Relaxed) {
+                    let load = Load {
+                        url: engine.target.url.clone(),
+                        model: engine.target.model.clone(),
+                        kinds: vec![Kind::CompletionStream, Kind::ChatStream, Kind::Long, Kind::TooLong],
+                        clients: 4,
+                        until: Until::Elapsed(Duration::from_millis(milliseconds)),
+                        seed,
+                    };
+                    load.run().expect("traffic");
+                }
+            });
+        }
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
         is_over.store(true, Relaxed);
         ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -91,8 +96,8 @@ fn keys_do_what_they_say_and_the_terminal_is_afterwards_as_it_was() {
         looks(&tmux);
         drills_in(&tmux);
         tmux.resize(200, 50);
-        let text =
-            tmux.wait("a wider table", |text| text.contains("TPOT") && text.contains("TRACE") && text.contains("ID "));
+        let text = tmux
+            .wait("a wider table", |text| text.contains("TPOT") && text.contains("TRACE") && text.contains("q quit"));
         fits(&text, 200, 50);
         tmux.resize(80, 24);
         tmux.wait("a narrow one again", |text| text.lines().count() == 24 && !text.contains("TRACE"));
@@ -179,6 +184,13 @@ fn it_gives_the_terminal_back_however_it_is_ended() {
 /// A program that is gone with its owner.
 struct Killed(Child);
 
+impl Killed {
+    fn ends(&mut self) {
+        let is_over = || Ok(self.0.try_wait()?);
+        wait_for("its end", Duration::from_secs(20), &Interrupt::never(), &mut [], is_over).expect("it ends");
+    }
+}
+
 impl Drop for Killed {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -186,10 +198,69 @@ impl Drop for Killed {
     }
 }
 
-/// A terminal's modes.
-fn modes(terminal: &File) -> String {
-    let all = tcgetattr(terminal).expect("a terminal");
-    format!("{:?} {:?} {:?} {:?}", all.input_modes, all.output_modes, all.control_modes, all.local_modes)
+/// A terminal that answers nothing, of 200 by 50.
+struct Bare {
+    ours: File,
+    theirs: File,
+    name: CString,
+}
+
+impl Bare {
+    fn open() -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = File::from(openpt(flags).expect("a terminal"));
+        grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
+        let name = ptsname(&ours, Vec::new()).expect("its name");
+        let theirs = Self::end(&name, OFlags::empty());
+        tcsetwinsize(&theirs, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
+        Self { ours, theirs, name }
+    }
+
+    fn end(name: &CStr, more: OFlags) -> File {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | more;
+        File::from(rustix::fs::open(name, flags, Mode::empty()).expect("its other end"))
+    }
+
+    fn modes(&self) -> String {
+        let all = tcgetattr(&self.theirs).expect("a terminal");
+        format!("{:?} {:?} {:?} {:?}", all.input_modes, all.output_modes, all.control_modes, all.local_modes)
+    }
+
+    /// What comes within `limit`, a piece of it.
+    fn read(&mut self, limit: Timespec) -> Option<Vec<u8>> {
+        let ready = poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&limit)).expect("a terminal");
+        let mut bytes = vec![0; 8192];
+        let read = if ready > 0 { self.ours.read(&mut bytes).expect("a picture") } else { return None };
+        bytes.truncate(read);
+        Some(bytes)
+    }
+
+    /// Starts `top` on it, and reads until a whole picture is of requests.
+    fn top(&mut self, engine: &DemoEngine) -> Killed {
+        let end = || Stdio::from(self.theirs.try_clone().expect("another"));
+        let mut command = Command::new(binary());
+        command.args(["top", "-p", &engine.target.pid.to_string()]).env("TERM", "xterm");
+        let top = Killed(command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("it starts"));
+        let mut seen = Vec::new();
+        let is_whole = |seen: &[u8]| {
+            let text = String::from_utf8_lossy(seen);
+            text.split("\x1b[?2026h").skip(1).any(|one| one.contains("STATE") && one.contains("\x1b[?2026l"))
+        };
+        while !is_whole(&seen) {
+            let more = self.read(Timespec { tv_sec: 60, tv_nsec: 0 });
+            seen.extend(more.unwrap_or_else(|| panic!("no picture: {:?}", String::from_utf8_lossy(&seen))));
+        }
+        top
+    }
+
+    /// Fills it, so that whoever draws waits.
+    fn fill(&self) {
+        let stuffed = Self::end(&self.name, OFlags::NONBLOCK);
+        for _ in 0..3 {
+            while rustix::io::write(&stuffed, &[b' '; 4096]).is_ok() {}
+            std::thread::sleep(Duration::from_millis(600));
+        }
+    }
 }
 
 #[test]
@@ -198,41 +269,39 @@ fn a_terminal_that_nobody_reads_has_its_modes_back_soon_after_the_end() {
     if !may_trace("a_terminal_that_nobody_reads_has_its_modes_back_soon_after_the_end") {
         return;
     }
-    let mut ours =
-        File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal"));
-    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
-    let name = ptsname(&ours, Vec::new()).expect("its name");
-    let open = |more| {
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | more;
-        File::from(rustix::fs::open(&*name, flags, Mode::empty()).expect("its other end"))
-    };
-    let theirs = open(OFlags::empty());
-    tcsetwinsize(&theirs, Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
-    let before = modes(&theirs);
+    let mut terminal = Bare::open();
+    let before = terminal.modes();
     let (_folder, engine) = engine("unread");
     under_load(&engine, || {
-        let end = || Stdio::from(theirs.try_clone().expect("another"));
-        let mut command = Command::new(binary());
-        command.args(["top", "-p", &engine.target.pid.to_string()]).env("TERM", "xterm");
-        let mut top = Killed(command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("it starts"));
-        let (mut seen, mut bytes) = (Vec::new(), [0; 8192]);
-        while !String::from_utf8_lossy(&seen).contains("STATE") {
-            let minute = Timespec { tv_sec: 60, tv_nsec: 0 };
-            let ready = poll(&mut [PollFd::new(&ours, PollFlags::IN)], Some(&minute)).expect("a terminal");
-            assert!(ready > 0, "no picture: {:?}", String::from_utf8_lossy(&seen));
-            let read = ours.read(&mut bytes).expect("a picture");
-            seen.extend_from_slice(&bytes[..read]);
-        }
-        assert_ne!(modes(&theirs), before, "it is taken");
-        let stuffed = open(OFlags::NONBLOCK);
-        for _ in 0..3 {
-            while rustix::io::write(&stuffed, &[b' '; 4096]).is_ok() {}
-            std::thread::sleep(Duration::from_millis(600));
-        }
+        let mut top = terminal.top(&engine);
+        assert_ne!(terminal.modes(), before, "it is taken");
+        terminal.fill();
         send(top.0.id(), Signal::TERM).expect("it runs");
-        let is_over = || Ok(top.0.try_wait()?);
-        wait_for("its end", Duration::from_secs(20), &Interrupt::never(), &mut [], is_over).expect("it ends");
-        assert_eq!(modes(&theirs), before);
+        top.ends();
+        assert_eq!(terminal.modes(), before);
+    });
+}
+
+#[test]
+fn a_key_that_comes_with_a_new_size_of_the_window_is_not_lost() {
+    // a picture waits for room │ SIGWINCH │ q │ the terminal is read again: both are there at once
+    if !may_trace("a_key_that_comes_with_a_new_size_of_the_window_is_not_lost") {
+        return;
+    }
+    let mut terminal = Bare::open();
+    let (_folder, engine) = engine("resized");
+    under_load(&engine, || {
+        let mut top = terminal.top(&engine);
+        terminal.fill();
+        send(top.0.id(), Signal::WINCH).expect("it runs");
+        std::thread::sleep(Duration::from_millis(100));
+        terminal.ours.write_all(b"q").expect("a key");
+        std::thread::sleep(Duration::from_millis(100));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while top.0.try_wait().expect("it is ours").is_none() {
+            assert!(Instant::now() < deadline, "q does nothing");
+            terminal.read(Timespec { tv_sec: 0, tv_nsec: 100_000_000 });
+        }
     });
 }
 

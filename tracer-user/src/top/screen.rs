@@ -2,9 +2,9 @@
 //!
 //! Enters: a terminal. Leaves: one to draw on. Invariant: its modes, its screen and its cursor are as they were once this is dropped, the
 //! process panics anywhere, or is stopped by Ctrl-Z or SIGTSTP (and taken again when it goes on). One that takes no more keeps its screen and
-//! its cursor, and gets its modes: nobody waits for it.
+//! its cursor, and gets its modes: nobody waits for it. A picture comes whole: in one write, shown at once by terminals that can.
 
-use std::io::{self, IsTerminal as _, Stdout};
+use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::Once;
@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use ratatui::Terminal;
 use ratatui::backend::{Backend as _, ClearType, CrosstermBackend};
 use ratatui::crossterm::cursor::{Hide, Show};
-use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::terminal::{
+    BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
+    enable_raw_mode,
+};
 use ratatui::crossterm::{execute, queue};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGCONT, SIGTSTP};
@@ -49,8 +52,34 @@ fn leave(terminal: BorrowedFd<'_>) {
     }
 }
 
+/// What is being drawn, until all of it is. std's stdout would write it a kilobyte at a time, each of which a terminal may show. What a
+/// panic leaves here is not written: the terminal is no longer ours then.
+#[derive(Debug, Default)]
+pub struct Pictures(Vec<u8>);
+
+impl Write for Pictures {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.is_empty() {
+            queue!(self.0, BeginSynchronizedUpdate)?;
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        queue!(self.0, EndSynchronizedUpdate)?;
+        let mut terminal = io::stdout().lock();
+        let written = terminal.write_all(&self.0).and_then(|()| terminal.flush());
+        self.0.clear();
+        written
+    }
+}
+
 /// Clears the screen, so that the next picture is drawn whole. Ratatui's own asks the terminal where its cursor is, and fails where none answers.
-fn clear(terminal: &mut Terminal<CrosstermBackend<Stdout>>) -> io::Result<()> {
+fn clear(terminal: &mut Terminal<CrosstermBackend<Pictures>>) -> io::Result<()> {
     terminal.backend_mut().clear_region(ClearType::All)?;
     // What was drawn is forgotten, on both sides.
     terminal.swap_buffers();
@@ -66,7 +95,7 @@ pub fn is_possible() -> bool {
 /// A terminal that is taken.
 #[derive(Debug)]
 pub struct Screen {
-    pub terminal: Terminal<CrosstermBackend<Stdout>>,
+    pub terminal: Terminal<CrosstermBackend<Pictures>>,
     /// Somebody sent SIGTSTP, or SIGCONT.
     stopped: Arc<AtomicBool>,
     continued: Arc<AtomicBool>,
@@ -88,7 +117,7 @@ impl Screen {
         signal_hook::flag::register(SIGCONT, Arc::clone(&continued))?;
         take()?;
         // From here on it is given back by whatever happens.
-        let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout())).inspect_err(|_| give_back())?;
+        let mut terminal = Terminal::new(CrosstermBackend::new(Pictures::default())).inspect_err(|_| give_back())?;
         clear(&mut terminal).inspect_err(|_| give_back())?;
         Ok(Self { terminal, stopped, continued })
     }
