@@ -63,6 +63,17 @@ fn a_client_that_takes_no_more_is_told_of_once_when_it_begins_and_once_when_it_e
 }
 
 #[test]
+fn a_call_whose_end_would_not_be_seen_begins_nothing() {
+    if !may_trace("a_call_whose_end_would_not_be_seen_begins_nothing") {
+        return;
+    }
+    let (fixture, trace) = trace("sendmmsg", 1);
+    let end = fixture.end("server0");
+    assert!(written(&trace, end).len() >= 3, "its bytes are seen");
+    assert_eq!(changes(&trace, end), []);
+}
+
+#[test]
 fn who_is_no_client_is_not_told_of() {
     if !may_trace("who_is_no_client_is_not_told_of") {
         return;

@@ -68,6 +68,12 @@ fn put(call: &str, fd: i32, bytes: &[u8]) -> Option<usize> {
                 (header.msg_iov, header.msg_iovlen) = (vectors.as_mut_ptr(), 3);
                 libc::sendmsg(fd, &raw const header, 0)
             }
+            "sendmmsg" => {
+                let mut message: libc::mmsghdr = mem::zeroed();
+                (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (vectors.as_mut_ptr(), 3);
+                let sent = libc::sendmmsg(fd, &raw mut message, 1, 0);
+                if sent == 1 { message.msg_len as isize } else { -1 }
+            }
             _ => libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), 0, ptr::null(), 0),
         }
     };

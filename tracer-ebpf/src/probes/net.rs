@@ -230,7 +230,8 @@ fn data(ctx: &RawTracePointContext, caller: Caller, number: u64, regs: &Register
         }
     } else if (result == 0 && !call.out && call.asked) || result == -ECONNRESET || (result == -EPIPE && call.out) {
         table::peer_closed(caller, fd);
-    } else if result == -EAGAIN && call.out {
+    } else if result == -EAGAIN && call.out && !matches!(call.bytes, Bytes::Unseen) {
+        // Of a call whose bytes are not seen its end would not be seen either; and a pipe with nothing in it is refused as well.
         table::refused(caller, fd);
     }
 }

@@ -64,8 +64,8 @@ fn common(one: &str, other: &str) -> usize {
 pub(super) fn open(kept: &Kept, id: &str) -> Option<String> {
     kept.ask_for_now();
     std::thread::sleep(PICTURE);
-    let store = kept.store();
-    let (server, request) = store.now().servers.iter().find_map(|server| {
+    let now = kept.now()?;
+    let (server, request) = now.servers.iter().find_map(|server| {
         let request = server.open.iter().find(|open| open.id.as_deref() == Some(id))?;
         Some((server, request))
     })?;

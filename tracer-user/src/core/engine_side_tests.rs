@@ -3,6 +3,7 @@ use crate::core::scene::tests::Ground;
 use crate::engine::RequestOutput;
 use crate::input::Fact;
 use crate::model::lags::Lagged;
+use crate::model::load::Wait;
 use crate::output::Output;
 
 const API: u32 = 1;
@@ -137,6 +138,22 @@ fn a_front_end_that_stands_still_is_behind_its_engine() {
     stage.ground.steps.front_end_ended(API);
     stage.ground.steps.look_back(&mut generation);
     assert_eq!(generation.lagged, None);
+}
+
+#[test]
+fn what_too_many_front_ends_and_engines_leave_untold_is_counted() {
+    // 1,024 front ends have had a token of engine 0 ─ another one's request, which waited at engine 0, then one at engine 256
+    let mut stage = Stage::default();
+    stage.seen(MS, API, Direction::In, outputs(Some(1.0), &["a-0123abcd"]));
+    let mut generation = stage.ground.requests.generations.of_id("a-0123abcd").cloned().expect("it is open");
+    generation.waits = vec![Wait { from: 1, to: 2, by_preemption: false, load: None }];
+    let steps = &mut stage.ground.steps;
+    steps.front_end_ended(API);
+    assert_eq!(steps.look_back(&mut generation), 0);
+    (0..1_025).for_each(|front_end| steps.front_end_has(1_000 + front_end, 0, 1, 2));
+    assert_eq!(steps.look_back(&mut generation), 1, "how far its front end was behind");
+    generation.engine = 256;
+    assert_eq!(steps.look_back(&mut generation), 2, "and what it waited behind");
 }
 
 #[test]

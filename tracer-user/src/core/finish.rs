@@ -205,16 +205,15 @@ impl Finish {
                 generation.lost = true;
             }
         }
-        for generation in &mut generations {
-            work.steps.look_back(generation);
-        }
+        let missing = generations.iter_mut().map(|generation| work.steps.look_back(generation)).sum();
+        scene.count_loss(LossStage::Evicted, missing);
         let dropped = leave(Some(&exchange), &generations, cut_off, self.config.max_spans, work.steps, scene);
         self.spans_dropped = self.spans_dropped.saturating_add(dropped);
     }
 
     fn orphan(&mut self, key: u64, cut_off: bool, work: &mut Work<'_>, scene: &mut Scene<'_>) {
         let Some(mut generation) = scene.requests.take_alone(key) else { return };
-        work.steps.look_back(&mut generation);
+        scene.count_loss(LossStage::Evicted, work.steps.look_back(&mut generation));
         let dropped = leave(None, &[generation], cut_off, self.config.max_spans, work.steps, scene);
         self.spans_dropped = self.spans_dropped.saturating_add(dropped);
     }

@@ -24,7 +24,7 @@ use crate::output::{EngineStep, Metric, Output, SpanId, TraceId};
 /// held up.
 const CUDA_SETTLED: EventNanos = 300_000_000;
 
-/// Pairs of front ends and engines whose distance is followed, of the most engines of a large node; beyond, requests go without.
+/// Pairs of front ends and engines whose distance is followed, of the most engines of a large node; beyond, requests go without, counted.
 const MAX_LAGS: usize = 1_024;
 
 #[derive(Debug, Default)]
@@ -143,8 +143,9 @@ impl Steps {
         self.lags.retain(|(front_end, _), _| *front_end != process);
     }
 
-    /// A request is about to leave: what only now is known of its waits, and how far its front end was behind.
-    pub(super) fn look_back(&self, generation: &mut Generation) {
+    /// A request is about to leave: what only now is known of its waits, and how far its front end was behind. Gives how much of that is
+    /// missing because there are too many engines or front ends.
+    pub(super) fn look_back(&self, generation: &mut Generation) -> u64 {
         if let Some(of) = self.by_engine.get(&generation.engine) {
             for wait in &mut generation.waits {
                 let Some(mut load) = wait.load else { continue };
@@ -154,6 +155,9 @@ impl Steps {
         }
         let lags = self.lags.get(&(generation.process, generation.engine));
         generation.lagged = lags.map(|lags| Box::new(lags.of(generation)));
+        let has_no_load = generation.engine >= MAX_LOADS && !generation.waits.is_empty();
+        let has_no_lags = lags.is_none() && self.lags.len() >= MAX_LAGS;
+        u64::from(has_no_load) + u64::from(has_no_lags)
     }
 
     /// The engine's process is gone.

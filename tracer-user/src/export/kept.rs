@@ -74,11 +74,11 @@ impl Kept {
         is_fresh
     }
 
-    /// What is open, as it was [`OLD`] ago at most; nothing where nobody looked since. Asks for a newer picture.
-    pub fn now(&self) -> Arc<Now> {
+    /// What is open, as it was [`OLD`] ago at most; `None` where nobody looked since, so that it is not known. Asks for a newer picture.
+    pub fn now(&self) -> Option<Arc<Now>> {
         self.ask_for_now();
         let is_good = self.looked().is_some_and(|at| at.elapsed() < OLD);
-        if is_good { Arc::clone(self.store().now()) } else { Arc::default() }
+        is_good.then(|| Arc::clone(self.store().now()))
     }
 
     fn looked(&self) -> MutexGuard<'_, Option<Instant>> {

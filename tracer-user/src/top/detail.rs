@@ -24,6 +24,8 @@ pub enum Found {
     /// It, and what went on around it.
     Over(Request, Around),
     Gone,
+    /// It was open, and what is open is not known just now.
+    Unknown,
 }
 
 /// What is shown of it.
@@ -79,7 +81,8 @@ impl Chosen {
                 if let Some((server, at)) = open {
                     return Found::Open(server, at);
                 }
-                id.as_deref().and_then(|id| store.find(id).into_iter().next()).map_or(Found::Gone, over)
+                let nothing = if picture.now.is_some() { Found::Gone } else { Found::Unknown };
+                id.as_deref().and_then(|id| store.find(id).into_iter().next()).map_or(nothing, over)
             }
         }
     }
@@ -90,13 +93,16 @@ impl Found {
         match self {
             Self::Open(server, at) => still_open(picture, *server, *at, style),
             Self::Over(request, around) => over(request, around, style),
-            Self::Gone => gone(),
+            Self::Gone => nothing(OVER),
+            Self::Unknown => nothing("what is open is not known just now"),
         }
     }
 }
 
-fn gone() -> Shown {
-    Shown { title: "request".into(), lines: vec![vec![(2, "it is over, and is not kept any more".to_owned())]] }
+const OVER: &str = "it is over, and is not kept any more";
+
+fn nothing(why: &str) -> Shown {
+    Shown { title: "request".into(), lines: vec![vec![(2, why.to_owned())]] }
 }
 
 /// A request that is over.
@@ -113,7 +119,7 @@ fn over(request: &Request, around: &Around, style: Style) -> Shown {
 
 /// A request that is open.
 fn still_open(picture: &Picture, server: usize, at: usize, style: Style) -> Shown {
-    let Some((server, open)) = picture.open(server, at) else { return gone() };
+    let Some((server, open)) = picture.open(server, at) else { return nothing(OVER) };
     let seconds = |from: Option<u64>, to: Option<u64>| {
         from.zip(to).map_or_else(|| "-".to_owned(), |(from, to)| duration(to.saturating_sub(from) as f64 / 1e9))
     };

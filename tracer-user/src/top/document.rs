@@ -23,7 +23,7 @@ pub fn text(picture: &Picture, sort: Sort, style: Style) -> String {
     let mut lines = vec![
         style.inked(&joined(&live::load(figures), room, style)),
         style.inked(&joined(&state, room, style)),
-        format!("{} open, {} over", picture.open_count(), picture.over_count),
+        picture.counts(),
     ];
     let rows = picture.rows(sort, "");
     if !rows.is_empty() {
@@ -40,7 +40,7 @@ pub fn text(picture: &Picture, sort: Sort, style: Style) -> String {
 /// As JSON. Times are seconds; what is not known is null.
 pub fn json(picture: &Picture, sort: Sort) -> Value {
     let rows = picture.rows(sort, "");
-    let open = rows.iter().filter_map(|row| open(picture, row));
+    let open = picture.now.as_ref().map(|_| rows.iter().filter_map(|row| open(picture, row)).collect::<Vec<_>>());
     let over = rows.iter().filter_map(|row| over(picture, row));
     let servers = picture.servers().iter().map(|server| {
         let engines = server.engines.iter().map(|engine| {
@@ -63,7 +63,7 @@ pub fn json(picture: &Picture, sort: Sort) -> Value {
         "servers": servers.collect::<Vec<_>>(),
         "figures": figures(&picture.figures),
         "open_count": picture.open_count(),
-        "open": open.collect::<Vec<_>>(),
+        "open": open,
         "over_count": picture.over_count,
         "missed": picture.missed,
         "over": over.collect::<Vec<_>>(),

@@ -49,8 +49,7 @@ impl Watched {
     /// What there is now, as of the newest look at what is open; asks for a newer one.
     pub fn picture(&self, reader: &mut Reader) -> Picture {
         let figures = reader.read(Instant::now());
-        let picture = Picture { missed: self.kept.missed(), ..Picture::of(&self.kept.store(), figures) };
-        self.kept.ask_for_now();
-        picture
+        let now = self.kept.now();
+        Picture { missed: self.kept.missed(), ..Picture::of(&self.kept.store(), now, figures) }
     }
 }

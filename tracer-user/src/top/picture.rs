@@ -1,6 +1,6 @@
 //! What is shown, at a moment.
 //!
-//! Enters: the store, figures. Leaves: a picture that outlives the lock: servers with what is open, requests that are over, newest first,
+//! Enters: the store, what is open, figures. Leaves: a picture that outlives the lock: servers with what is open, requests that are over, newest first,
 //! and the last steps of each engine; and its rows, sorted and filtered. Bounded by the store's own bounds and [`MAX_OVER`]; what is left
 //! out is said.
 
@@ -30,7 +30,8 @@ pub struct EngineSteps {
 #[derive(Debug, Clone, Default)]
 pub struct Picture {
     pub figures: Figures,
-    pub now: Arc<Now>,
+    /// `None` where nobody looked of late: what is open is not known.
+    pub now: Option<Arc<Now>>,
     /// Newest first.
     pub over: Vec<Request>,
     /// Requests that are over and kept, in the picture or not.
@@ -91,7 +92,7 @@ impl Sort {
 }
 
 impl Picture {
-    pub fn of(store: &Store, figures: Figures) -> Self {
+    pub fn of(store: &Store, now: Option<Arc<Now>>, figures: Figures) -> Self {
         let steps = store.steps().engines().map(|(key, steps)| EngineSteps {
             server: Arc::clone(&key.server),
             engine: key.engine,
@@ -99,7 +100,7 @@ impl Picture {
         });
         Self {
             figures,
-            now: Arc::clone(store.now()),
+            now,
             over: store.requests().rev().take(MAX_OVER).cloned().collect(),
             over_count: store.requests_count(),
             missed: 0,
@@ -113,12 +114,18 @@ impl Picture {
     }
 
     pub fn servers(&self) -> &[ServerNow] {
-        &self.now.servers
+        self.now.as_ref().map_or(&[], |now| &now.servers)
     }
 
     /// Requests that are open, in the picture or not.
-    pub fn open_count(&self) -> usize {
-        self.servers().iter().map(|server| server.open_count).sum()
+    pub fn open_count(&self) -> Option<usize> {
+        self.now.as_ref().map(|now| now.servers.iter().map(|server| server.open_count).sum())
+    }
+
+    /// How many are open and over, in words.
+    pub fn counts(&self) -> String {
+        let open = self.open_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
+        format!("{open} open, {} over", self.over_count)
     }
 
     /// The open request that a row is.

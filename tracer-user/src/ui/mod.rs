@@ -137,11 +137,11 @@ impl Shown {
         Self { kept, telemetry, origin: Origin::of_this_process(true), time: Time::Wall, max_spans }
     }
 
-    /// What is open; of a file nothing is.
-    fn open_now(&self) -> Arc<Now> {
+    /// What is open; of a file nothing is. `None` where that is not known.
+    fn open_now(&self) -> Option<Arc<Now>> {
         match self.time {
             Time::Wall => self.kept.now(),
-            Time::Newest => Arc::default(),
+            Time::Newest => Some(Arc::default()),
         }
     }
 

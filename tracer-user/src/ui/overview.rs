@@ -1,6 +1,7 @@
 //! The whole at a glance: who serves, how it goes, and what watching it costs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::param::{clock_ticks_per_second, page_size};
@@ -40,13 +41,18 @@ impl Shown {
                 models,
             )
         };
-        let servers = if open.servers.is_empty() { engines } else { open.servers.iter().map(server).collect() };
+        let open_count = open.as_ref().map(|now| now.servers.iter().map(|server| server.open_count).sum::<usize>());
+        let servers: Vec<Value> = match open.filter(|now| !now.servers.is_empty()) {
+            Some(now) => now.servers.iter().map(server).collect(),
+            None => engines.into_iter().map(|(server, engines)| as_left(&server, &engines, open_count)).collect(),
+        };
         let outcomes: BTreeMap<&str, u64> = outcomes.iter().map(|(outcome, count)| (outcome.name(), *count)).collect();
         let mut kept = kept;
         kept["missed"] = json!(self.kept.missed());
         json!({
             "now_ns": ns(now_ns),
             "servers": servers,
+            "open_count": open_count,
             "window_s": WINDOW,
             "latency": {
                 "ttft": spread(&latency.ttft),
@@ -94,12 +100,12 @@ fn engine(of: &EngineNow) -> Value {
     })
 }
 
-/// The engines as their newest steps left them: of a file, where nothing is open now.
-fn engines(store: &Store) -> Vec<Value> {
-    let mut servers: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+/// The engines as their newest steps left them: of a file, where nothing is open now, or where what is open is not known.
+fn engines(store: &Store) -> BTreeMap<Arc<str>, Vec<Value>> {
+    let mut servers: BTreeMap<Arc<str>, Vec<Value>> = BTreeMap::new();
     for (key, steps) in store.steps().engines() {
         let stats = steps.back().and_then(|step| step.stats);
-        servers.entry(&key.server).or_default().push(json!({
+        servers.entry(Arc::clone(&key.server)).or_default().push(json!({
             "engine": key.engine,
             "running": stats.map(|stats| stats.running),
             "waiting": stats.map(|stats| stats.waiting),
@@ -107,8 +113,12 @@ fn engines(store: &Store) -> Vec<Value> {
             "tokens": null,
         }));
     }
-    let server = |(server, engines)| json!({"server": server, "open_count": 0, "engines": engines});
-    servers.into_iter().map(server).collect()
+    servers
+}
+
+/// `open_count`: 0, or not known.
+fn as_left(server: &str, engines: &[Value], open_count: Option<usize>) -> Value {
+    json!({"server": server, "open_count": open_count, "engines": engines})
 }
 
 /// `buckets`: the upper edge of each, and how many are in it and not in the one before.

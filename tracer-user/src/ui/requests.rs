@@ -87,12 +87,14 @@ impl Shown {
                 rows.push(row(request));
             }
         }
-        let open = now.servers.iter().flat_map(|server| {
-            let wanted = &wanted;
-            let its = server.open.iter().filter(move |request| wanted.has_open(request, server.now));
-            its.map(|request| open(request, server.now, &server.server))
+        let open = now.map(|now| {
+            let rows = now.servers.iter().flat_map(|server| {
+                let wanted = &wanted;
+                let its = server.open.iter().filter(move |request| wanted.has_open(request, server.now));
+                its.map(|request| open(request, server.now, &server.server))
+            });
+            rows.take(limit).collect::<Vec<Value>>()
         });
-        let open: Vec<Value> = open.take(limit).collect();
         Ok(json!({"open": open, "total": total, "requests": rows}))
     }
 }

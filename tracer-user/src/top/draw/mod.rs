@@ -76,7 +76,7 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>) {
 fn header(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>) {
     let (style, figures) = (scene.style, &scene.picture.figures);
     let frozen = if scene.looking.is_frozen { " FROZEN " } else { "" };
-    let counts = format!("  {} open, {} over  ", scene.picture.open_count(), scene.picture.over_count);
+    let counts = format!("  {}  ", scene.picture.counts());
     let room = style.width.saturating_sub(width(&counts) + width(frozen));
     let title = vec![(1, fit(scene.title, room, style)), (0, counts), (7, frozen.to_owned())];
     let mut state = live::state(figures);

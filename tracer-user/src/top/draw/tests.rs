@@ -63,7 +63,7 @@ fn picture(count: u64, name: &str) -> Picture {
     let over_count = over.len();
     Picture {
         figures,
-        now: Arc::new(Now { servers: vec![server.clone(), server] }),
+        now: Some(Arc::new(Now { servers: vec![server.clone(), server] })),
         over,
         over_count,
         missed: 7,
@@ -95,6 +95,12 @@ fn a_screen_of_eighty_by_24_has_all_that_matters() {
     assert!(lines[7].starts_with("producing!    20.0s    3us    1us   100     1 "), "{}", lines[7]);
     assert!(lines[11].starts_with("stop          1.23s 12.3ms  100us    12     0 "), "{}", lines[11]);
     assert!(lines[23].contains("by age") && lines[23].contains("q quit"), "{}", lines[23]);
+}
+
+#[test]
+fn what_is_open_is_not_called_none_where_nobody_looked() {
+    let lines = drawn(&Picture { now: None, ..picture(3, "") }, &Looking::default(), (80, 24), STYLE);
+    assert!(lines[0].starts_with("vllm-42 m  ? open, 3 over"), "{}", lines[0]);
 }
 
 #[test]

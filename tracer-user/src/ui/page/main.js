@@ -73,7 +73,7 @@ function showEngines(now) {
     select.closest("label").hidden = engines.length < 2;
   }
   state.engine = engines[Math.max(0, select.selectedIndex)] ?? null;
-  setText(byId("servers"), now.servers.length === 0 ? "no server is traced" : now.servers.map((server) => shown(server.server, 60)).join(", "));
+  setText(byId("servers"), now.servers.length === 0 ? (now.open_count === null ? "" : "no server is traced") : now.servers.map((server) => shown(server.server, 60)).join(", "));
 }
 
 function showLiveState(text, kind) {
@@ -95,16 +95,16 @@ async function ask() {
   showLiveState("live", "on");
   if (place) return;
   requests.options("model", now.models);
-  const open = now.servers.reduce((all, server) => all + server.open_count, 0);
+  const { open_count: open } = now;
   requests.update({ ...list, open_count: isFiltered() ? undefined : open });
   // Rows first: a browser paints between two tasks.
   await new Promise((go) => setTimeout(go));
   if (!isCurrent() || state.place) return;
   load.draw(now);
-  document.title = `${count(open)} open · Inferspan`;
+  document.title = open === null ? "Inferspan" : `${count(open)} open · Inferspan`;
   if (Date.now() - state.saidAt > SAY_EVERY) {
     state.saidAt = Date.now();
-    say(`${count(open)} requests open, ${count(list.total)} over`);
+    say(`${open === null ? "open requests not known" : `${count(open)} requests open`}, ${count(list.total)} over`);
   }
   const made = state.engine ? await api.steps(state.engine, steps.newest(), null, STEPS) : { steps: [] };
   if (!isCurrent() || state.place) return;

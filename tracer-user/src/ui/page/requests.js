@@ -100,8 +100,8 @@ function openRow() {
   return { row, track, cells };
 }
 
-/** How many are open, in the answer or not; with a filter only those in it are known. */
-const openCount = () => state.answer.open_count ?? state.answer.open.length;
+/** How many are open, in the answer or not; with a filter only those in it are known. Null where nobody looked of late. */
+const openCount = ({ open, open_count }) => (open === null || open_count === null ? null : open_count ?? open.length);
 
 const openRows = [];
 function showOpen(open, whole) {
@@ -129,7 +129,7 @@ function showOpen(open, whole) {
   place(byId("open-rows"), openRows.slice(0, list.length).map(({ row }) => row));
   const button = byId("more-open");
   button.hidden = open.length <= OPEN_FEW;
-  setText(button, state.allOpen ? `${OPEN_FEW} oldest open` : open.length < openCount() ? `${open.length} oldest open` : "all open");
+  setText(button, state.allOpen ? `${OPEN_FEW} oldest open` : open.length < openCount(state.answer) ? `${open.length} oldest open` : "all open");
 }
 
 /** What the whole width of bars stands for, s: of the longest, unless it would make all others too small to see. */
@@ -144,7 +144,7 @@ function render() {
   const source = picture ?? answer;
   if (!source) return;
   const list = source.requests.slice(page * PAGE, (page + 1) * PAGE);
-  const open = page === 0 ? answer.open : [];
+  const open = page === 0 ? answer.open ?? [] : [];
   const seen = [...list.map(e2e), ...open.slice(0, state.allOpen ? open.length : OPEN_FEW).map((request) => request.age_s)];
   const whole = wholeOf(seen);
   showOpen(open, whole);
@@ -158,11 +158,12 @@ function render() {
   byId("newest").disabled = page === 0;
   const missed = picture ? answer.total - picture.total : 0;
   setText(byId("newest"), missed > 0 ? `Newest (${count(missed)} new)` : "Newest");
-  const atLeast = answer.open_count === undefined && answer.open.length >= PAGE ? " or more" : "";
-  setText(byId("count"), `${count(openCount())}${atLeast} open, ${count(answer.total)} over`);
+  const atLeast = answer.open_count === undefined && open.length >= PAGE ? " or more" : "";
+  const known = openCount(answer);
+  setText(byId("count"), `${known === null ? "not known which are" : `${count(known)}${atLeast}`} open, ${count(answer.total)} over`);
   setText(byId("scale"), `, to ${seconds(whole)}`);
   byId("clear").hidden = !isFiltered();
-  byId("empty").hidden = list.length + open.length > 0;
+  byId("empty").hidden = list.length + open.length > 0 || (known === null && !isFiltered());
   setText(byId("empty"), isFiltered() ? "No request that is kept passes the filter." : "No request yet. Those that begin from now on are seen: send one to the server.");
   rove();
 }
