@@ -11,7 +11,8 @@ const ALLOCATION: usize = 16;
 const COUNTS: usize = 16;
 /// Of the places in maps and queues that a request, or a step, takes: its number in a map of numbers, in that of traces, and in a queue.
 const INDEX: usize = 192;
-/// Of the places that a name takes by which a request is found: the name itself, its place in the map, and the list behind it.
+/// Of the places that a name takes by which a request is found (or counted, as by its model's): the name itself, its place in the map, and
+/// the list behind it.
 const NAME: usize = 128;
 
 pub fn of_trace(trace: &Trace) -> usize {
@@ -22,7 +23,7 @@ pub fn of_trace(trace: &Trace) -> usize {
 pub fn of_record(record: &AccessRecord) -> usize {
     let texts = [&record.request_id, &record.method, &record.path, &record.model];
     let texts = texts.into_iter().flatten().chain([&record.server]).map(of_text).sum::<usize>();
-    let own = record.request_id.as_ref().map_or(0, |id| NAME + id.len());
+    let own = [&record.request_id, &record.model].into_iter().flatten().map(|name| NAME + name.len()).sum::<usize>();
     let generation = |of: &GenerationRecord| of_text(&of.engine_request_id) + NAME + of.engine_request_id.len();
     let generations = behind(&record.generations) + record.generations.iter().map(generation).sum::<usize>();
     size_of::<AccessRecord>() + COUNTS + ALLOCATION + behind(&record.finish_reasons) + texts + own + generations

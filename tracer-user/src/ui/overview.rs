@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rustix::param::{clock_ticks_per_second, page_size};
 use serde_json::{Value, json};
 
 use super::{Shown, ns};
 use crate::core::view::EngineNow;
+use crate::export::usage::Usage;
 use crate::input::{LossStage, Probe};
-use crate::proc::{OWN, Proc};
 use crate::store::Store;
 use crate::store::histogram::Histogram;
 use crate::store::now::ServerNow;
@@ -152,10 +151,10 @@ fn lost(telemetry: &Telemetry) -> BTreeMap<&'static str, u64> {
 }
 
 fn tracer(telemetry: &Telemetry) -> Value {
-    let used = Proc::this().usage(OWN).ok();
+    let used = Usage::read();
     json!({
-        "cpu_seconds": used.as_ref().map(|used| used.cpu_ticks as f64 / clock_ticks_per_second() as f64),
-        "memory_bytes": used.as_ref().map(|used| used.resident_pages * page_size() as u64),
+        "cpu_seconds": used.map(|used| used.cpu_seconds),
+        "memory_bytes": used.map(|used| used.resident_bytes),
         "events": Probe::ALL.into_iter().map(|probe| telemetry.delivered(probe)).sum::<u64>(),
     })
 }
