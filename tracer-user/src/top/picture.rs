@@ -1,8 +1,8 @@
 //! What is shown, at a moment.
 //!
-//! Enters: the store, what is open, figures. Leaves: a picture that outlives the lock: servers with what is open, requests that are over, newest first,
-//! and the last steps of each engine; and its rows, sorted and filtered. Bounded by the store's own bounds and [`MAX_OVER`]; what is left
-//! out is said.
+//! Enters: the store, what is open, figures. Leaves: a picture that outlives the lock: servers with what is open, requests that are over,
+//! newest first, and the last steps of each engine; and its rows, sorted and filtered. Bounded by the store's own bounds and [`MAX_OVER`];
+//! what is left out is said.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

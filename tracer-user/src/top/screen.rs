@@ -43,7 +43,8 @@ pub fn give_back() {
 /// for a terminal that nobody reads.
 fn leave(terminal: BorrowedFd<'_>) {
     let mut sequence = Vec::new();
-    let is_made = queue!(sequence, LeaveAlternateScreen, Show).is_ok();
+    // Half a picture may have been written.
+    let is_made = queue!(sequence, EndSynchronizedUpdate, LeaveAlternateScreen, Show).is_ok();
     let mut ready = [PollFd::from_borrowed_fd(terminal, PollFlags::OUT)];
     let takes_some =
         poll(&mut ready, Some(&Timespec::default())).is_ok_and(|_| ready[0].revents().contains(PollFlags::OUT));
@@ -52,8 +53,8 @@ fn leave(terminal: BorrowedFd<'_>) {
     }
 }
 
-/// What is being drawn, until all of it is. std's stdout would write it a kilobyte at a time, each of which a terminal may show. What a
-/// panic leaves here is not written: the terminal is no longer ours then.
+/// What is being drawn, until all of it is. std's stdout would write it a kilobyte at a time, each of which a terminal may show. Nothing is
+/// written to a terminal that was given back.
 #[derive(Debug, Default)]
 pub struct Pictures(Vec<u8>);
 
@@ -70,11 +71,14 @@ impl Write for Pictures {
         if self.0.is_empty() {
             return Ok(());
         }
-        queue!(self.0, EndSynchronizedUpdate)?;
+        let mut picture = std::mem::take(&mut self.0);
+        if !IS_TAKEN.load(SeqCst) {
+            return Ok(());
+        }
+        queue!(picture, EndSynchronizedUpdate)?;
         let mut terminal = io::stdout().lock();
-        let written = terminal.write_all(&self.0).and_then(|()| terminal.flush());
-        self.0.clear();
-        written
+        terminal.write_all(&picture)?;
+        terminal.flush()
     }
 }
 
