@@ -9,10 +9,14 @@ use inferspan_harness::installed::Vllm;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
 use inferspan_tests::judge::{Expect, Plan, Target, at_rest, under_load};
+use inferspan_tests::live::may_trace;
 use inferspan_tests::traffic::{Kind, Load, Until};
 
 #[test]
 fn every_number_and_every_tree_of_a_real_server_is_right() {
+    if !may_trace("every_number_and_every_tree_of_a_real_server_is_right") {
+        return;
+    }
     let Some(installed) = Vllm::from_env() else { return };
     // 24 blocks of 32 tokens hold one and a half of the longest sequences, so that there are preemptions.
     let arguments = ["--enable-prompt-tokens-details", "--num-gpu-blocks-override", "24", "--block-size", "32"];

@@ -8,6 +8,7 @@ use inferspan_harness::installed::Vllm;
 use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
 use inferspan_tests::judge::{Crowd, Target, crowded, verdict};
+use inferspan_tests::live::may_trace;
 
 /// As many sequences as a GPU server is given, and room for prompts of 3,000 words.
 const ARGUMENTS: [&str; 6] = [
@@ -22,6 +23,9 @@ const ARGUMENTS: [&str; 6] = [
 
 /// (requests open at once, requests in all); each on the server that the one before leaves.
 fn try_at(name: &str, arguments: &[&str], crowds: &[(usize, usize)]) -> anyhow::Result<Vec<String>> {
+    if !may_trace(name) {
+        return Ok(Vec::new());
+    }
     let Some(installed) = Vllm::from_env() else { return Ok(Vec::new()) };
     let mut folder = Folder::new(&format!("vllm-scale-{name}"))?;
     let server = Server::start_vllm(

@@ -12,6 +12,7 @@ use inferspan_harness::server::Server;
 use inferspan_harness::wait::Interrupt;
 use inferspan_tests::blame::{Asked, SETTLED, ask, attach, detach, evidence, kinds, read_late, send};
 use inferspan_tests::judge::Target;
+use inferspan_tests::live::may_trace;
 use serde_json::{Value, json};
 
 /// 8 sequences at once, and room for 5,120 tokens of them; prompts are computed 1,024 tokens a step.
@@ -56,6 +57,9 @@ impl Stage {
 
 #[test]
 fn troubles_of_a_real_server_are_named() {
+    if !may_trace("troubles_of_a_real_server_are_named") {
+        return;
+    }
     let Some(installed) = Vllm::from_env() else { return };
     let folder = Folder::new("vllm-why").expect("a folder");
     let server = Server::start_vllm(&installed, folder.path(), &Interrupt::never(), &ARGUMENTS, &[]).expect("vLLM");

@@ -66,7 +66,8 @@ impl Fixture {
                 ensure!(folder.is_dir(), "cannot make {}: {error}", folder.display());
             }
         }
-        Ok(Self { folder })
+        // As `/proc/PID/maps` has it: a user's cache may lie behind a link.
+        Ok(Self { folder: fs::canonicalize(folder)? })
     }
 
     /// Like [`Fixture::build`]; without gcc it says that `test` is skipped. What gcc refuses is the test's failure.
