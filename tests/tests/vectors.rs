@@ -114,6 +114,24 @@ fn a_message_cut_anywhere_gives_what_it_holds() {
     }
 }
 
+#[test]
+fn a_request_whose_output_is_of_a_grammar_is_known() {
+    let temperature = b"\xabtemperature\xcb\0\0\0\0\0\0\0\0";
+    for (version, more, is_structured) in [
+        ("0.33.0", &b"\xb2structured_outputs\x81\xa4json\xa2{}"[..], true),
+        ("0.33.0", b"\xb2structured_outputs\xc0", false),
+        ("0.8.5", b"\xafguided_decoding\x81\xa5regex\xa1a", true),
+        ("0.33.0", b"\xa5other\x81\xb2structured_outputs\xc3", false),
+    ] {
+        let body = vector(version, "add");
+        let at = body.windows(temperature.len()).position(|bytes| bytes == temperature).unwrap();
+        let body = [&body[..at], more, &body[at + temperature.len()..]].concat();
+        let EngineMessage::Add(add) = decode_add(&body) else { panic!("{version}") };
+        assert_eq!((add.structured_output, add.max_tokens, add.cut), (is_structured, Some(4), false), "{version}");
+    }
+    assert!(!add("0.33.0").structured_output);
+}
+
 /// `fields` more nils at the end of a message whose first byte is a fixarray header.
 fn grown(mut body: Vec<u8>, fields: u8) -> Vec<u8> {
     assert_eq!(body[0] & 0xf0, 0x90, "a fixarray");

@@ -92,6 +92,22 @@ fn troubles_of_a_real_server_are_named() {
     let [text] = stage.traced(&text, &json!({"truncate_prompt_tokens": 16}), ["text"]);
     assert_eq!(kinds(&text)[0], "slow_tokenizer", "{text:#}");
 
+    // Its grammar is compiled while nobody else is there, after a batch of 8.
+    let kinds_of_keys = (0..60).map(|n| {
+        let pattern = format!("^[a-z]{{1,{}}}[0-9]{{3,40}}(foo|bar|baz){{2,9}}$", n + 20);
+        (format!("key{n}"), json!({"type": "string", "pattern": pattern}))
+    });
+    let properties: serde_json::Map<String, Value> = kinds_of_keys.collect();
+    let required: Vec<&String> = properties.keys().collect();
+    let schema = json!({"type": "object", "required": required, "properties": properties});
+    let attached = attach(&stage.target, stage.folder.path());
+    send(&stage.target, &(0..8).map(|n| Asked::new(&format!("before-{n}"), 20, 30, 0)).collect::<Vec<_>>(), &none);
+    send(&stage.target, &[Asked::new("grammar", 20, 30, 0)], &json!({"structured_outputs": {"json": schema}}));
+    thread::sleep(SETTLED);
+    let grammar = stage.why("grammar");
+    detach(attached);
+    assert_eq!(kinds(&grammar)[0], "grammar", "{grammar:#}");
+
     // 16 answers with the likeliest tokens beside each, some 8 MB: twice what a socket holds on loopback. Their client waits.
     let attached = attach(&stage.target, stage.folder.path());
     let slow = Asked::new("slow-reader", 20, 500, 0);

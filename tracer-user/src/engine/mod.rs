@@ -176,6 +176,9 @@ pub struct Add {
     pub top_p: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
+    /// Its output is to be of a grammar: a JSON schema, a regular expression, a choice.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub structured_output: bool,
     /// W3C trace context that the front end passed on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,

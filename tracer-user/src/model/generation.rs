@@ -71,6 +71,7 @@ pub struct Generation {
     pub temperature: Option<f64>,
     pub top_p: Option<f64>,
     pub seed: Option<i64>,
+    pub structured_output: bool,
     pub traceparent: Option<String>,
     pub prompt_tokens: Option<u64>,
     pub cached_tokens: Option<u64>,
@@ -133,6 +134,7 @@ impl Generation {
             temperature: None,
             top_p: None,
             seed: None,
+            structured_output: false,
             traceparent: None,
             prompt_tokens: None,
             cached_tokens: None,
@@ -169,6 +171,7 @@ impl Generation {
         generation.temperature = add.temperature;
         generation.top_p = add.top_p;
         generation.seed = add.seed;
+        generation.structured_output = add.structured_output;
         generation.traceparent = add.traceparent;
         generation
     }

@@ -109,6 +109,7 @@ pub mod attribute {
     pub const FIRST_LAG: &str = "inferspan.front_end.first_lag_seconds";
     pub const MAX_LAG: &str = "inferspan.front_end.max_lag_seconds";
     pub const LAST_LAG: &str = "inferspan.front_end.last_lag_seconds";
+    pub const STRUCTURED_OUTPUT: &str = "inferspan.request.structured_output";
     pub const HTTP_WAITED: &str = "inferspan.http.waited_seconds";
     pub const BLOCKED: &str = "inferspan.client.blocked_seconds";
     pub const BLOCKED_AFTER: &str = "inferspan.client.blocked_after_seconds";
@@ -196,7 +197,7 @@ pub mod attribute {
         (CUDA_SHARE_COPIES_P2P, CUDA_SHARE_COPY_BYTES_P2P),
     ];
 
-    pub const ALL: [&str; 122] = [
+    pub const ALL: [&str; 123] = [
         HTTP_METHOD,
         HTTP_STATUS,
         HTTP_ROUTE,
@@ -252,6 +253,7 @@ pub mod attribute {
         FIRST_LAG,
         MAX_LAG,
         LAST_LAG,
+        STRUCTURED_OUTPUT,
         HTTP_WAITED,
         BLOCKED,
         BLOCKED_AFTER,

@@ -54,6 +54,8 @@ pub(super) fn attributes(finished: &Finished<'_>, server: &Server) -> Attributes
     add(attribute::REQUEST_TOP_P, float(fields.and_then(|f| f.top_p).or(generation.and_then(|g| g.top_p))));
     let seed = fields.and_then(|f| f.seed).or(generation.and_then(|g| g.seed));
     add(attribute::REQUEST_SEED, seed.map(Value::Int));
+    let is_structured = generation.is_some_and(|g| g.structured_output);
+    add(attribute::STRUCTURED_OUTPUT, is_structured.then_some(Value::Bool(true)));
     add(attribute::RESPONSE_ID, finished.request_id().map(text));
     let reasons = finished.finish_reasons();
     add(attribute::FINISH_REASONS, (!reasons.is_empty()).then(|| Value::StrList(words(&reasons))));

@@ -108,6 +108,11 @@ pub(super) fn took(of: &Span) -> u64 {
     of.end_ns.saturating_sub(of.start_ns)
 }
 
+/// Whether it is said that this is so.
+pub(super) fn is(of: &Span, key: &str) -> bool {
+    of.attributes.iter().any(|(known, value)| *known == key && *value == Value::Bool(true))
+}
+
 pub(super) fn int(of: &Span, key: &str) -> Option<u64> {
     of.attributes.iter().find_map(|(known, value)| match value {
         Value::Int(number) if *known == key => u64::try_from(*number).ok(),

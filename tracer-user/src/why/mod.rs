@@ -65,6 +65,8 @@ pub struct Cause {
 pub enum Kind {
     /// Waited to be scheduled.
     Queued,
+    /// Held back by an engine that had room, while the grammar of its structured output was compiled.
+    Grammar,
     /// Lost its place for want of KV cache: the time until it was where it had been.
     Preempted,
     /// Its own prompt took long.
@@ -100,6 +102,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
+            Self::Grammar => "grammar",
             Self::Preempted => "preempted",
             Self::LongPrefill => "long_prefill",
             Self::PrefillOfOthers => "prefill_of_others",

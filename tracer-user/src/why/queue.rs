@@ -3,7 +3,7 @@
 //! What is waited for is told by how full the KV cache and the batch were meanwhile; where that says nothing, so does the evidence.
 
 use super::Kind;
-use super::case::{float, int, took};
+use super::case::{float, int, is, took};
 use super::judge::{Charge, Judge};
 use super::limits;
 use super::words::{count, number, percent, time};
@@ -28,6 +28,13 @@ fn admission(judge: &mut Judge<'_>, wait: &Span) {
         judge.blame(&charge, |ledger| ledger.claim(times.0, times.1), |_| prompt);
         return;
     }
+    if let Some(room) = full.room.as_deref().filter(|_| is(judge.case.root, attribute::STRUCTURED_OUTPUT)) {
+        let charge = Charge { kind: Kind::Grammar, inferred: true, floor };
+        let evidence =
+            format!("not scheduled although there was room ({room}): the grammar of its output is compiled first");
+        judge.blame(&charge, |ledger| ledger.claim(times.0, times.1), |_| evidence);
+        return;
+    }
     let charge = Charge { kind: Kind::Queued, inferred: false, floor };
     judge.blame(&charge, |ledger| ledger.claim(times.0, times.1), |_| full.words());
 }
@@ -41,6 +48,8 @@ struct Fullness {
     kv: Option<f64>,
     /// As many ran as ever did, and as had before it came.
     is_batch_full: bool,
+    /// Fewer ran all the time than had before it came, or none, and the KV cache was free: how many, and how free.
+    room: Option<String>,
 }
 
 impl Fullness {
@@ -48,11 +57,13 @@ impl Fullness {
         let steps: Vec<&EngineStep> = judge.steps_within(wait.start_ns, wait.end_ns).to_vec();
         let stats = || steps.iter().filter_map(|step| step.stats);
         let first = stats().next();
+        let kv = float(wait, attribute::QUEUE_KV_USAGE).or(stats().map(|of| of.kv_cache_usage).reduce(f64::max));
         Self {
             waiting: int(wait, attribute::QUEUE_WAITING).or(first.map(|of| of.waiting.saturating_sub(1))),
             running: stats().map(|of| of.running).max().or(int(wait, attribute::QUEUE_RUNNING)),
-            kv: float(wait, attribute::QUEUE_KV_USAGE).or(stats().map(|of| of.kv_cache_usage).reduce(f64::max)),
+            kv,
             is_batch_full: is_batch_full(judge, &steps),
+            room: room(judge, wait, &steps, kv),
         }
     }
 
@@ -62,6 +73,9 @@ impl Fullness {
             Some(others) => format!("queued behind {}", count(others, "request")),
             None => "queued, behind how many is not known".to_owned(),
         };
+        if let Some(room) = self.room.as_deref().filter(|_| self.waiting == Some(0)) {
+            return format!("{behind}, although there was room ({room})");
+        }
         let ran = self.running.map(|running| format!(" ({} ran)", number(running))).unwrap_or_default();
         let reason = match self.kv {
             Some(kv) if kv >= limits::KV_FULL => format!("KV cache {} full", percent(kv)),
@@ -76,16 +90,37 @@ impl Fullness {
     }
 }
 
+/// Requests in a step: of a full batch those that end are gone when the step says how many run.
+fn batch(step: &EngineStep) -> Option<u64> {
+    step.stats.map(|stats| stats.running.max(step.requests))
+}
+
+/// The most requests that ran in a step before it came, where enough of them are known.
+fn ran_before(judge: &Judge<'_>) -> Option<u64> {
+    let before: Vec<u64> = judge.before.iter().filter_map(|step| batch(step)).collect();
+    before.iter().copied().max().filter(|_| before.len() >= limits::LIKE)
+}
+
+fn room(judge: &Judge<'_>, wait: &Span, steps: &[&EngineStep], kv: Option<f64>) -> Option<String> {
+    let said = [attribute::QUEUE_RUNNING, attribute::QUEUE_MAX_RUNNING].into_iter().filter_map(|key| int(wait, key));
+    let most = said.chain(steps.iter().filter_map(|step| batch(step))).max()?;
+    let kv = kv.filter(|kv| *kv < limits::KV_FREE)?;
+    let before = ran_before(judge).filter(|before| *before > most);
+    let ran = match before {
+        Some(before) => format!("{} ran, {} did before", number(most), number(before)),
+        None if most == 0 => "none ran".to_owned(),
+        None => return None,
+    };
+    Some(format!("{ran}, KV cache {} used", percent(kv)))
+}
+
 /// Whether as many ran in these steps as ever did. That so many had run before it came, and no more, is what tells a full batch from one that
 /// just did not grow: where that is not known, neither is this.
 fn is_batch_full(judge: &Judge<'_>, steps: &[&EngineStep]) -> bool {
-    // Of a full batch those that end are gone when the step says how many run.
-    let batch = |step: &&EngineStep| step.stats.map(|stats| stats.running.max(step.requests));
-    let before: Vec<u64> = judge.before.iter().filter_map(batch).collect();
-    let before_it = before.iter().copied().max().filter(|_| before.len() >= limits::LIKE).unwrap_or(0);
-    let ever = judge.steps.iter().filter_map(batch).fold(before_it, u64::max);
+    let before_it = ran_before(judge).unwrap_or(0);
+    let ever = judge.steps.iter().filter_map(|step| batch(step)).fold(before_it, u64::max);
     let is_full = |running: u64| running > 0 && running.saturating_mul(10) >= ever.saturating_mul(9);
-    let said: Vec<u64> = steps.iter().filter_map(batch).collect();
+    let said: Vec<u64> = steps.iter().filter_map(|step| batch(step)).collect();
     let full = said.iter().filter(|running| is_full(**running)).count();
     full > 0 && full as f64 >= said.len() as f64 * limits::BATCH_FULL && is_full(before_it)
 }

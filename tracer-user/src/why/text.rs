@@ -61,6 +61,7 @@ pub fn headline(verdict: &Verdict) -> String {
 pub fn words(kind: Kind) -> &'static str {
     match kind {
         Kind::Queued => "queued",
+        Kind::Grammar => "grammar",
         Kind::Preempted => "preempted",
         Kind::LongPrefill => "long prefill",
         Kind::PrefillOfOthers => "prefill of others",

@@ -14,7 +14,7 @@ const AROUND = 500_000_000n;
 const VALUE = 20_000;
 
 const KINDS = {
-  queued: "Waited in the queue", preempted: "Preempted", long_prefill: "Long prefill", prefill_of_others: "Prefill of other requests", slow_tokenizer: "Slow tokenizer",
+  queued: "Waited in the queue", grammar: "Its grammar was compiled", preempted: "Preempted", long_prefill: "Long prefill", prefill_of_others: "Prefill of other requests", slow_tokenizer: "Slow tokenizer",
   pipelined: "Behind another on its connection", slow_request: "Slow request", slow_client: "Slow client", front_end_late: "Front end late", slow_steps: "Slow engine steps", engine_error: "Engine error", launch_bound: "Launch-bound",
   sync_bound: "Sync-bound", eager_fallback: "Fell back to eager", straggler: "Straggling rank", many_tokens: "Many tokens",
 };

@@ -93,6 +93,33 @@ fn what_it_queued_for_is_not_said_where_nothing_tells() {
 }
 
 #[test]
+fn a_wait_with_nobody_before_it_and_room_is_for_its_grammar_or_for_nothing_that_is_seen() {
+    // 0 queued 500, nobody else waits and 1 runs, of which 4 did before
+    let mut scene = queued();
+    with_stats(&mut scene, 1, 1, 0.02);
+    for step in &mut scene.around.steps {
+        Arc::get_mut(step).unwrap().requests = 1;
+    }
+    scene.around.before = before(8, stats(4, 0, 0.2));
+    assert_eq!(scene.blamed()[0], (Kind::Queued, 500));
+    let room = "although there was room (1 ran, 4 did before, KV cache 2 % used)";
+    assert_eq!(scene.evidence(), format!("queued with nobody before it, {room}"));
+    scene.trace.spans[0].attributes.push((attribute::STRUCTURED_OUTPUT, Value::Bool(true)));
+    assert_eq!(scene.blamed()[0], (Kind::Grammar, 500));
+    assert_eq!(scene.evidence(), format!("not scheduled {room}: the grammar of its output is compiled first"));
+    // As many run as did before: it may have waited for one of them to end.
+    scene.around.before = before(8, stats(1, 0, 0.2));
+    for step in &mut scene.around.before {
+        Arc::get_mut(step).unwrap().requests = 1;
+    }
+    assert_eq!(scene.blamed()[0], (Kind::Queued, 500));
+    // The cache was full.
+    scene.around.before = before(8, stats(4, 0, 0.2));
+    with_stats(&mut scene, 1, 1, 0.97);
+    assert_eq!(scene.evidence(), "queued with nobody before it, KV cache 97 % full");
+}
+
+#[test]
 fn the_wait_for_the_step_that_runs_is_no_queue() {
     // 0 waits 20 ├ prefill ┤ 30 ├ 7 tokens of 10 ms ┤ 100
     let mut scene = Scene::new(100);
