@@ -42,6 +42,11 @@ pub const LIKE: usize = 8;
 pub const SLOW_STEP: u64 = 3;
 /// Slow steps are usual where they took up to so many times the part of the time that they took before.
 pub const MORE_THAN_BEFORE: f64 = 2.0;
+/// A step that takes so long is no noise of a busy host, unless so many took half as long before it came.
+pub const STALL: u64 = 300 * MS;
+pub const USUAL_STALLS: usize = 3;
+/// And one of so long is named from [`LEAST_SHARE`] on: who waits for the next token notices it in an answer of any length.
+pub const LONG_STALL: u64 = 1_000 * MS;
 /// All of a request's steps are slow where their median is so many times the one before it came.
 pub const SLOW_ENGINE: u64 = 2;
 

@@ -57,24 +57,28 @@ fn single(judge: &mut Judge<'_>, steps: &[&EngineStep]) {
     let slow: Vec<(&EngineStep, u64)> = slow.collect();
     let over: f64 = slow.iter().map(|(step, usual)| took_of(step).saturating_sub(*usual) as f64).sum();
     let all: f64 = steps.iter().map(|step| took_of(step) as f64).sum();
+    let Some((worst, usual)) = slow.iter().copied().max_by_key(|(step, _)| took_of(step)) else { return };
+    let longest = took_of(worst);
+    let is_stall = longest >= limits::STALL && judge.usual.as_slow_before(longest / 2) < limits::USUAL_STALLS;
     // No more than there always is.
-    if over < all * judge.usual.slow_before() * limits::MORE_THAN_BEFORE {
+    if !is_stall && over < all * judge.usual.slow_before() * limits::MORE_THAN_BEFORE {
         return;
     }
-    let Some((worst, usual)) = slow.iter().copied().max_by_key(|(step, _)| took_of(step)) else { return };
+    let is_long = is_stall && longest >= limits::LONG_STALL;
+    let share = if is_long { limits::LEAST_SHARE } else { limits::LEAST_SHARE_OF_STEPS };
     let claim = |ledger: &mut Ledger| {
         let claims = slow
             .iter()
             .map(|(step, usual)| ledger.claim_some(step.start_ns, step.end_ns, took_of(step).saturating_sub(*usual)));
         claims.sum()
     };
-    judge.blame(&charge(judge, limits::LEAST_SHARE_OF_STEPS), claim, |_| {
+    judge.blame(&charge(judge, share), claim, |_| {
         format!(
             "{} of its {} took more than {} times as long as usual, the longest {} instead of {} (batch of {})",
             number(slow.len() as u64),
             count(steps.len() as u64, "step"),
             limits::SLOW_STEP,
-            time(took_of(worst)),
+            time(longest),
             time(usual),
             worst.requests,
         )

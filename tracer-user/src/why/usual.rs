@@ -84,6 +84,11 @@ impl Usual {
         if all > 0.0 { over / all } else { 0.0 }
     }
 
+    /// Steps that took at least so long before the request came.
+    pub(super) fn as_slow_before(&self, took: u64) -> usize {
+        self.before.values().map(|known| known.iter().filter(|known| **known >= took).count()).sum()
+    }
+
     /// A step of any batch.
     pub(super) fn any(&self) -> Option<u64> {
         self.any

@@ -411,6 +411,28 @@ fn one_slow_step_is_slow_and_one_that_is_a_little_slower_is_not() {
     assert_eq!(scene.blamed(), [(Kind::ManyTokens, 990)]);
 }
 
+#[test]
+fn a_stall_is_told_though_there_was_one_before_and_in_a_long_answer_where_it_is_long() {
+    // 0 ├ tokens of 10 ms ┤ 300 one of 400 or 1,500 ms ├ tokens of 10 ms ┤
+    let scene_with = |took_ms: u64, to: u64| {
+        let mut scene = Scene::new(to);
+        scene.decode(10, to, 100);
+        scene.steps(10, 300, 10, 4);
+        scene.step(300, 300 + took_ms, 4);
+        scene.steps(300 + took_ms, to, 10, 4);
+        scene
+    };
+    let before = |stalls: u64, took_ms: u64| {
+        (0..100).map(|n| Arc::new(step(0, if n < stalls { took_ms } else { 10 }, 4))).collect::<Vec<_>>()
+    };
+    let mut scene = scene_with(400, 1_300);
+    assert_eq!(scene_before(&mut scene, before(2, 500)), [(Kind::SlowSteps, 390)]);
+    assert_eq!(scene_before(&mut scene, before(3, 500))[0].0, Kind::ManyTokens, "there it is usual");
+    assert_eq!(scene_before(&mut scene, before(9, 150)), [(Kind::SlowSteps, 390)], "shorter ones are");
+    assert_eq!(scene_before(&mut scene_with(400, 10_300), before(0, 0))[0].0, Kind::ManyTokens, "4 % of it");
+    assert_eq!(scene_before(&mut scene_with(1_500, 20_300), before(0, 0)), [(Kind::SlowSteps, 1_490)], "7 % of it");
+}
+
 fn scene_before(scene: &mut Scene, before: Vec<Arc<EngineStep>>) -> Vec<(Kind, u64)> {
     scene.around.before = before;
     scene.blamed()
