@@ -113,6 +113,9 @@ impl EngineSide {
         // A stamp that is placed by an estimate says nothing of milliseconds.
         let stamp = message.timestamp.filter(|_| stamped && !clock.engine_is_estimated());
         let of = stamp.map(|stamp| (message.engine, clock.event_of_engine(stamp).min(at)));
+        if let (Direction::Out, Some((engine, stamp))) = (direction, of) {
+            work.steps.engine_sent(engine, stamp, at);
+        }
         let mut due = std::mem::take(&mut self.due);
         self.in_flight.sighted(at, end, direction, message, &mut due);
         let firsts = self.apply_due(&mut due, Some(seen), work, scene);

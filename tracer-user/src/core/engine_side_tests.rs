@@ -141,6 +141,20 @@ fn a_front_end_that_stands_still_is_behind_its_engine() {
 }
 
 #[test]
+fn what_an_engine_sends_late_its_front_end_is_not_behind_with() {
+    // a gives a token in the steps at 1.0, 1.1, 1.2 s ─ sent at 1.0, 1.1 and, the engine stood still, 3.2 s ─ received 1 ms later each
+    let mut stage = Stage::default();
+    for (stamp, sent) in [(1.0, 1_000), (1.1, 1_100), (1.2, 3_200)] {
+        stage.seen(sent * MS, ENGINE, Direction::Out, outputs(Some(stamp), &["a-0123abcd"]));
+        stage.seen((sent + 1) * MS, API, Direction::In, outputs(Some(stamp), &["a-0123abcd"]));
+    }
+    let mut generation = stage.ground.requests.generations.of_id("a-0123abcd").cloned().expect("it is open");
+    stage.ground.steps.look_back(&mut generation);
+    let lagged = Lagged { first: Some(MS), most: Some(MS), last: Some(MS) };
+    assert_eq!(generation.lagged.as_deref(), Some(&lagged));
+}
+
+#[test]
 fn what_too_many_front_ends_and_engines_leave_untold_is_counted() {
     // 1,024 front ends have had a token of engine 0 ─ another one's request, which waited at engine 0, then one at engine 256
     let mut stage = Stage::default();

@@ -13,7 +13,7 @@ use super::scene::Scene;
 use crate::engine::SchedulerStats;
 use crate::input::EventNanos;
 use crate::model::generation::{Generation, StepRef};
-use crate::model::lags::Lags;
+use crate::model::lags::{Lags, Sends};
 use crate::model::load::MAX_LOADS;
 use crate::model::step::{Share, Step, Steps as OfEngine};
 use crate::model::tree;
@@ -37,6 +37,8 @@ pub(super) struct Steps {
     batches: Batches,
     /// How far each front end (a process) is behind each engine.
     lags: BTreeMap<(u32, u32), Lags>,
+    /// What each engine sent late.
+    sends: BTreeMap<u32, Sends>,
 }
 
 /// An engine as its newest messages left it.
@@ -130,11 +132,18 @@ impl Steps {
         }
     }
 
+    /// The engine sent a message at `at` that it had stamped at `stamp`.
+    pub(super) fn engine_sent(&mut self, engine: u32, stamp: EventNanos, at: EventNanos) {
+        if engine < MAX_LOADS {
+            self.sends.entry(engine).or_default().sent(stamp, at);
+        }
+    }
+
     /// The front end has a message of the engine's, stamped at `stamp`: it received it at `at`, or got to it then.
     pub(super) fn front_end_has(&mut self, front_end: u32, engine: u32, stamp: EventNanos, at: EventNanos) {
         let key = (front_end, engine);
         if self.lags.len() < MAX_LAGS || self.lags.contains_key(&key) {
-            self.lags.entry(key).or_default().has(stamp, at);
+            self.lags.entry(key).or_default().has(stamp, at, self.sends.entry(engine).or_default());
         }
     }
 
@@ -154,7 +163,8 @@ impl Steps {
             }
         }
         let lags = self.lags.get(&(generation.process, generation.engine));
-        generation.lagged = lags.map(|lags| Box::new(lags.of(generation)));
+        let (none, sends) = (Sends::default(), self.sends.get(&generation.engine));
+        generation.lagged = lags.map(|lags| Box::new(lags.of(generation, sends.unwrap_or(&none))));
         let has_no_load = generation.engine >= MAX_LOADS && !generation.waits.is_empty();
         let has_no_lags = lags.is_none() && self.lags.len() >= MAX_LAGS;
         u64::from(has_no_load) + u64::from(has_no_lags)
@@ -163,6 +173,7 @@ impl Steps {
     /// The engine's process is gone.
     pub(super) fn engine_ended(&mut self, engine: u32) {
         self.now.remove(&engine);
+        self.sends.remove(&engine);
     }
 
     /// The oldest step that is over and has waited long enough; any one when the run is over.

@@ -1,7 +1,7 @@
-//! How far a front end was behind an engine lately: from the engine's stamp of a message to when the front end received it or, where its
-//! decoder is probed, got to it.
+//! How far a front end was behind an engine lately: from when the engine sent a message (its stamp, where it was not seen sending it long
+//! after that) to when the front end received it or, where its decoder is probed, got to it.
 //!
-//! Enters: messages, once as they arrive and once as they are decoded. Leaves: the lag of one message, and the most of a span of time.
+//! Enters: messages as they are sent, as they arrive and as they are decoded. Leaves: the lag of one message, and the most of a span of time.
 //! Bounded: of the newest messages each is kept; older ones are folded by two, so that what is kept reaches twice as far back each time.
 
 use std::collections::VecDeque;
@@ -11,6 +11,38 @@ use crate::input::EventNanos;
 
 /// Entries that are kept of a front end and an engine: 32 KiB. With 50 steps a second the last 10 s are exact, and the last 20 s kept.
 const MAX: usize = 1_024;
+
+/// A message that was sent so long after its stamp, ns, was sent late: sending takes a tenth of it.
+const LATE: EventNanos = 5_000_000;
+/// Late messages of an engine that are known, the newest.
+const MAX_LATE: usize = 1_024;
+
+/// When an engine sent what it sent late: its thread that sends stood still, or all of it.
+#[derive(Debug, Default)]
+pub struct Sends {
+    /// Stamps and times, by the stamps.
+    late: VecDeque<(EventNanos, EventNanos)>,
+}
+
+impl Sends {
+    /// A message stamped at `stamp` was sent at `at`.
+    pub fn sent(&mut self, stamp: EventNanos, at: EventNanos) {
+        if at.saturating_sub(stamp) < LATE {
+            return;
+        }
+        let place = self.late.partition_point(|(known, _)| *known <= stamp);
+        self.late.insert(place, (stamp, at));
+        if self.late.len() > MAX_LATE {
+            self.late.pop_front();
+        }
+    }
+
+    /// When what was stamped at `stamp` was sent first.
+    fn of(&self, stamp: EventNanos) -> EventNanos {
+        let place = self.late.partition_point(|(known, _)| *known < stamp);
+        self.late.get(place).filter(|(known, _)| *known == stamp).map_or(stamp, |(_, sent)| *sent)
+    }
+}
 
 /// How far a front end was behind its engine with one engine request, ns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,8 +73,8 @@ pub struct Lags {
 
 impl Lags {
     /// The front end has a message that was stamped at `stamp`: it received it at `at`, or got to it then.
-    pub fn has(&mut self, stamp: EventNanos, at: EventNanos) {
-        let most = at.saturating_sub(stamp);
+    pub fn has(&mut self, stamp: EventNanos, at: EventNanos, sends: &Sends) {
+        let most = at.saturating_sub(sends.of(stamp));
         let place = self.lags.partition_point(|lag| lag.to < stamp);
         match self.lags.get_mut(place) {
             // Of that it had received it, or of messages that are folded.
@@ -73,12 +105,13 @@ impl Lags {
     }
 
     /// With an engine request that is over.
-    pub fn of(&self, generation: &Generation) -> Lagged {
+    pub fn of(&self, generation: &Generation, sends: &Sends) -> Lagged {
         let (Some(first), Some(last)) = (generation.first, generation.last) else { return Lagged::default() };
         let at = |stamp| self.most(stamp, stamp);
-        let taken_up = generation.taken_up.map(|at| at.max(first.received).saturating_sub(first.at));
+        let taken_up = generation.taken_up.map(|at| at.max(first.received).saturating_sub(sends.of(first.at)));
         // One that is folded by now was received then, at least.
-        let or_received = |lag: Option<u64>, received: EventNanos, at| lag.or(Some(received.saturating_sub(at)));
+        let or_received =
+            |lag: Option<u64>, received: EventNanos, at| lag.or(Some(received.saturating_sub(sends.of(at))));
         let first_lag = or_received(taken_up.or_else(|| at(first.at)), first.received, first.at);
         let last_lag = if last.at == first.at { first_lag } else { or_received(at(last.at), last.received, last.at) };
         let most = [first_lag, self.most(first.at, last.at), last_lag].into_iter().flatten().max();
@@ -107,14 +140,14 @@ mod tests {
     fn lags(messages: &[(u64, u64)]) -> Lags {
         let mut lags = Lags::default();
         for &(stamp, at) in messages {
-            lags.has(stamp * MS, at * MS);
+            lags.has(stamp * MS, at * MS, &Sends::default());
         }
         lags
     }
 
     /// First, most and last, ms.
     fn seen(lags: &Lags, of: &Generation) -> [Option<u64>; 3] {
-        let Lagged { first, most, last } = lags.of(of);
+        let Lagged { first, most, last } = lags.of(of, &Sends::default());
         [first, most, last].map(|lag| lag.map(|ns| ns / MS))
     }
 
@@ -124,7 +157,7 @@ mod tests {
         let mut lags = lags(&[(10, 11), (20, 21), (30, 31), (40, 41)]);
         assert_eq!(seen(&lags, &generation(10, 40, None)), [Some(1); 3], "of what only was received");
         for (stamp, at) in [(10, 11), (20, 90), (30, 91), (40, 92)] {
-            lags.has(stamp * MS, at * MS);
+            lags.has(stamp * MS, at * MS, &Sends::default());
         }
         assert_eq!(seen(&lags, &generation(10, 40, None)), [Some(1), Some(70), Some(52)]);
         assert_eq!(seen(&lags, &generation(30, 40, Some(95))), [Some(65), Some(65), Some(52)], "taken up later still");
@@ -135,7 +168,7 @@ mod tests {
     fn without_an_output_nothing_is_known() {
         let mut none = generation(10, 40, None);
         (none.first, none.last) = (None, None);
-        assert_eq!(lags(&[(10, 11)]).of(&none), Lagged::default());
+        assert_eq!(lags(&[(10, 11)]).of(&none, &Sends::default()), Lagged::default());
     }
 
     #[test]
@@ -143,7 +176,7 @@ mod tests {
         // a message each ms, 1 ms late; that at 500 ms is 300 ms late
         let mut lags = Lags::default();
         for stamp in 1..100_000 {
-            lags.has(stamp * MS, (stamp + if stamp == 500 { 300 } else { 1 }) * MS);
+            lags.has(stamp * MS, (stamp + if stamp == 500 { 300 } else { 1 }) * MS, &Sends::default());
             assert!(lags.lags.len() <= MAX);
         }
         assert_eq!(seen(&lags, &generation(1, 99_999, None)), [Some(1), Some(300), Some(1)]);
@@ -154,9 +187,20 @@ mod tests {
     fn stamps_in_any_order_and_of_any_size_are_taken() {
         let mut lags = Lags::default();
         for stamp in [u64::MAX, 0, 5, u64::MAX, 3] {
-            lags.has(stamp, stamp / 2);
-            lags.has(stamp, u64::MAX);
+            lags.has(stamp, stamp / 2, &Sends::default());
+            lags.has(stamp, u64::MAX, &Sends::default());
         }
         assert_eq!(lags.most(0, u64::MAX), Some(u64::MAX));
+    }
+
+    #[test]
+    fn what_was_sent_late_is_known_by_its_stamp_the_newest_of_many() {
+        let mut sends = Sends::default();
+        for (stamp, at) in [(30, 60), (10, 40), (20, 24)] {
+            sends.sent(stamp * MS, at * MS);
+        }
+        assert_eq!([10, 20, 30, 31].map(|stamp| sends.of(stamp * MS) / MS), [40, 20, 60, 31], "4 ms are not late");
+        (0..2_000).for_each(|n| sends.sent(100 + n, n + LATE * 2));
+        assert_eq!((sends.late.len(), sends.of(100)), (MAX_LATE, 100));
     }
 }
