@@ -12,7 +12,7 @@ use crate::input::EventNanos;
 /// Entries that are kept of a front end and an engine: 32 KiB. With 50 steps a second the last 10 s are exact, and the last 20 s kept.
 const MAX: usize = 1_024;
 
-/// A message that was sent so long after its stamp, ns, was sent late: sending takes a tenth of it.
+/// A message that was sent so long after its stamp, ns, was sent late: what is less, nobody is blamed for.
 const LATE: EventNanos = 5_000_000;
 /// Late messages of an engine that are known, the newest.
 const MAX_LATE: usize = 1_024;
@@ -37,10 +37,14 @@ impl Sends {
         }
     }
 
-    /// When what was stamped at `stamp` was sent first.
-    fn of(&self, stamp: EventNanos) -> EventNanos {
+    /// When what was stamped at `stamp` was sent first; `None` where that is too long ago to be known.
+    fn of(&self, stamp: EventNanos) -> Option<EventNanos> {
         let place = self.late.partition_point(|(known, _)| *known < stamp);
-        self.late.get(place).filter(|(known, _)| *known == stamp).map_or(stamp, |(_, sent)| *sent)
+        match self.late.get(place) {
+            Some((known, sent)) if *known == stamp => Some(*sent),
+            _ if place == 0 && self.late.len() == MAX_LATE => None,
+            _ => Some(stamp),
+        }
     }
 }
 
@@ -74,7 +78,8 @@ pub struct Lags {
 impl Lags {
     /// The front end has a message that was stamped at `stamp`: it received it at `at`, or got to it then.
     pub fn has(&mut self, stamp: EventNanos, at: EventNanos, sends: &Sends) {
-        let most = at.saturating_sub(sends.of(stamp));
+        let Some(sent) = sends.of(stamp) else { return };
+        let most = at.saturating_sub(sent);
         let place = self.lags.partition_point(|lag| lag.to < stamp);
         match self.lags.get_mut(place) {
             // Of that it had received it, or of messages that are folded.
@@ -108,10 +113,11 @@ impl Lags {
     pub fn of(&self, generation: &Generation, sends: &Sends) -> Lagged {
         let (Some(first), Some(last)) = (generation.first, generation.last) else { return Lagged::default() };
         let at = |stamp| self.most(stamp, stamp);
-        let taken_up = generation.taken_up.map(|at| at.max(first.received).saturating_sub(sends.of(first.at)));
+        let taken_up = generation.taken_up.zip(sends.of(first.at));
+        let taken_up = taken_up.map(|(at, sent)| at.max(first.received).saturating_sub(sent));
         // One that is folded by now was received then, at least.
         let or_received =
-            |lag: Option<u64>, received: EventNanos, at| lag.or(Some(received.saturating_sub(sends.of(at))));
+            |lag: Option<u64>, received: EventNanos, at| lag.or_else(|| Some(received.saturating_sub(sends.of(at)?)));
         let first_lag = or_received(taken_up.or_else(|| at(first.at)), first.received, first.at);
         let last_lag = if last.at == first.at { first_lag } else { or_received(at(last.at), last.received, last.at) };
         let most = [first_lag, self.most(first.at, last.at), last_lag].into_iter().flatten().max();
@@ -199,8 +205,13 @@ mod tests {
         for (stamp, at) in [(30, 60), (10, 40), (20, 24)] {
             sends.sent(stamp * MS, at * MS);
         }
-        assert_eq!([10, 20, 30, 31].map(|stamp| sends.of(stamp * MS) / MS), [40, 20, 60, 31], "4 ms are not late");
-        (0..2_000).for_each(|n| sends.sent(100 + n, n + LATE * 2));
-        assert_eq!((sends.late.len(), sends.of(100)), (MAX_LATE, 100));
+        let of = |sends: &Sends, stamp| sends.of(stamp * MS).map(|at| at / MS);
+        assert_eq!([10, 20, 30, 31].map(|stamp| of(&sends, stamp)), [40, 20, 60, 31].map(Some), "4 ms are not late");
+        (0..2_000).for_each(|n| sends.sent((100 + n) * MS, (200 + n) * MS));
+        assert_eq!((sends.late.len(), of(&sends, 100), of(&sends, 2_099)), (MAX_LATE, None, Some(2_199)));
+        // What it was late with is not known any more: no lag is made up, but of when it was received.
+        let mut old = generation(100, 2_099, Some(150));
+        old.last.as_mut().unwrap().received = 2_201 * MS;
+        assert_eq!(Lags::default().of(&old, &sends), Lagged { first: None, most: Some(2 * MS), last: Some(2 * MS) });
     }
 }

@@ -74,7 +74,7 @@ fn read_map(cursor: &mut Cursor<'_>, pairs: u32, add: &mut Add) -> Result<(), St
             Some("temperature") => add.temperature = value.as_f64(),
             Some("top_p") => add.top_p = value.as_f64(),
             Some("seed") => add.seed = value.as_u64().and_then(|n| i64::try_from(n).ok()),
-            // The second is its name before 0.11.
+            // The second is its name in older releases.
             Some("structured_outputs" | "guided_decoding") => add.structured_output = !matches!(value, Token::Nil),
             Some("traceparent") => add.traceparent = value.as_str().map(keep),
             _ => {}
